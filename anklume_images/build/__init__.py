@@ -1,0 +1,1 @@
+"""The sealed build: recipe, trees, sandbox, loopback mirror, distrobuilder, packer."""

@@ -1,0 +1,1 @@
+"""What goes in: the lock file, its resolvers and the fetcher."""

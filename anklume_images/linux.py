@@ -1,0 +1,106 @@
+"""System calls that Python's standard library lacks: namespaces, mounts, death signals, the loopback interface.
+
+Effects only, no policy. Everything raises OSError with the path or call in it. Constants are those of
+<linux/mount.h>, <linux/sched.h> and <linux/prctl.h>.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import struct
+from pathlib import Path
+
+__all__ = [
+    "BIND",
+    "NEWIPC",
+    "NEWNET",
+    "NEWNS",
+    "NEWPID",
+    "NEWUTS",
+    "NODEV",
+    "NOSUID",
+    "PRIVATE",
+    "RDONLY",
+    "REC",
+    "REMOUNT",
+    "die_with_parent",
+    "loopback_up",
+    "mount",
+    "pivot_root",
+    "sethostname",
+    "umount",
+    "unshare",
+]
+
+NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
+RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+_DETACH = 2
+_PR_SET_PDEATHSIG = 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # arch/*/syscall tables; libc has no wrapper
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Move the calling process into new namespaces."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str | Path, target: str | Path, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        fstype.encode() or None,
+        ctypes.c_ulong(flags),
+        data.encode() or None,
+    )
+    _check(result, f"mount {fstype or source} on {target}")
+
+
+def umount(target: str | Path) -> None:
+    """Detach the mount at `target` at once; it goes when its last user does (umount2 with MNT_DETACH)."""
+    _check(_libc.umount2(os.fsencode(target), _DETACH), f"umount {target}")
+
+
+def pivot_root(new_root: Path) -> None:
+    """Make the mount point `new_root` the root of this mount namespace and let go of the old one."""
+    os.chdir(new_root)
+    _check(_libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), f"pivot_root {new_root}")
+    umount(".")
+    os.chdir("/")
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this UTS namespace."""
+    raw = name.encode()
+    _check(_libc.sethostname(raw, len(raw)), "sethostname")
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to SIGKILL this process when the thread that made it ends; `parent` is that process' pid.
+
+    The parent may already be gone when the request arrives, hence the second look.
+    """
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def loopback_up() -> None:
+    """Bring up `lo` in this network namespace (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH14s", b"lo", 0, b"")
+        flags = struct.unpack("16sH14s", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14s", b"lo", flags | _IFF_UP, b""))

@@ -1,0 +1,1 @@
+"""What comes out: blobs, images, channels, SBOM."""

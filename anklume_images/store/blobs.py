@@ -1,0 +1,119 @@
+"""Files named by their sha256: `blobs/sha256/<first two>/<hex>`.
+
+A blob appears by rename after fsync, or not at all. `partial/` holds downloads that can be resumed; a partial
+file is written by the process that holds its flock only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from anklume_images.errors import StoreError
+from anklume_images.store.files import fsync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["CHUNK", "Blobs", "hash_file"]
+
+CHUNK = 1 << 20
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file in hex, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Blobs:
+    """The blobs below `root` (the store's home)."""
+
+    def __init__(self, root: Path) -> None:
+        self._files = root / "blobs" / "sha256"
+        self.partial = root / "partial"
+
+    def path(self, sha256: str) -> Path:
+        """Where the blob is or would be."""
+        return self._files / sha256[:2] / sha256
+
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        """Say whether the blob is there, of that size when one is given; does not read it."""
+        try:
+            found = self.path(sha256).stat().st_size
+        except FileNotFoundError:
+            return False
+        return size is None or found == size
+
+    def verify(self, sha256: str) -> bool:
+        """Read the blob and say whether it still has the bytes its name promises."""
+        path = self.path(sha256)
+        return path.exists() and hash_file(path) == sha256
+
+    def adopt(self, file: Path, sha256: str) -> Path:
+        """Move a file whose hash was checked into place; `file` must be on the store's file system."""
+        target = self.path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        file.chmod(0o644)
+        file.rename(target)
+        fsync_directory(target.parent)
+        return target
+
+    def add(self, source: Path) -> str:
+        """Copy a file in and return its sha256."""
+        with source.open("rb") as stream:
+            return self.add_stream(stream)
+
+    def add_stream(self, stream: IO[bytes], expected: str | None = None) -> str:
+        """Copy a stream in, hashing on the way; StoreError when it is not what was expected."""
+        digest = hashlib.sha256()
+        with self.writing() as out:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                out.write(chunk)
+            out.flush()
+            name = digest.hexdigest()
+            if expected is not None and name != expected:
+                raise StoreError(f"expected sha256 {expected}, got {name}")
+            self.adopt(Path(out.name), name)
+        return name
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """A temporary file on the store's file system, gone at the end unless it was moved away."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.partial, prefix="new-", delete=False) as out:
+            try:
+                yield out
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(out.name)
+
+    def remove(self, sha256: str) -> int:
+        """Delete a blob and return the bytes freed."""
+        path = self.path(sha256)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def __iter__(self) -> Iterator[str]:
+        if self._files.is_dir():
+            for prefix in sorted(self._files.iterdir()):
+                yield from sorted(entry.name for entry in prefix.iterdir())
+
+    def link(self, sha256: str, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
+        """Hard-link a blob to `target`, or copy it where links cannot go."""
+        try:
+            os.link(self.path(sha256), target)
+        except OSError:
+            copy(self.path(sha256), target)

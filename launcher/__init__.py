@@ -1,0 +1,1 @@
+"""From an infra.yml to running machines."""

@@ -1,0 +1,1 @@
+"""A private Incus in namespaces, gone when left."""
