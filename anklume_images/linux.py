@@ -12,7 +12,10 @@ import os
 import signal
 import socket
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "BIND",
