@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from anklume_images.inputs.lockfile import LockedFile
 
 __all__ = [
     "AnklumeError",
@@ -72,7 +75,24 @@ class LockError(AnklumeError):
 
 
 class FetchError(AnklumeError):
-    """Inputs could not be had from any mirror, or arrived with the wrong bytes."""
+    """Inputs could not be had from any mirror, or arrived with the wrong bytes.
+
+    `missing` are those that every address answered not to have (any more): locking anew helps. `unreachable` are the
+    others: no mirror known, no answer, or wrong bytes.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        missing: tuple[LockedFile, ...] = (),
+        unreachable: tuple[LockedFile, ...] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.missing = missing
+        self.unreachable = unreachable
 
 
 class StoreError(AnklumeError):

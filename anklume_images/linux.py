@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIND",
+    "NEWCGROUP",
     "NEWIPC",
     "NEWNET",
     "NEWNS",
@@ -35,11 +36,13 @@ __all__ = [
     "mount",
     "pivot_root",
     "sethostname",
+    "setns",
     "umount",
     "unshare",
 ]
 
 NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
+NEWCGROUP = 0x02000000
 RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _PR_SET_PDEATHSIG = 1
@@ -58,6 +61,11 @@ def _check(result: int, what: str) -> None:
 def unshare(flags: int) -> None:
     """Move the calling process into new namespaces."""
     _check(_libc.unshare(flags), "unshare")
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """Move the calling process into the namespaces, named by `flags`, of the process behind a pidfd (Linux 5.8)."""
+    _check(_libc.setns(descriptor, flags), "setns")
 
 
 def mount(source: str | Path, target: str | Path, fstype: str = "", flags: int = 0, data: str = "") -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import LockError
@@ -60,10 +60,14 @@ class Deb(LockedFile):
 
 @dataclass(frozen=True)
 class Wheel(LockedFile):
-    """A Python wheel; `path` is its file name, found by name in the index at fetch time."""
+    """A Python wheel; `path` is its file name, found by name in the index at fetch time.
+
+    A `tool` is needed while building and is not part of the image.
+    """
 
     package: str
     version: str
+    tool: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ class Index:
 class Lock:
     """Everything that goes into one image on one architecture.
 
-    `request` is the hash of what was asked for (a spec that changed no longer matches), `epoch` the seconds since
-    1970 that every time stamp of the image is clamped to, `upstream` the upstream part of the image's version.
+    `request` is the hash of what was asked for (a spec that changed no longer matches), `base` the `content` of the
+    base image's lock that it was resolved upon, `epoch` the seconds since 1970 that every time stamp of the image is
+    clamped to, `upstream` the upstream part of the image's version.
     """
 
     name: str
@@ -99,7 +104,8 @@ class Lock:
     indexes: tuple[Index, ...] = ()
     debs: tuple[Deb, ...] = ()
     wheels: tuple[Wheel, ...] = ()
-    files: tuple[ReleaseFile, ...] = field(default=())
+    files: tuple[ReleaseFile, ...] = ()
+    base: str | None = None
 
     def __iter__(self) -> Iterator[LockedFile]:
         yield from self.debs
@@ -107,8 +113,13 @@ class Lock:
         yield from self.files
 
     def digest(self) -> str:
-        """The sha256 of the lock's canonical form."""
+        """The sha256 of the lock's canonical form, index dates and all."""
         return hashlib.sha256(canonical(asdict(self))).hexdigest()
+
+    def content(self) -> str:
+        """The sha256 of what the lock puts into an image; a lock of the same packages from newer indexes has the same."""
+        document = [self.name, self.architecture, self.upstream, self.base, sorted(entry.sha256 for entry in self)]
+        return hashlib.sha256(canonical(document)).hexdigest()
 
 
 def load_locks(path: Path) -> dict[str, Lock]:

@@ -1,0 +1,420 @@
+"""The only module that knows the Incus API: a thin adapter over pylxd.
+
+Only pylxd's transport is used (`client.api`): of its models, some cut output, some ignore what they are told. API:
+https://linuxcontainers.org/incus/docs/main/rest-api/. Where a server is found is `incus_remotes`' business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from anklume_images.errors import IncusError
+from anklume_images.incus_errors import explain, translated
+from anklume_images.incus_remotes import Address, addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Image", "Incus", "Result", "Server"]
+
+OLDEST = (6, 0)
+_WAIT_SECONDS = 5  # one request for an operation's end; below the transport's own limit of 60
+_RUNNING = range(100, 200)  # status codes of operations that have not ended
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server says of itself."""
+
+    name: str
+    version: str
+    extensions: frozenset[str]
+    certificate: str
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """Its version as numbers."""
+        return tuple(int(part) for part in self.version.split(".") if part.isdigit())
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a server's image store."""
+
+    fingerprint: str
+    properties: Mapping[str, str]
+    aliases: tuple[str, ...]
+    public: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command inside an instance came to."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Incus:
+    """One connection to one project of one server; a context manager that closes it."""
+
+    def __init__(self, client: Any, address: str, server: Server, project: str) -> None:
+        self._client = client
+        self.address = address
+        self.server = server
+        self.project = project
+
+    # Connecting
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        socket: str | Path | None = None,
+        https: str | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+        server_cert: Path | None = None,
+        project: str | None = None,
+    ) -> Self:
+        """Connect to a unix socket, or to `https://host:port` with a client certificate.
+
+        `server_cert` pins the server's certificate: no other is accepted, whoever signed it. Without it the system's
+        authorities decide.
+        """
+        if (socket is None) == (https is None):
+            raise ValueError("one of socket and https")
+        os.environ.setdefault("PYLXD_WARNINGS", "none")  # newer servers have attributes that pylxd does not know
+        endpoint = str(socket) if socket is not None else str(https)
+        with translated(endpoint):
+            client = _client(endpoint, cert=cert, key=key, server_cert=server_cert, project=project)
+        try:
+            server = _checked(client.host_info, endpoint)
+        except BaseException:
+            client.api.session.close()
+            raise
+        return cls(client, endpoint, server, project or "default")
+
+    @classmethod
+    def find(cls, remote: str | None = None, *, project: str | None = None) -> Self:
+        """Connect as the `incus` client would, to one of its remotes or to its default one.
+
+        Of several addresses the first that answers is taken.
+        """
+        failures: list[IncusError] = []
+        for address in addresses(remote, project):
+            try:
+                return cls._at(address)
+            except IncusError as error:
+                failures.append(error)
+        raise failures[-1]
+
+    @classmethod
+    def _at(cls, address: Address) -> Self:
+        return cls.connect(
+            socket=address.socket,
+            https=address.https,
+            cert=address.cert,
+            key=address.key,
+            server_cert=address.server_cert,
+            project=address.project,
+        )
+
+    @staticmethod
+    def is_ready(socket: Path) -> bool:
+        """Say whether a daemon listens on the socket and has finished starting (what `incusd waitready` asks)."""
+        from pylxd.client import get_session_for_url
+
+        url = f"http+unix://{quote(str(socket), safe='')}"
+        with get_session_for_url(url) as session, contextlib.suppress(OSError):
+            return bool(session.get(f"{url}/internal/ready").status_code == 200)
+        return False
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.api.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Requests
+
+    def get(self, path: str, **params: str | int) -> Any:
+        """GET below /1.0 and return the answer's metadata."""
+        with translated(self.address):
+            return self._node(path).get(params=params).json()["metadata"]
+
+    def send(
+        self, method: Literal["post", "put", "patch", "delete"], path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send a request below /1.0, wait for the operation that it started, and return its metadata."""
+        with translated(self.address):
+            answer = getattr(self._node(path), method)(json=dict(body or {})).json()
+        return self.wait(answer["operation"]) if answer.get("type") == "async" else (answer.get("metadata") or {})
+
+    def wait(
+        self, operation: str, progress: Callable[[dict[str, Any]], None] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Wait for an operation's end and return its metadata; IncusError when it failed.
+
+        `progress` gets the metadata whenever it changed, at least each second; `timeout` is in seconds.
+        """
+        name = urlsplit(operation).path.rpartition("/")[2]
+        end = None if timeout is None else time.monotonic() + timeout
+        seen: dict[str, Any] = {}
+        while True:
+            state = self.get(f"operations/{name}/wait", timeout=1 if progress or end else _WAIT_SECONDS)
+            metadata = state.get("metadata") or {}
+            if progress and metadata != seen:
+                progress(metadata)
+                seen = metadata
+            if state["status_code"] not in _RUNNING:
+                break
+            if end is not None and time.monotonic() > end:
+                raise IncusError(f"{state['description']} did not end within {timeout:g} s", where=self.address)
+        if state["status_code"] != 200:
+            raise explain(state["err"] or state["status"], self.address)
+        return dict(metadata)
+
+    def _node(self, path: str) -> Any:
+        node = self._client.api
+        for part in path.split("/"):
+            node = node[part]
+        return node
+
+    # Images
+
+    def image(self, fingerprint: str) -> Image | None:
+        """The image of that whole fingerprint, or None."""
+        try:
+            found = self.get(f"images/{fingerprint}")
+        except IncusError as error:
+            if _is_missing(error):
+                return None
+            raise
+        return Image(
+            found["fingerprint"],
+            found.get("properties") or {},
+            tuple(sorted(alias["name"] for alias in found.get("aliases") or ())),
+            found["public"],
+            found["size"],
+        )
+
+    def aliases(self) -> dict[str, str]:
+        """The image aliases of the project: name to fingerprint."""
+        return {alias["name"]: alias["target"] for alias in self.get("images/aliases", recursion=1)}
+
+    def import_image(
+        self,
+        metadata: Path,
+        rootfs: Path,
+        *,
+        fingerprint: str,
+        properties: Mapping[str, str] | None = None,
+        public: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Send a split image and return True, or return False when the server has it.
+
+        The files are streamed; `progress` gets the bytes sent and their total. The server compares what arrived with
+        `fingerprint`, the sha256 of both files one after the other, and keeps nothing that differs.
+        """
+        if self.image(fingerprint) is not None:
+            return False
+        try:
+            self._upload(metadata, rootfs, fingerprint, properties or {}, public, progress)
+        except IncusError:
+            if self.image(fingerprint) is None:
+                raise
+            return False  # another process was quicker
+        return True
+
+    def _upload(
+        self,
+        metadata: Path,
+        rootfs: Path,
+        fingerprint: str,
+        properties: Mapping[str, str],
+        public: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        from requests_toolbelt import MultipartEncoder, MultipartEncoderMonitor
+
+        headers = {"X-Incus-public": "1" if public else "0", "X-Incus-fingerprint": fingerprint}
+        if properties:
+            headers["X-Incus-properties"] = urlencode(properties)
+        with metadata.open("rb") as first, rootfs.open("rb") as second:
+            body: Any = MultipartEncoder(
+                [
+                    ("metadata", (metadata.name, first, "application/octet-stream")),
+                    ("rootfs", (rootfs.name, second, "application/octet-stream")),
+                ]
+            )
+            headers["Content-Type"] = body.content_type
+            if progress is not None:
+                body = MultipartEncoderMonitor(body, lambda monitor: progress(monitor.bytes_read, monitor.len))
+            with translated(self.address):
+                answer = self._client.api.images.post(data=body, headers=headers).json()
+        self.wait(answer["operation"])
+
+    def set_properties(self, fingerprint: str, properties: Mapping[str, str]) -> None:
+        """Add or change properties of an image, leaving the others."""
+        self.send("patch", f"images/{fingerprint}", {"properties": dict(properties)})
+
+    def set_alias(self, name: str, fingerprint: str, description: str = "") -> str | None:
+        """Let an alias name an image; return the fingerprint that it named before, or None when it is new."""
+        before = self.aliases().get(name)
+        body = {"target": fingerprint, "description": description}
+        if before is None:
+            self.send("post", "images/aliases", {"name": name, **body})
+        elif before != fingerprint:
+            self.send("put", f"images/aliases/{quote(name, safe='')}", body)
+        return before
+
+    def delete_image(self, fingerprint: str) -> None:
+        """Delete an image with its aliases."""
+        self.send("delete", f"images/{fingerprint}")
+
+    # Instances
+
+    def create_instance(
+        self,
+        name: str,
+        *,
+        fingerprint: str,
+        profiles: Iterable[str] = ("default",),
+        config: Mapping[str, str] | None = None,
+        devices: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Create a container from an image of the same server, stopped."""
+        body = {
+            "name": name,
+            "type": "container",
+            "source": {"type": "image", "fingerprint": fingerprint},
+            "profiles": list(profiles),
+            "config": dict(config or {}),
+            "devices": {device: dict(keys) for device, keys in (devices or {}).items()},
+        }
+        self.send("post", "instances", body)
+
+    def start(self, name: str) -> None:
+        """Start an instance."""
+        self.send("put", f"instances/{name}/state", {"action": "start", "timeout": -1})
+
+    def stop(self, name: str, *, force: bool = False, timeout: int = 30) -> None:
+        """Stop an instance, by its own shutdown within `timeout` seconds unless forced."""
+        self.send("put", f"instances/{name}/state", {"action": "stop", "timeout": timeout, "force": force})
+
+    def delete(self, name: str) -> None:
+        """Delete a stopped instance."""
+        self.send("delete", f"instances/{name}")
+
+    def execute(
+        self,
+        name: str,
+        command: Iterable[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Run a command inside a running instance, without input, and return all that it said.
+
+        The server records the output in files; over websockets, pylxd loses some of it.
+        """
+        body = {
+            "command": list(command),
+            "environment": dict(environment or {}),
+            "interactive": False,
+            "record-output": True,
+            "wait-for-websocket": False,
+        }
+        with translated(self.address):
+            operation = self._node(f"instances/{name}/exec").post(json=body).json()["operation"]
+        ended = self.wait(operation, timeout=timeout)
+        output = ended.get("output") or {}
+        return Result(ended["return"], self._take_log(output.get("1")), self._take_log(output.get("2")))
+
+    def _take_log(self, url: str | None) -> bytes:
+        if url is None:
+            return b""
+        node = self._node(unquote(urlsplit(url).path).removeprefix("/1.0/"))
+        with translated(self.address):
+            content: bytes = node.get(is_api=False).content
+            with contextlib.suppress(IncusError):
+                node.delete()
+        return content
+
+
+def _client(
+    endpoint: str, *, cert: Path | None, key: Path | None, server_cert: Path | None, project: str | None
+) -> Any:
+    import pylxd
+    import requests.utils
+    from pylxd.client import get_session_for_url
+
+    if not endpoint.startswith("https://"):
+        return pylxd.Client(_socket(endpoint), project=project)
+    pair = (str(cert), str(key)) if cert and key else None
+    session = get_session_for_url(endpoint, cert=pair, verify=str(server_cert) if server_cert else True)
+    # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment would take the place of the pinned certificate.
+    session.trust_env = False
+    session.proxies = requests.utils.get_environ_proxies(endpoint)
+    try:
+        return pylxd.Client(endpoint, cert=pair, project=project, session=session)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _socket(path: str) -> str:
+    if not Path(path).exists():
+        raise IncusError(
+            "no Incus daemon listens here",
+            where=path,
+            hint="start it (systemctl start incus), or name another by --remote or INCUS_SOCKET",
+        )
+    return path
+
+
+def _checked(info: Mapping[str, Any], endpoint: str) -> Server:
+    environment = info.get("environment") or {}
+    if info.get("auth") != "trusted":
+        raise IncusError(
+            "the server does not know this client's certificate",
+            where=endpoint,
+            hint="add it there: incus config trust add-certificate client.crt",
+        )
+    version = str(environment.get("server_version", "unknown"))
+    server = Server(
+        str(environment.get("server_name", "")),
+        version,
+        frozenset(info.get("api_extensions") or ()),
+        str(environment.get("certificate", "")),
+    )
+    if environment.get("server") != "incus" or server.release < OLDEST:
+        found = f"{environment.get('server', 'an unknown server')} {version}"
+        raise IncusError(
+            f"this is {found}, not Incus {OLDEST[0]}.{OLDEST[1]} or newer", where=endpoint, hint="update the server"
+        )
+    return server
+
+
+def _is_missing(error: IncusError) -> bool:
+    from pylxd.exceptions import NotFound
+
+    return isinstance(error.__cause__, NotFound)

@@ -1,0 +1,82 @@
+"""What Incus and the transport to it say when something goes wrong, told as IncusError with a hint."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import IncusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["explain", "translated"]
+
+# Words of the daemon's messages (lower case) and what to do about them.
+_HINTS = (
+    ("no space left on device", "the storage pool or the disk is full: delete images or instances, or make it larger"),
+    ("disk quota exceeded", "the instance's or the project's disk limit is reached"),
+    ("fingerprints don't match", "the image changed on its way or on disk: verify the store and try again"),
+    ("no storage pool found", "create a pool first: incus admin init"),
+    ("no root device could be found", "the profile has no root disk: incus admin init, or name another profile"),
+    ("invalid pci address", "incus info --resources lists the cards"),
+    ("failed to detect requested gpu device", "no such card on this host: incus info --resources"),
+    ("not authorized", "the client's certificate is restricted to other projects"),
+)
+
+
+@contextlib.contextmanager
+def translated(address: str) -> Iterator[None]:
+    """Turn the exceptions of pylxd and requests into IncusError; `address` is the server's."""
+    import requests
+    from pylxd import exceptions
+
+    try:
+        yield
+    except exceptions.LXDAPIException as error:
+        raise explain(str(error) or f"status {error.response.status_code}", address) from error
+    except (exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
+        raise _unreachable(error, address) from error
+
+
+def explain(message: str, address: str) -> IncusError:
+    """The daemon's own words as an error, with a hint where one is known."""
+    lower = message.lower()
+    hint = next((hint for words, hint in _HINTS if words in lower), None)
+    return IncusError(message, where=address, hint=hint)
+
+
+def _unreachable(error: BaseException, address: str) -> IncusError:
+    causes = list(_causes(error))
+    if any(isinstance(cause, PermissionError) for cause in causes):
+        return IncusError("permission denied", where=address, hint="run as root, or join the group incus-admin")
+    if any(isinstance(cause, (ConnectionRefusedError, FileNotFoundError)) for cause in causes):
+        return IncusError("no Incus daemon answers", where=address, hint="is it running? systemctl status incus")
+    text = " ".join(str(cause) for cause in causes)
+    if "Fingerprints did not match" in text:
+        return IncusError(
+            "the server's certificate is not the pinned one",
+            where=address,
+            hint="if it was renewed on purpose, fetch it anew: incus remote remove, incus remote add",
+        )
+    if "certificate verify failed" in text:
+        return IncusError(
+            "no trusted authority signed the server's certificate",
+            where=address,
+            hint="pin it: incus remote add stores it beside the client's configuration",
+        )
+    return IncusError(f"no answer: {causes[-1]}", where=address)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The chain of exceptions, and those that the HTTP libraries carry as arguments."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__cause__, found.__context__, getattr(found, "reason", None)]
+        waiting += [argument for argument in found.args if isinstance(argument, BaseException)]

@@ -1,0 +1,403 @@
+"""Brings locked files into the blobs: the only step that touches a network, done before and apart from any build.
+
+Each file goes through its addresses in turn. Hash and size are checked while it streams; a file that broke off is
+resumed, in this run or a later one. What could not be had is told per address at the end, all of it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import re
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from anklume_images.errors import FetchError
+from anklume_images.inputs.partial import Partial, disk_error, open_partial
+from anklume_images.inputs.python_index import local_path
+from anklume_images.inputs.transport import Again, Attempt, Refusal, Stopped, Transport
+from anklume_images.store.blobs import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import requests
+
+    from anklume_images.inputs.lockfile import LockedFile
+    from anklume_images.inputs.mirrors import Sources
+    from anklume_images.store.blobs import Blobs
+
+__all__ = ["FetchReport", "Progress", "fetch"]
+
+_SLOWEST = 1000  # bytes per second, measured over the read timeout; slower is a stall
+_LISTED = 20  # files whose every address is listed in an error
+_PATIENCE = 2.0  # seconds that threads get to end when the fetch is called off
+
+
+class Progress(Protocol):
+    """Who is told how it goes; called from many threads, one at a time."""
+
+    def start(self, total_bytes: int, count: int) -> None:
+        """So many files are to come."""
+
+    def advance(self, n: int) -> None:
+        """So many bytes are there; a negative number takes back bytes that proved wrong."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def finish(self) -> None:
+        """It is over, well or not."""
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """Blobs that were there or that another process brought, blobs that this one brought, and bytes received."""
+
+    present: int
+    fetched: int
+    bytes: int
+
+
+def fetch(
+    files: Iterable[LockedFile],
+    blobs: Blobs,
+    sources: Sources,
+    *,
+    progress: Progress | None = None,
+    timestamps: Mapping[str, str] | None = None,
+    connections: int = 8,
+    attempts: int = 4,
+    timeout: tuple[float, float] = (10, 30),
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] | None = None,
+) -> FetchReport:
+    """Have every file in `blobs`, each once, over at most `connections` at a time.
+
+    `timestamps` say by sha256 when the permanent archive had a file; `timeout` is for connecting and for silence, in
+    seconds; `attempts` counts failures in a row at one address. FetchError, when all others are done, names the files
+    that could not be had; StoreError ends it at once when the store cannot be written.
+    """
+    wanted = {file.sha256: file for file in files}
+    absent = [file for file in wanted.values() if not blobs.has(file.sha256, file.size)]
+    # The largest first, so that none of them runs alone at the end.
+    absent.sort(key=lambda file: -file.size)
+    transport = Transport(timeout=timeout, attempts=attempts, clock=clock, sleep=sleep)
+    run = _Run(absent, blobs, sources, transport, dict(timestamps or {}), progress)
+    present = len(wanted) - len(absent)
+    if absent:
+        run.carry_out(min(connections, len(absent)))
+    return FetchReport(present + run.found, run.fetched, run.received)
+
+
+@dataclass
+class _Run:
+    """One call of fetch, shared by its threads."""
+
+    absent: list[LockedFile]
+    blobs: Blobs
+    sources: Sources
+    transport: Transport
+    timestamps: dict[str, str]
+    progress: Progress | None
+    found: int = 0
+    fetched: int = 0
+    received: int = 0
+    _failed: dict[str, list[Attempt]] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
+    _fatal: BaseException | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def carry_out(self, connections: int) -> None:
+        todo: queue.SimpleQueue[LockedFile] = queue.SimpleQueue()
+        for file in self.absent:
+            todo.put(file)
+        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Not a ThreadPoolExecutor: at the end of the program that waits for threads which wait for a silent host.
+        threads = [
+            threading.Thread(target=self._work, args=(todo, ended), name=f"fetch-{number}", daemon=True)
+            for number in range(connections)
+        ]
+        self._check_space()
+        if self.progress:
+            self.progress.start(sum(file.size for file in self.absent), len(self.absent))
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                ended.get()
+        finally:
+            # On Ctrl-C too: threads let go of their files before the caller goes on.
+            self.transport.stop()
+            until = time.monotonic() + _PATIENCE
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, until - time.monotonic()))
+            if self.progress:
+                self.progress.finish()
+        if self._fatal:
+            raise self._fatal
+        if self._failed:
+            raise _fetch_error(
+                [file for file in self.absent if file.sha256 in self._failed], self._failed, self.sources
+            )
+
+    def _work(self, todo: queue.SimpleQueue[LockedFile], ended: queue.SimpleQueue[None]) -> None:
+        try:
+            while True:
+                self.transport.check()
+                self._have(todo.get_nowait())
+        except (queue.Empty, Stopped):
+            pass
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that called fetch
+            with self._lock:
+                self._fatal = self._fatal or error
+            self.transport.stop()
+        finally:
+            self.transport.close()
+            ended.put(None)
+
+    def _have(self, file: LockedFile) -> None:
+        """One file: found, fetched, or noted as failed."""
+        with contextlib.ExitStack() as stack:
+            with self._store_errors():
+                part = stack.enter_context(self._open(file))
+                if self.blobs.has(file.sha256, file.size):
+                    self._advance(file.size)
+                    self._count(file, found=1)
+                    return
+                part.read_back(self.transport.check)
+                if part.length == file.size and part.hexdigest() != file.sha256:
+                    part.reset()
+            if part.length < file.size and not self._ask(file, part):
+                return
+            with self._store_errors():
+                self.blobs.adopt(part.path, file.sha256)
+            self._count(file, fetched=1)
+
+    def _open(self, file: LockedFile) -> contextlib.AbstractContextManager[Partial]:
+        return open_partial(
+            self.blobs,
+            file.sha256,
+            file.size,
+            advance=self._advance,
+            wait=self._wait,
+            waiting=lambda: self._note(f"{file.path}: another process is fetching it, waiting"),
+        )
+
+    def _ask(self, file: LockedFile, part: Partial) -> bool:
+        """Try each address until one gives the file; False when none does, with what each said kept."""
+        failures: list[Attempt] = []
+        stamp = self.timestamps.get(file.sha256)
+        for url in self.sources.urls(file, stamp, transport=self.transport, failures=failures):
+            try:
+                _Download(self, url, file, part).carry_out()
+            except Refusal as refusal:
+                failures.append(Attempt(url, refusal.said, gone=refusal.gone))
+                self._note(str(failures[-1]))
+            else:
+                return True
+        with self._lock:
+            self._failed[file.sha256] = failures
+        return False
+
+    def receive(self, part: Partial, piece: bytes) -> None:
+        """Write bytes that arrived."""
+        self.transport.check()
+        with self._store_errors():
+            part.append(piece)
+        with self._lock:
+            self.received += len(piece)
+
+    @contextlib.contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(error, self.blobs.partial, self._needed()) from error
+
+    def _check_space(self) -> None:
+        """Find out before the first byte, not after gigabytes, that there is no room."""
+        with self._store_errors():
+            self.blobs.partial.mkdir(parents=True, exist_ok=True)
+            if self._needed() > shutil.disk_usage(self.blobs.partial).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _needed(self) -> int:
+        """Bytes still to come."""
+        needed = 0
+        for file in self.absent:
+            if file.sha256 not in self._done:
+                needed += file.size
+                with contextlib.suppress(OSError):
+                    needed -= os.stat(self.blobs.partial / f"{file.sha256}.part").st_size
+        return max(needed, 0)
+
+    def _count(self, file: LockedFile, *, found: int = 0, fetched: int = 0) -> None:
+        with self._lock:
+            self.found += found
+            self.fetched += fetched
+            self._done.add(file.sha256)
+
+    def _advance(self, step: int) -> None:
+        if self.progress and step:
+            with self._lock:
+                self.progress.advance(step)
+
+    def _note(self, text: str) -> None:
+        if self.progress:
+            with self._lock:
+                self.progress.note(text)
+
+    def _wait(self, seconds: float) -> None:
+        self.transport.check()
+        time.sleep(seconds)
+
+
+class _Wrong(Exception):  # noqa: N818
+    """These are not the bytes that were asked for."""
+
+
+class _Download:
+    """One file from one address."""
+
+    def __init__(self, run: _Run, url: str, file: LockedFile, part: Partial) -> None:
+        self._run = run
+        self._transport = run.transport
+        self._url = url
+        self._file = file
+        self._part = part
+        self._mark = part.highest
+        self._ranges = True
+        self._afresh = False
+        self._validator: str | None = None
+
+    def carry_out(self) -> None:
+        """Refusal when the address cannot give the file."""
+        transfer = self._from_network if local_path(self._url) is None else self._from_disk
+        self._transport.insist(self._url, lambda: self._attempt(transfer), self._advanced)
+
+    def _advanced(self) -> bool:
+        """Say whether clearly more of the file is there than ever before: only getting nowhere counts as failure."""
+        if self._part.highest < self._mark + CHUNK:
+            return False
+        self._mark = self._part.highest
+        return True
+
+    def _attempt(self, transfer: Callable[[], None]) -> None:
+        while True:
+            started = self._part.length
+            try:
+                transfer()
+                self._check_hash()
+            except _Wrong as wrong:
+                self._part.reset()
+                # The bytes from before may be the wrong ones; the mirror is to blame for a whole file of its own only.
+                if started == 0 or self._afresh:
+                    raise Refusal(str(wrong)) from None
+                self._afresh = True
+            else:
+                return
+
+    def _check_hash(self) -> None:
+        found = self._part.hexdigest()
+        if found != self._file.sha256:
+            raise _Wrong(f"sends other bytes (sha256 {found})")
+
+    def _from_network(self) -> None:
+        part, size = self._part, self._file.size
+        if part.length and not self._ranges:
+            part.reset()
+        offset = part.length
+        with self._transport.get(self._url, self._headers(offset)) as response:
+            if response.status_code == 200:
+                if offset:
+                    part.reset()  # the server sends all of it, whatever was asked
+                declared = response.headers.get("Content-Length", "")
+                if declared.isdecimal() and int(declared) != size:
+                    raise _Wrong(f"offers {declared} bytes where {size} are expected")
+            elif not _fits(response, offset, size):
+                self._ranges = False
+                raise _Wrong("answers another range than was asked for")
+            self._validator = response.headers.get("ETag")
+            self._stream(_pieces(response))
+        if part.length < size:
+            raise Again(f"broke off after {part.length} of {size} bytes")
+
+    def _from_disk(self) -> None:
+        path = local_path(self._url) or Path(self._url)
+        try:
+            with path.open("rb") as stream:
+                stream.seek(self._part.length)
+                self._stream(iter(lambda: stream.read(CHUNK), b""))
+        except OSError as error:
+            raise Refusal(error.strerror or "cannot be read", gone=isinstance(error, FileNotFoundError)) from None
+        if self._part.length < self._file.size:
+            raise _Wrong(f"has {self._part.length} bytes where {self._file.size} are expected")
+
+    def _headers(self, offset: int) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        if self._afresh:
+            headers["Cache-Control"] = "no-cache"
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            # Weak validators cannot vouch for bytes (RFC 9110, 13.1.5).
+            if self._validator and not self._validator.startswith("W/"):
+                headers["If-Range"] = self._validator
+        return headers
+
+    def _stream(self, pieces: Iterator[bytes]) -> None:
+        size, clock, window = self._file.size, self._transport.clock, self._transport.timeout[1]
+        since, arrived = clock(), 0
+        for piece in pieces:
+            if self._part.length + len(piece) > size:
+                raise _Wrong(f"sends more than {size} bytes")
+            self._run.receive(self._part, piece)
+            arrived += len(piece)
+            elapsed = clock() - since
+            if elapsed >= window:
+                if arrived < _SLOWEST * elapsed:
+                    raise Again(f"sent {arrived} bytes in {elapsed:.0f} s")
+                since, arrived = clock(), 0
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    # read1 gives what has come, where read would wait for a whole chunk from a host that drips.
+    while piece := response.raw.read1(CHUNK, decode_content=False):
+        yield piece
+
+
+def _fits(response: requests.Response, offset: int, size: int) -> bool:
+    """Say whether a 206 brings the rest of the file from `offset` on; a 416 never does."""
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status_code != 206 or match is None:
+        return False
+    first, last, total = match.groups()
+    return int(first) == offset and int(last) == size - 1 and total in {"*", str(size)}
+
+
+def _fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Sources) -> FetchError:
+    missing = tuple(file for file in files if failed[file.sha256] and all(each.gone for each in failed[file.sha256]))
+    unreachable = tuple(file for file in files if file not in missing)
+    lines = [f"{len(files)} {'file' if len(files) == 1 else 'files'} could not be fetched"]
+    for file in files[:_LISTED]:
+        lines.append(f"  {file.path} ({file.archive})")
+        lines.extend(f"    {attempt}" for attempt in failed[file.sha256])
+        if not failed[file.sha256]:
+            lines.append("    no mirror is known")
+    if len(files) > _LISTED:
+        lines.append(f"  and {len(files) - _LISTED} more")
+    hints = [sources.hint(archive) for archive in sorted({file.archive for file in files if not failed[file.sha256]})]
+    if missing:
+        hints.append("mirrors drop superseded files: lock anew (--refresh-missing), or set 'snapshot' in the settings")
+    elif not hints:
+        hints.append(
+            f"check the network, then run it again: what has arrived is kept; {sources.hint(files[0].archive)}"
+        )
+    return FetchError("\n".join(lines), hint="; ".join(hints), missing=missing, unreachable=unreachable)

@@ -1,0 +1,275 @@
+"""From a locked file to the addresses it may be had from: the host's apt and pip, the settings, the specs' upstreams.
+
+A lock names archives and paths. Which hosts carry an archive is known here only, at run time, and every address is as
+good as any other: the hash decides.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from anklume_images.inputs.lockfile import Wheel
+from anklume_images.inputs.python_index import (
+    ACCEPT,
+    Link,
+    PythonPlaces,
+    host_python_places,
+    links_of_folder,
+    links_of_page,
+    local_path,
+)
+from anklume_images.inputs.transport import Attempt, Refusal, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from anklume_images.inputs.lockfile import Lock, LockedFile
+    from anklume_images.settings import Settings
+
+__all__ = ["AptSource", "Sources", "debian_archives", "host_apt_sources", "parse_apt_sources", "snapshot_timestamps"]
+
+PYPI = "pypi"
+_SUITES = re.compile(
+    r"(?P<release>bullseye|bookworm|trixie|forky|duke|sid|experimental|(old){0,2}stable|testing|unstable)"
+    r"(?P<kind>|-security|/updates|-updates|-backports|-backports-sloppy|-proposed-updates)"
+)
+_ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>[^#]*)")
+_SCHEMES = ("http://", "https://", "file:")
+# A snapshot is taken about four times a day, and a superseded file stays in its archive for longer than half a day:
+# the last snapshot before this moment was made after the index, and still has all that the index names.
+_SNAPSHOT_DELAY = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class AptSource:
+    """One address that apt takes packages from; `signed_by` is a keyring's path, a key in text, or empty."""
+
+    uri: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str
+
+
+def parse_apt_sources(text_by_filename: Mapping[str, str]) -> list[AptSource]:
+    """Read sources.list(5) files, one-line (`*.list`) and deb822 (`*.sources`); what apt would ignore is left out."""
+    found: list[AptSource] = []
+    for name, text in text_by_filename.items():
+        found.extend(_deb822(text) if name.endswith(".sources") else _one_line(text))
+    return found
+
+
+def host_apt_sources(root: Path = Path("/")) -> list[AptSource]:
+    """The sources that apt on this host is configured with; none where there is no apt."""
+    apt = root / "etc" / "apt"
+    parts = apt / "sources.list.d"
+    paths = [apt / "sources.list", *sorted([*parts.glob("*.list"), *parts.glob("*.sources")])]
+    texts: dict[str, str] = {}
+    for path in paths:
+        try:
+            texts[str(path)] = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # apt itself reports what it cannot read
+    return parse_apt_sources(texts)
+
+
+def debian_archives(sources: Iterable[AptSource]) -> dict[str, tuple[str, ...]]:
+    """The base URLs of Debian's archives among the sources.
+
+    The suite's name decides which archive it is. Others use such names too (`stable main`), so the component and, where
+    one is named, the keyring must be Debian's; an address that slips through costs a request, since hashes decide.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for source in sources:
+        keyring = source.signed_by if source.signed_by.startswith("/") else ""
+        if "main" not in source.components or (keyring and not Path(keyring).name.startswith("debian-")):
+            continue
+        for suite in source.suites:
+            if match := _SUITES.fullmatch(suite):
+                archive = "debian-security" if match["kind"] in {"-security", "/updates"} else "debian"
+                found.setdefault(archive, {})[source.uri.rstrip("/")] = None
+    return {archive: tuple(uris) for archive, uris in found.items()}
+
+
+def snapshot_timestamps(locks: Iterable[Lock]) -> dict[str, str]:
+    """For each .deb, by sha256, the moment at which a permanent archive had it: `YYYYMMDDTHHMMSSZ`."""
+    found: dict[str, str] = {}
+    for lock in locks:
+        newest: dict[str, str] = {}
+        for index in lock.indexes:
+            moment = datetime.fromisoformat(index.date).astimezone(UTC) + _SNAPSHOT_DELAY
+            stamp = moment.strftime("%Y%m%dT%H%M%SZ")
+            newest[index.archive] = max(newest.get(index.archive, ""), stamp)
+        found.update({deb.sha256: newest[deb.archive] for deb in lock.debs if deb.archive in newest})
+    return found
+
+
+class Sources:
+    """The addresses of archives by name, and of wheels by way of the Python indexes; safe to share among threads."""
+
+    def __init__(
+        self,
+        archives: Mapping[str, tuple[str, ...]],
+        *,
+        snapshot: str | None = None,
+        python: PythonPlaces | Callable[[], PythonPlaces] | None = None,
+        settings_path: Path = Path("/etc/anklume/images.yml"),
+    ) -> None:
+        self._archives = {
+            name: tuple(dict.fromkeys(base.rstrip("/") for base in bases)) for name, bases in archives.items()
+        }
+        self._snapshot = snapshot.rstrip("/") if snapshot else None
+        self._python = PythonPlaces() if python is None else python
+        self._lock = threading.Lock()
+        self._page_locks: dict[str, threading.Lock] = {}
+        self._pages: dict[str, dict[str, Link] | Attempt] = {}
+        self.settings_path = settings_path
+
+    @classmethod
+    def of_host(
+        cls,
+        settings: Settings,
+        declared: Mapping[str, str] | None = None,
+        *,
+        root: Path = Path("/"),
+        environ: Mapping[str, str] = os.environ,
+    ) -> Sources:
+        """The host's own configuration, then the settings, then what the specs declare (archive -> base URL).
+
+        The Python indexes are looked up when the first wheel is asked for.
+        """
+        archives: dict[str, tuple[str, ...]] = {}
+        for layer in (
+            debian_archives(host_apt_sources(root)),
+            settings.mirrors,
+            {name: (base,) for name, base in (declared or {}).items()},
+        ):
+            for name, bases in layer.items():
+                archives[name] = (*archives.get(name, ()), *bases)
+        python = PythonPlaces(settings.python_indexes) if settings.python_indexes else None
+        return cls(
+            archives,
+            snapshot=settings.snapshot,
+            python=python or (lambda: host_python_places(environ, root)),
+            settings_path=settings.path,
+        )
+
+    def bases(self, archive: str) -> tuple[str, ...]:
+        """The base URLs of an archive in the order in which they are asked; for `pypi` its indexes."""
+        configured = self._archives.get(archive, ())
+        return tuple(dict.fromkeys((*configured, *self.python().indexes))) if archive == PYPI else configured
+
+    def python(self) -> PythonPlaces:
+        """The Python indexes and folders of wheels."""
+        with self._lock:
+            if not isinstance(self._python, PythonPlaces):
+                self._python = self._python()
+            return self._python
+
+    def urls(
+        self,
+        file: LockedFile,
+        timestamp: str | None = None,
+        *,
+        transport: Transport | None = None,
+        failures: list[Attempt] | None = None,
+    ) -> Iterator[str]:
+        """Every address of the file, the nearest first; the permanent archive last, when a timestamp is given.
+
+        A wheel's address comes from its index's page, asked for over `transport`; an index that did not help is
+        added to `failures`.
+        """
+        if isinstance(file, Wheel):
+            yield from self._wheel_urls(file, transport or Transport(), failures if failures is not None else [])
+            return
+        path = quote(file.path, safe="/~")
+        for base in self._archives.get(file.archive, ()):
+            yield f"{base}/{path}"
+        if self._snapshot and timestamp:
+            yield f"{self._snapshot}/{file.archive}/{timestamp}/{path}"
+
+    def hint(self, archive: str) -> str:
+        """What to write where so that the archive is found."""
+        entry = "python_indexes: [URL]" if archive == PYPI else f"mirrors: {{{archive}: [URL]}}"
+        return f"name a mirror in {self.settings_path}: {entry}"
+
+    def _wheel_urls(self, wheel: Wheel, transport: Transport, failures: list[Attempt]) -> Iterator[str]:
+        from packaging.utils import canonicalize_name
+
+        project = canonicalize_name(wheel.package)
+        indexes = dict.fromkeys((*self._archives.get(wheel.archive, ()), *self.python().indexes))
+        pages = [*self.python().find_links, *(f"{index}/{project}/" for index in indexes)]
+        # What lies on this host first: it costs nothing, and the hash decides.
+        for page in sorted(pages, key=lambda page: local_path(page) is None):
+            links = self._page(page, transport)
+            if isinstance(links, Attempt):
+                failures.append(links)
+            elif link := links.get(wheel.path):
+                if link.sha256 in {None, wheel.sha256}:
+                    yield link.url
+                else:
+                    failures.append(Attempt(page, f"offers {wheel.path} with another sha256", gone=True))
+            elif local_path(page) is None:
+                failures.append(Attempt(page, f"does not list {wheel.path}", gone=True))
+
+    def _page(self, page: str, transport: Transport) -> dict[str, Link] | Attempt:
+        with self._lock:
+            asking = self._page_locks.setdefault(page, threading.Lock())
+        with asking:
+            if page not in self._pages:
+                self._pages[page] = _read_page(page, transport)
+            return self._pages[page]
+
+
+def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
+    path = local_path(page)
+    if path is not None:
+        listing = path / "index.html" if path.is_dir() else path
+        if not listing.is_file():
+            return links_of_folder(path)
+        return links_of_page(listing.read_bytes(), "text/html", listing.absolute().as_uri())
+
+    def ask() -> dict[str, Link]:
+        with transport.get(page, {"Accept": ACCEPT}) as response:
+            content_type = response.headers.get("Content-Type", "")
+            return links_of_page(response.content, content_type, response.url)
+
+    try:
+        return transport.insist(page, ask)
+    except Refusal as refusal:
+        return Attempt(page, refusal.said, gone=refusal.gone)
+    except ValueError:
+        return Attempt(page, "not a page of a Python index")
+
+
+def _one_line(text: str) -> Iterator[AptSource]:
+    for line in text.splitlines():
+        match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
+        if match is None or not match["uri"].startswith(_SCHEMES):
+            continue
+        options = dict(word.partition("=")[::2] for word in (match["options"] or "").split())
+        yield AptSource(
+            match["uri"], (match["suite"],), tuple(match["components"].split()), options.get("signed-by", "")
+        )
+
+
+def _deb822(text: str) -> Iterator[AptSource]:
+    from debian.deb822 import Deb822
+
+    for stanza in Deb822.iter_paragraphs(text, use_apt_pkg=False):
+        if "deb" not in stanza.get("Types", "").split() or stanza.get("Enabled", "yes").strip().lower() == "no":
+            continue
+        for uri in stanza.get("URIs", "").split():
+            if uri.startswith(_SCHEMES):
+                yield AptSource(
+                    uri,
+                    tuple(stanza.get("Suites", "").split()),
+                    tuple(stanza.get("Components", "").split()),
+                    stanza.get("Signed-By", "").strip(),
+                )

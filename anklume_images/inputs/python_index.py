@@ -1,0 +1,176 @@
+"""Where wheels come from: what pip and uv are configured with on this host, and the pages that link to wheels."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.request import url2pathname
+
+from anklume_images.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["ACCEPT", "Link", "PythonPlaces", "host_python_places", "links_of_folder", "links_of_page", "local_path"]
+
+# JSON where the index speaks it (PEP 691), else HTML (PEP 503).
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+
+
+@dataclass(frozen=True)
+class PythonPlaces:
+    """Base URLs of simple indexes, and folders or pages that link to wheels of any project."""
+
+    indexes: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file that an index offers, with the sha256 that it states, if any."""
+
+    url: str
+    sha256: str | None = None
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a `file://` URL or of a plain absolute path; None for anything on a network."""
+    if url.startswith("/"):
+        return Path(url)
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" and parts.netloc in {"", "localhost"} else None
+
+
+def host_python_places(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> PythonPlaces:
+    """The indexes and folders of pip's configuration, completed by uv's, which knows the default index too.
+
+    pip's order is kept: its files (system, user, environment of the interpreter, PIP_CONFIG_FILE), then PIP_* in the
+    environment; for each key the last one wins.
+    """
+    pip = _pip_configuration(environ, root)
+    uv = _uv_configuration(environ)
+    if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
+        return PythonPlaces((), _words(pip.get("find-links", "")))
+    main = _words(pip.get("index-url", "")) or uv.get("--index-url", ())
+    indexes = (*main, *_words(pip.get("extra-index-url", "")), *uv.get("--extra-index-url", ()))
+    folders = (*_words(pip.get("find-links", "")), *uv.get("--find-links", ()))
+    return PythonPlaces(_unique(entry.rstrip("/") for entry in indexes), _unique(folders))
+
+
+def links_of_page(body: bytes, content_type: str, url: str) -> dict[str, Link]:
+    """The files that a simple index page links to, by name; `url` is the page's own, for relative links.
+
+    ValueError when it is no such page.
+    """
+    if "json" in content_type:
+        try:
+            files = json.loads(body)["files"]
+            return {
+                entry["filename"]: Link(urljoin(url, entry["url"]), (entry.get("hashes") or {}).get("sha256"))
+                for entry in files
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError("not the JSON of a simple index") from error
+    parser = _Anchors(url)
+    parser.feed(body.decode("utf-8", "replace"))
+    parser.close()
+    return dict(parser.links)
+
+
+def links_of_folder(folder: Path) -> dict[str, Link]:
+    """The files in a folder, by name; nothing when it cannot be read."""
+    try:
+        return {entry.name: Link(entry.as_uri()) for entry in folder.absolute().iterdir()}
+    except OSError:
+        return {}
+
+
+class _Anchors(HTMLParser):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._base = url
+        self.links: dict[str, Link] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        target = dict(attrs).get("href")
+        if not target:
+            return
+        if tag == "base":
+            self._base = urljoin(self._base, target)
+        elif tag == "a":
+            address, fragment = urldefrag(urljoin(self._base, target))
+            name = unquote(urlsplit(address).path).rpartition("/")[2]
+            algorithm, _, digest = fragment.partition("=")
+            self.links[name] = Link(address, digest if algorithm == "sha256" else None)
+
+
+def _pip_configuration(environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in _pip_files(environ, root):
+        # Raw: a percent sign in a URL is no interpolation.
+        parser = configparser.RawConfigParser(strict=False)
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError):
+            continue  # pip itself will complain; a wheel that is not found says where it was looked for
+        for section in ("global", "download", "install"):
+            if parser.has_section(section):
+                found.update(parser.items(section))
+    for key in ("index-url", "extra-index-url", "find-links", "no-index"):
+        if value := environ.get(f"PIP_{key.upper().replace('-', '_')}"):
+            found[key] = value
+    return found
+
+
+def _pip_files(environ: Mapping[str, str], root: Path) -> Iterator[Path]:
+    named = environ.get("PIP_CONFIG_FILE")
+    if named == os.devnull:  # pip's own way to say: read no file
+        return
+    for folder in reversed(environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep)):
+        yield root / folder.lstrip("/") / "pip" / "pip.conf"
+    yield root / "etc" / "pip.conf"
+    if home := environ.get("HOME"):
+        yield Path(home) / ".pip" / "pip.conf"
+        yield Path(environ.get("XDG_CONFIG_HOME") or Path(home) / ".config") / "pip" / "pip.conf"
+    yield Path(sys.prefix) / "pip.conf"
+    if named:
+        yield Path(named)
+
+
+def _uv_configuration(environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What uv would ask, from its own mouth: it prints its indexes above an empty resolution, without a network."""
+    import uv
+
+    command = [uv.find_uv_bin(), "pip", "compile", "--offline", "--no-cache", "--quiet", "--no-header"]
+    command += ["--emit-index-url", "--emit-find-links", "--python", sys.executable, "-"]
+    # cwd: no project's uv.toml or pyproject.toml is meant, only the user's and the system's.
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", env=dict(environ), check=False
+    )
+    if done.returncode != 0:
+        raise HostError(
+            f"uv cannot say which Python index it uses: {done.stderr.strip()}",
+            hint="name one in the settings: python_indexes: [URL]",
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for line in done.stdout.splitlines():
+        option, _, value = line.strip().partition(" ")
+        if option.startswith("--") and value:
+            found[option] = (*found.get(option, ()), value)
+    return found
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _unique(entries: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entries))

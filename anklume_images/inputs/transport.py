@@ -1,0 +1,269 @@
+"""HTTP as mirrors speak it: one session a thread, polite pauses, every answer sorted into gone, refused or again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import requests
+
+__all__ = ["Again", "Attempt", "Refusal", "Stopped", "Transport", "backoff", "redact", "retry_after"]
+
+T = TypeVar("T")
+
+_GONE = {404, 410}
+_LATER = {408, 425, 429, 500, 502, 503, 504}
+_LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one address said; `gone` when it answered that it does not have the file (any more)."""
+
+    url: str
+    said: str
+    gone: bool = False
+
+    def __str__(self) -> str:
+        return f"{redact(self.url)}: {self.said}"
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+    """Asking this address again is no use."""
+
+    def __init__(self, said: str, *, gone: bool = False) -> None:
+        super().__init__(said)
+        self.said = said
+        self.gone = gone
+
+
+class Again(Exception):  # noqa: N818
+    """It may work later: after `wait` seconds where the server said so; `silent` when no answer came at all."""
+
+    def __init__(self, said: str, *, wait: float | None = None, silent: bool = False) -> None:
+        super().__init__(said)
+        self.said = said
+        self.wait = wait
+        self.silent = silent
+
+
+class Stopped(Exception):  # noqa: N818
+    """The work was called off while this thread was at it."""
+
+
+def redact(url: str) -> str:
+    """The URL without user, password, query and fragment: any of them can be a credential."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def retry_after(header: str | None, date: str | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3), at most 60; None when it asks for nothing.
+
+    A date counts from the response's own Date header where there is one, so that a wrong clock here does no harm.
+    """
+    if not header:
+        return None
+    if header.strip().isdecimal():
+        return min(float(header), _LONGEST_WAIT)
+    until, now = _http_date(header), _http_date(date) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), _LONGEST_WAIT) if until else None
+
+
+def backoff(failures: int, jitter: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after so many failures in a row: 1, 2, 4 … 30, of which up to half is left out by chance."""
+    return min(2.0 ** (failures - 1), 30.0) * (1 - jitter() / 2)
+
+
+class Transport:
+    """What the threads of one fetch share: when to stop, which hosts asked for a pause, which do not answer."""
+
+    def __init__(
+        self,
+        *,
+        timeout: tuple[float, float] = (10, 30),
+        attempts: int = 4,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self.clock = clock
+        self._attempts = attempts
+        self._stop = threading.Event()
+        self._sleep = sleep or self._stop.wait
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: set[requests.Response] = set()
+        self._not_before: dict[str, float] = {}
+        self._silent: set[str] = set()
+
+    def stop(self) -> None:
+        """Call off all work: bodies being read end now, threads that wait wake up."""
+        self._stop.set()
+        with self._lock:
+            responses = list(self._open)
+        for response in responses:
+            # urllib3 offers shutdown() for exactly this: to end a read that another thread blocks in.
+            with contextlib.suppress(AttributeError, ValueError, RuntimeError, OSError):
+                response.raw.shutdown()
+
+    def check(self) -> None:
+        """Raise Stopped once stop() was called."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, or wake up with Stopped."""
+        self._sleep(seconds)
+        self.check()
+
+    @contextlib.contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+        """The streamed answer to a GET: 200, 206 or 416; any other, and a break in the body, is Refusal or Again."""
+        from requests.exceptions import ConnectionError as Unreachable
+        from requests.exceptions import RequestException, Timeout
+        from urllib3.exceptions import HTTPError
+
+        self._wait_for_host(url)
+        try:
+            response = self._session().get(url, headers=dict(headers or {}), stream=True, timeout=self.timeout)
+        except (Unreachable, Timeout) as error:
+            raise Again(self._describe(error), silent=True) from None
+        except OSError as error:  # RequestException is one, and so is a CA bundle that is not there
+            raise Refusal(self._describe(error)) from None
+        with self._lock:
+            self._open.add(response)
+        try:
+            self.check()
+            self._judge(url, response)
+            yield response
+        except (RequestException, HTTPError, ConnectionError, TimeoutError) as error:
+            self.check()
+            raise Again(self._describe(error)) from None
+        finally:
+            with self._lock:
+                self._open.discard(response)
+            response.close()
+
+    def insist(self, url: str, action: Callable[[], T], advanced: Callable[[], bool] = lambda: False) -> T:
+        """Repeat `action` while it raises Again, with growing pauses; at the end Refusal with what was said last.
+
+        An attempt after which `advanced()` is true is not counted. A host that never answered gets one attempt for
+        each later file, not all of them.
+        """
+        host = urlsplit(url).netloc
+        failures = 0
+        while True:
+            self.check()
+            try:
+                return action()
+            except Again as again:
+                self.check()
+                failures = 1 if advanced() else failures + 1
+                if failures >= (1 if host in self._silent else self._attempts):
+                    if again.silent:
+                        self._silent.add(host)
+                    raise Refusal(again.said) from None
+                if again.wait:
+                    self._not_before[host] = self.clock() + again.wait
+                else:
+                    self.pause(backoff(failures))
+
+    def close(self) -> None:
+        """Close the calling thread's session."""
+        session = getattr(self._local, "session", None)
+        if session is not None:
+            session.close()
+            del self._local.session
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            import requests
+
+            from anklume_images import __version__
+
+            session = requests.Session()
+            # identity: the hash is that of the file, not of a compressed transfer of it.
+            session.headers.update({"User-Agent": f"anklume-images/{__version__}", "Accept-Encoding": "identity"})
+            self._local.session = session
+        return session
+
+    def _wait_for_host(self, url: str) -> None:
+        left = self._not_before.get(urlsplit(url).netloc, 0.0) - self.clock()
+        if left > 0:
+            self.pause(left)
+
+    @staticmethod
+    def _judge(url: str, response: requests.Response) -> None:
+        status = response.status_code
+        if status in {200, 206, 416}:
+            return
+        said = f"{status} {_phrase(status)}"
+        if status in _LATER:
+            wait = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
+            raise Again(said, wait=wait if status in {429, 503} else None)
+        if response.history:
+            said += f" (redirected from {redact(url)})"
+        raise Refusal(said, gone=status in _GONE)
+
+    def _describe(self, error: BaseException) -> str:
+        from requests import exceptions as of_requests
+        from urllib3 import exceptions as of_urllib3
+
+        # Never the text of the error itself: it holds the URL, and with it credentials.
+        plain: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
+            (of_requests.ProxyError, "the proxy of the environment cannot be reached"),
+            (of_requests.ConnectTimeout, f"no connection within {self.timeout[0]:g} s"),
+            ((of_requests.ReadTimeout, of_urllib3.ReadTimeoutError), f"nothing came for {self.timeout[1]:g} s"),
+            (of_requests.TooManyRedirects, "redirects without end"),
+            (ValueError, "not an address that can be asked"),
+        ]
+        for kind, said in plain:
+            if isinstance(error, kind):
+                return said
+        cause = _system_error(error)
+        if isinstance(error, of_requests.SSLError):
+            return (
+                f"TLS failed: {getattr(cause, 'verify_message', None) or getattr(cause, 'reason', None) or 'refused'}"
+            )
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        return "the connection broke off"
+
+
+def _http_date(text: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(a status of its own)"
+
+
+def _system_error(error: object, depth: int = 8) -> OSError | None:
+    """The error of the operating system that requests and urllib3 have wrapped, if there is one."""
+    if depth == 0 or not isinstance(error, BaseException):
+        return None
+    inner: list[Any] = [getattr(error, "reason", None), *error.args, error.__cause__, error.__context__]
+    for candidate in inner:
+        if found := _system_error(candidate, depth - 1):
+            return found
+    return error if isinstance(error, OSError) and error.errno is not None else None

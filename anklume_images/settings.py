@@ -1,0 +1,220 @@
+"""What the person who runs the program decides: mirrors, indexes, parallelism, and where the store lives.
+
+Read from `/etc/anklume/images.yml`, then the user's `$XDG_CONFIG_HOME/anklume/images.yml`, then `ANKLUME_*` in the
+environment; the later one wins, mirrors per archive. All keys:
+
+    mirrors:                 # archive name -> base URLs, asked after the host's own apt sources
+      debian: [http://mirror.example/debian]
+    snapshot: https://…      # a permanent archive: <base>/<archive>/<YYYYMMDDTHHMMSSZ>/<path>
+    python_indexes: [https://…/simple]
+    jobs: 2                  # builds at once
+    connections: 8           # downloads at once
+
+In the environment: ANKLUME_MIRRORS="debian=URL debian=URL2", ANKLUME_SNAPSHOT, ANKLUME_PYTHON_INDEXES="URL URL",
+ANKLUME_JOBS, ANKLUME_CONNECTIONS.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import InvalidFileError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import yaml
+
+__all__ = ["Settings", "load_settings", "settings_paths", "store_home"]
+
+_SCHEMES = ("http://", "https://", "file:///")
+_MOST_CONNECTIONS = 64
+_FILE = "images.yml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force; `path` is the file in which a person would change them, for hints."""
+
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    snapshot: str | None = None
+    python_indexes: tuple[str, ...] = ()
+    jobs: int | None = None
+    connections: int = 8
+    path: Path = Path("/etc/anklume") / _FILE
+
+
+def settings_paths(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Where settings are looked for, the weakest first."""
+    return Path("/etc/anklume") / _FILE, _xdg(environ, "XDG_CONFIG_HOME", "user_config_path") / "anklume" / _FILE
+
+
+def store_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The store's home: ANKLUME_STORE, else `/var/lib/anklume` for root and `$XDG_DATA_HOME/anklume` for others."""
+    if chosen := environ.get("ANKLUME_STORE"):
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/anklume")
+    return _xdg(environ, "XDG_DATA_HOME", "user_data_path") / "anklume"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ, paths: Iterable[Path] | None = None) -> Settings:
+    """Read every file that is there, then the environment; InvalidFileError with every problem in all of them."""
+    chosen = tuple(settings_paths(environ) if paths is None else paths)
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    mirrors: dict[str, tuple[str, ...]] = {}
+    layers = [_read_file(path, problems) for path in chosen]
+    layers.append(_read_environment(environ, problems))
+    for layer in layers:
+        mirrors.update(layer.pop("mirrors", {}))
+        values.update(layer)
+    if problems:
+        raise InvalidFileError(problems)
+    if chosen:
+        values["path"] = chosen[-1]
+    return Settings(mirrors=MappingProxyType(mirrors), **values)
+
+
+def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    # The specification says to ignore a relative path (basedir-spec, "Environment variables").
+    if (value := environ.get(variable, "")) and Path(value).is_absolute():
+        return Path(value)
+    import platformdirs
+
+    return Path(getattr(platformdirs, fallback)())
+
+
+# What each key must be; each returns the value in the shape that Settings keeps, or raises ValueError.
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith(_SCHEMES):
+        raise ValueError("must be a URL that begins with http://, https:// or file:///")
+    return value.rstrip("/")
+
+
+def _urls(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_url(value),)
+    if not isinstance(value, list):
+        raise ValueError("must be a URL or a list of URLs")  # noqa: TRY004 - one type for all that is wrong in a file
+    return tuple(_url(entry) for entry in value)
+
+
+def _mirrors(value: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError("must map archive names to lists of URLs")
+    return {archive: _urls(urls) for archive, urls in value.items()}
+
+
+def _count(most: int | None = None) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most and value > most):
+            raise ValueError(f"must be a number from 1 to {most}" if most else "must be a number, 1 or more")
+        return value
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "mirrors": _mirrors,
+    "snapshot": _url,
+    "python_indexes": _urls,
+    "jobs": _count(),
+    "connections": _count(_MOST_CONNECTIONS),
+}
+
+
+def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        problems.append(Problem(str(path), 1, 1, "unreadable", str(reason)))
+        return {}
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            problems.append(Problem(str(path), 1, 1, "type", "must be a mapping of settings"))
+            return {}
+        return _read_mapping(root, str(path), problems)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        reason = getattr(error, "problem", None) or "cannot be read"
+        problems.append(Problem(str(path), line, column, "syntax", f"not valid YAML: {reason}"))
+        return {}
+
+
+def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) -> dict[str, Any]:
+    from yaml.constructor import SafeConstructor
+
+    found: dict[str, Any] = {}
+    seen: set[str] = set()
+    for key_node, value_node in root.value:
+        key = str(key_node.value) if key_node.id == "scalar" else f"({key_node.id})"
+        place = _place(file, key_node)
+        if key in seen:
+            problems.append(Problem(*place, "duplicate-key", f"key '{key}' is there twice", key))
+        elif key not in _CHECKS:
+            problems.append(Problem(*place, "unknown-key", f"unknown key '{key}'", key, _nearest(key)))
+        else:
+            names = [str(node.value) for node, _ in value_node.value] if value_node.id == "mapping" else []
+            if twice := {name for name in names if names.count(name) > 1}:
+                said = f"'{key}' names {', '.join(sorted(twice))} twice"
+                problems.append(Problem(*_place(file, value_node), "duplicate-key", said, key))
+            _take(found, key, SafeConstructor().construct_document(value_node), _place(file, value_node), problems)
+        seen.add(key)
+    return found
+
+
+def _place(file: str, node: yaml.Node) -> tuple[str, int, int]:
+    return file, node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _read_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in _CHECKS:
+        variable = f"ANKLUME_{key.upper()}"
+        if text := environ.get(variable, "").strip():
+            _take(found, key, _from_text(key, text), (f"${variable}", 1, 1), problems)
+    return found
+
+
+def _from_text(key: str, text: str) -> object:
+    if key == "mirrors":
+        mirrors: dict[str, list[str]] = {}
+        for word in text.split():
+            archive, _, url = word.partition("=")
+            mirrors.setdefault(archive, []).append(url)
+        return mirrors
+    if key == "python_indexes":
+        return text.split()
+    if key == "snapshot":
+        return text
+    return int(text) if text.isdecimal() else text
+
+
+def _take(found: dict[str, Any], key: str, value: object, place: tuple[str, int, int], problems: list[Problem]) -> None:
+    try:
+        found[key] = _CHECKS[key](value)
+    except ValueError as error:
+        problems.append(Problem(*place, "type", f"'{key}' {error}", key))
+
+
+def _nearest(key: str) -> str | None:
+    import difflib
+
+    near = difflib.get_close_matches(key, _CHECKS, n=1)
+    return f"did you mean '{near[0]}'?" if near else None

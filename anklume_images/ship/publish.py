@@ -1,0 +1,103 @@
+"""Image files to an Incus image store: checked before a byte is sent, sent once, aliases moved last.
+
+An alias moves only when its image is whole in the store, so a publish that was killed leaves the old names as they
+were and can be asked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import StoreError
+from anklume_images.store.blobs import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from anklume_images.incus import Incus
+
+__all__ = ["AliasChange", "ImageFiles", "PublishReport", "fingerprint_of", "publish"]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A split image on disk; `fingerprint` is what its bytes must hash to."""
+
+    metadata: Path
+    rootfs: Path
+    fingerprint: str
+    aliases: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    """An alias that was made (`before` is None) or moved."""
+
+    name: str
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What a publish changed: nothing when the image was there with its aliases and properties."""
+
+    fingerprint: str
+    imported: bool
+    aliases_changed: tuple[AliasChange, ...]
+    properties_changed: tuple[str, ...]
+
+
+def publish(
+    files: ImageFiles, incus: Incus, progress: Callable[[int, int], None] | None = None, *, public: bool = False
+) -> PublishReport:
+    """Bring an image, its properties and its aliases into a server's project.
+
+    `progress` gets bytes sent and their total. StoreError when the files are not what the fingerprint says.
+    """
+    found = fingerprint_of(files.metadata, files.rootfs)
+    if found != files.fingerprint:
+        raise StoreError(
+            f"the image's files hash to {found}, not to {files.fingerprint}",
+            where=str(files.rootfs),
+            hint="build it again; anklume-images verify lists what else changed",
+        )
+    imported = incus.import_image(
+        files.metadata,
+        files.rootfs,
+        fingerprint=files.fingerprint,
+        properties=files.properties,
+        public=public,
+        progress=progress,
+    )
+    changed = () if imported else _fix_properties(files, incus)
+    return PublishReport(files.fingerprint, imported, _fix_aliases(files, incus), changed)
+
+
+def fingerprint_of(metadata: Path, rootfs: Path) -> str:
+    """Incus' fingerprint of a split image: the sha256 of both files, one after the other."""
+    digest = hashlib.sha256()
+    for path in (metadata, rootfs):
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fix_properties(files: ImageFiles, incus: Incus) -> tuple[str, ...]:
+    image = incus.image(files.fingerprint)
+    there = image.properties if image else {}
+    wrong = {name: value for name, value in files.properties.items() if there.get(name) != value}
+    if wrong:
+        incus.set_properties(files.fingerprint, wrong)
+    return tuple(sorted(wrong))
+
+
+def _fix_aliases(files: ImageFiles, incus: Incus) -> tuple[AliasChange, ...]:
+    there = incus.aliases() if files.aliases else {}
+    wrong = [name for name in files.aliases if there.get(name) != files.fingerprint]
+    return tuple(AliasChange(name, incus.set_alias(name, files.fingerprint), files.fingerprint) for name in wrong)

@@ -1,0 +1,177 @@
+"""All specs of several folders: find one by name, follow `from` to its root, list them.
+
+A spec is read when it, a variant or a child of it is asked for, so that a broken one stops nothing else. The
+first folder that has a name wins. Folders that begin with `_` or `.` hold no specs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError, InvalidFileError, Problem
+from anklume_images.specs.loader import load_specs
+from anklume_images.specs.model import Spec, Variable, request_of
+from anklume_images.specs.yamlfile import KeyPath, load, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Catalog", "UnknownImageError", "builtin_specs"]
+
+
+class UnknownImageError(AnklumeError):
+    """No spec has the name that was asked for."""
+
+    exit_code = 2
+
+
+def builtin_specs() -> Path:
+    """The folder of specs that comes with the program."""
+    import anklume_images
+
+    return Path(anklume_images.__file__).resolve().parent.parent / "image_specs"
+
+
+class Catalog:
+    """The specs in `folders`; make one with `load`."""
+
+    def __init__(self, folders: Sequence[Path], found: dict[str, Path]) -> None:
+        self.folders = tuple(folders)
+        self._found = found
+        self._read: dict[Path, tuple[Spec, ...] | InvalidFileError] = {}
+        self._chains: dict[str, tuple[Spec, ...]] = {}
+
+    @classmethod
+    def load(cls, folders: Sequence[Path]) -> Catalog:
+        """See which specs there are, reading none; UnknownImageError when a folder is not there."""
+        found: dict[str, Path] = {}
+        for folder in folders:
+            try:
+                entries = sorted(folder.iterdir())
+            except OSError as error:
+                raise UnknownImageError(
+                    f"no folder of specs: {error.strerror}", where=str(folder), hint="see --specs"
+                ) from None
+            for entry in entries:
+                if entry.name[0] not in "._" and (entry / "spec.yml").is_file():
+                    found.setdefault(entry.name, entry)
+        return cls(folders, found)
+
+    @property
+    def partials(self) -> tuple[Path, ...]:
+        """Where templates look for what they share, nearest first."""
+        return tuple(folder / "_partials" for folder in self.folders)
+
+    def get(self, name: str) -> Spec:
+        """The spec of that name, with its root's distribution and release; UnknownImageError, InvalidFileError."""
+        return self.chain(name)[-1]
+
+    def chain(self, name: str) -> tuple[Spec, ...]:
+        """The specs from the root image to the named one, each with the root's distribution and release."""
+        if name not in self._chains:
+            self._chains[name] = self._make_chain(name)
+        return self._chains[name]
+
+    def request(self, name: str, arch: str) -> str:
+        """The hash that the lock of this image must answer to, its bases' included."""
+        request: str | None = None
+        for spec in self.chain(name):
+            request = request_of(spec, arch, request)
+        return str(request)
+
+    def variables(self, name: str) -> dict[str, Variable]:
+        """The variables that an instance of the image understands, those of its bases included."""
+        merged: dict[str, Variable] = {}
+        for spec in self.chain(name):
+            merged.update(spec.variables)
+        return merged
+
+    def names(self) -> tuple[str, ...]:
+        """Every image, variants included; a broken spec counts by its folder's name."""
+        names: list[str] = []
+        for name, folder in self._found.items():
+            try:
+                names += [spec.name for spec in self._specs(folder) if spec.name not in names]
+            except InvalidFileError:
+                names.append(name)
+        return tuple(sorted(names))
+
+    def defaults(self) -> tuple[str, ...]:
+        """The images that are built when none is named; a broken spec is among them, so that it is reported."""
+        names = []
+        for name, folder in self._found.items():
+            try:
+                names += [spec.name for spec in self._specs(folder) if spec.default]
+            except InvalidFileError:
+                names.append(name)
+        return tuple(sorted(names))
+
+    def check_all(self) -> list[Problem]:
+        """Every problem of every spec."""
+        problems: set[Problem] = set()
+        for name, folder in self._found.items():
+            try:
+                for spec in self._specs(folder):
+                    self.chain(spec.name)
+            except InvalidFileError as error:
+                problems.update(error.problems)
+            except UnknownImageError as error:  # a variant whose name an earlier folder took
+                problems.add(Problem(str(folder / "spec.yml"), 1, 1, "unknown-image", error.message, name))
+        return sorted(problems)
+
+    def _specs(self, folder: Path) -> tuple[Spec, ...]:
+        if folder not in self._read:
+            try:
+                self._read[folder] = load_specs(folder)
+            except InvalidFileError as error:
+                self._read[folder] = error
+        result = self._read[folder]
+        if isinstance(result, InvalidFileError):
+            raise InvalidFileError(result.problems)
+        return result
+
+    def _find(self, name: str) -> Spec | None:
+        """The spec as it stands in its file; InvalidFileError when that file is broken."""
+        if name in self._found:
+            return self._specs(self._found[name])[0]
+        for stem, folder in self._found.items():  # NAME-VARIANT: only the folders that it can be in are read
+            if name.startswith(f"{stem}-"):
+                for spec in self._specs(folder):
+                    if spec.name == name:
+                        return spec
+        return None
+
+    def _make_chain(self, name: str) -> tuple[Spec, ...]:
+        spec = self._find(name)
+        if spec is None:
+            names = self.names()
+            close = nearest(name, names)
+            hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names) or 'none'}"
+            raise UnknownImageError(f"no image is called '{name}'", hint=hint)
+        chain = [spec]
+        while chain[0].base is not None:
+            child = chain[0]
+            base = self._find(str(child.base))
+            if base is None:
+                close = nearest(child.base, self.names())
+                known = f"did you mean '{close}'?" if close else None
+                raise _at_from(child, "unknown-base", f"no image is called '{child.base}'", known)
+            if base.name in [link.name for link in chain]:
+                loop = " from ".join([base.name, *[link.name for link in chain]][::-1])
+                raise _at_from(child, "base-cycle", f"the images are made of each other: {loop}")
+            missing = set(child.architectures) - set(base.architectures)
+            if missing:
+                text = ", ".join(sorted(missing))
+                raise _at_from(child, "missing-architecture", f"the base '{base.name}' is not made for {text}")
+            chain.insert(0, base)
+        root = chain[0]
+        return tuple(replace(link, distribution=root.distribution, release=root.release) for link in chain)
+
+
+def _at_from(spec: Spec, code: str, message: str, hint: str | None = None) -> InvalidFileError:
+    document = load(spec.spec_file)
+    own = ("variants", spec.variant, "from")
+    path: KeyPath = own if own in document.values else ("from",)
+    return InvalidFileError([document.problem(path, code, message, hint=hint)])

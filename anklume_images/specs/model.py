@@ -1,0 +1,386 @@
+"""What a spec says, checked and frozen: one `Spec` per image, variants included, and the hash of what it asks for.
+
+`loader.py` makes these out of `spec.yml`; everything behind it reads only these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+
+from anklume_images.inputs.lockfile import canonical
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ARCHITECTURES",
+    "BUILT_IN_ARCHIVES",
+    "DebianInputs",
+    "Healthcheck",
+    "Inputs",
+    "PythonInputs",
+    "ReleaseInput",
+    "Spec",
+    "SpecDocument",
+    "StaticFile",
+    "Suite",
+    "Template",
+    "Unpack",
+    "Variable",
+    "VersionRule",
+    "Volume",
+    "request_of",
+    "value_problem",
+    "value_text",
+]
+
+Architecture = Literal["amd64", "arm64"]
+ARCHITECTURES: tuple[Architecture, ...] = ("amd64", "arm64")
+BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
+NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+
+VariableType = Literal["string", "port", "bool", "url", "list", "integer"]
+Trigger = Literal["create", "copy", "start"]
+
+
+def _below_root(path: str) -> str:
+    if not path.startswith("/") or path == "/":
+        raise ValueError("must be an absolute path in the image")
+    if any(part in ("", ".", "..") for part in path[1:].split("/")):
+        raise ValueError("must have no '..', '.', '//' or '/' at its end")
+    if any(character < " " for character in path):
+        raise ValueError("must have no control characters")
+    return path
+
+
+def _below_folder(path: str) -> str:
+    if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("must be a relative path without '..'")
+    return path
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http or https address without query")
+    return url.rstrip("/")
+
+
+def _one_line(text: str) -> str:
+    if "\n" in text or "{{" in text or "{%" in text:  # distrobuilder renders descriptions as templates
+        raise ValueError("must be one line without '{{' or '{%'")
+    return text
+
+
+def _each_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    seen: set[Any] = set()
+    for item in items:
+        if item in seen:
+            raise ValueError(f"{item!r} stands there twice")
+        seen.add(item)
+    return items
+
+
+Word = Annotated[str, Field(pattern=NAME, max_length=63)]
+Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+ImagePath = Annotated[str, AfterValidator(_below_root)]
+FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_below_folder)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Mode = Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")]
+Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]
+Url = Annotated[str, AfterValidator(_base_url)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VersionRule(_Part):
+    """Where the image's upstream version comes from: a locked deb, a locked wheel, or the text itself."""
+
+    package: Package | None = None
+    python: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    literal: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]*$")] | None = None
+
+
+def _version_rule(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f'a version is text: put it in quotes, "{value}"')  # noqa: TRY004  # pydantic reports ValueError
+    if isinstance(value, str):
+        return {"literal": value}
+    if isinstance(value, dict) and len(value) == 1 and "literal" not in value:
+        return value
+    raise ValueError('must be {package: NAME}, {python: NAME} or "a version in quotes"')
+
+
+class Suite(_Part):
+    """One suite of a Debian archive."""
+
+    archive: str
+    suite: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]*$")]
+    components: tuple[Package, ...] = ("main",)
+
+
+class DebianInputs(_Part):
+    """Packages and the suites they are resolved in; later suites count as newer sources, not as preferred."""
+
+    suites: Annotated[tuple[Suite, ...], Field(min_length=1)]
+    packages: Annotated[tuple[Package, ...], AfterValidator(_each_once)] = ()
+
+
+class PythonInputs(_Part):
+    """Wheels: what to install, and for which Python; `tools` are there while building only."""
+
+    version: Annotated[str, Field(pattern=r"^3\.[0-9]{1,2}$")]
+    requires: tuple[Line, ...] = ()
+    requirements: FolderPath | None = None
+    constraints: tuple[Line, ...] = ()
+    overrides: tuple[Line, ...] = ()
+    tools: tuple[Line, ...] = ()
+
+
+class Unpack(_Part):
+    """Unpack the file over the base before distrobuilder runs, leaving out members that match `exclude`."""
+
+    to: Annotated[str, AfterValidator(lambda path: path if path == "/" else _below_root(path))]
+    exclude: tuple[str, ...] = ()
+
+
+class ReleaseInput(_Part):
+    """A file of an upstream release, per architecture, below an archive's address."""
+
+    name: Word
+    archive: str
+    path: dict[Architecture, FolderPath]
+    checksums: FolderPath | None = None
+    sha256: dict[Architecture, Sha256] = Field(default_factory=dict)
+    unpack: Unpack | None = None
+
+
+class Inputs(_Part):
+    """Everything that goes into the image."""
+
+    debian: DebianInputs | None = None
+    python: PythonInputs | None = None
+    files: tuple[ReleaseInput, ...] = ()
+
+
+class StaticFile(_Part):
+    """A text file of the spec's folder, put into the image as it is."""
+
+    source: FolderPath
+    path: ImagePath
+    mode: Mode = "0644"
+
+
+class Template(_Part):
+    """An Incus (Pongo2) template that Incus renders into the instance."""
+
+    source: FolderPath
+    path: ImagePath
+    when: Annotated[tuple[Trigger, ...], Field(min_length=1), AfterValidator(_each_once)] = ("create", "copy")
+    mode: Mode = "0644"
+
+
+class Variable(_Part):
+    """A per-instance setting, given as `user.anklume.<name>`."""
+
+    type: VariableType
+    description: Line
+    default: Any = None
+    secret: StrictBool = False
+
+
+class Volume(_Part):
+    """A place whose data outlives the instance."""
+
+    path: ImagePath
+    kind: Literal["models", "data"] = "data"
+
+
+class Healthcheck(_Part):
+    """A command that succeeds inside a healthy instance; `timeout` seconds after start it must."""
+
+    command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = 60
+
+
+class SpecDocument(_Part):
+    """The keys of `spec.yml`; a variant is the same but for `name`, `default` and `variants`."""
+
+    name: Word
+    description: Line
+    version: Annotated[VersionRule, BeforeValidator(_version_rule)]
+    distribution: Literal["debian"] | None = None
+    release: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] | None = None
+    base: Word | None = Field(default=None, alias="from")
+    default: StrictBool = True
+    provides: Annotated[tuple[Role, ...], AfterValidator(_each_once)] = ()
+    tags: Annotated[tuple[Word, ...], AfterValidator(_each_once)] = ()
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(_each_once)] = ARCHITECTURES
+    archives: dict[Word, Url] = Field(default_factory=dict)
+    inputs: Inputs = Inputs()
+    files: tuple[StaticFile, ...] = ()
+    templates: tuple[Template, ...] = ()
+    variables: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variable] = Field(default_factory=dict)
+    volumes: tuple[Volume, ...] = ()
+    healthcheck: Healthcheck | None = None
+    ports: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=1, le=65535)], ...],
+        AfterValidator(_each_once),
+    ] = ()
+    variants: dict[Word, dict[str, Any]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One image: a spec, or one variant of it.
+
+    `distribution` and `release` are None in a child until the catalog resolves them from its root. `contents` holds
+    the text of every file of the folder that the spec names, by its path there.
+    """
+
+    name: str
+    folder: Path
+    variant: str | None
+    description: str
+    version: VersionRule
+    base: str | None
+    distribution: str | None
+    release: str | None
+    default: bool
+    provides: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ARCHITECTURES
+    archives: dict[str, str] = field(default_factory=dict)
+    debian: DebianInputs | None = None
+    python: PythonInputs | None = None
+    release_files: tuple[ReleaseInput, ...] = ()
+    files: tuple[StaticFile, ...] = ()
+    templates: tuple[Template, ...] = ()
+    variables: dict[str, Variable] = field(default_factory=dict)
+    volumes: tuple[Volume, ...] = ()
+    healthcheck: Healthcheck | None = None
+    ports: tuple[int, ...] = ()
+    contents: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def spec_file(self) -> Path:
+        """The file that a person wrote."""
+        return self.folder / "spec.yml"
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the lock of this image or variant is kept."""
+        return self.folder / ("lock.json" if self.variant is None else f"lock-{self.variant}.json")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The Debian packages that this image itself adds."""
+        return self.debian.packages if self.debian else ()
+
+    def document(self) -> dict[str, Any]:
+        """Everything the spec says as plain data, independent of where its folder is."""
+        plain: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name != "folder":
+                plain[name] = _plain(value)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def request_of(spec: Spec, arch: str, base_request: str | None) -> str:
+    """The sha256 of what a lock answers to: the inputs asked for, on one architecture, upon a base's own request."""
+    python = None
+    if spec.python is not None:
+        python = spec.python.model_dump(mode="json")
+        if spec.python.requirements is not None:
+            python["requirements"] = spec.contents[spec.python.requirements]
+    files = [
+        {
+            "name": item.name,
+            "archive": item.archive,
+            "path": item.path[arch],  # type: ignore[index]  # arch is one of ARCHITECTURES
+            "checksums": item.checksums,
+            "sha256": item.sha256.get(arch),  # type: ignore[call-overload]  # as above
+        }
+        for item in spec.release_files
+    ]
+    used = {item.archive for item in spec.release_files}
+    used |= {suite.archive for suite in spec.debian.suites} if spec.debian else set()
+    document = {
+        "schema": 1,
+        "architecture": arch,
+        "version": spec.version.model_dump(mode="json"),
+        "distribution": None if spec.base else spec.distribution,
+        "release": None if spec.base else spec.release,
+        "debian": spec.debian.model_dump(mode="json") if spec.debian else None,
+        "python": python,
+        "files": files,
+        "archives": {name: url for name, url in spec.archives.items() if name in used},
+        "base": base_request,
+    }
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def value_problem(kind: str, value: object) -> str | None:
+    """What is wrong with a variable's value, or None; values are data as YAML gives it."""
+    checks = {
+        "string": lambda: isinstance(value, str) and not re.search(r"[\0\r\n]", value),
+        "port": lambda: type(value) is int and 1 <= value <= 65535,
+        "integer": lambda: type(value) is int,
+        "bool": lambda: type(value) is bool,
+        "url": lambda: isinstance(value, str) and (value == "" or _is_url(value)),
+        "list": lambda: isinstance(value, (list, tuple)) and all(_is_item(item) for item in value),
+    }
+    wanted = {
+        "string": "a text of one line",
+        "port": "a number from 1 to 65535",
+        "integer": "a whole number",
+        "bool": "true or false",
+        "url": "an http or https address, or empty",
+        "list": "a list of words without blanks",
+    }
+    return None if checks[kind]() else f"must be {wanted[kind]}"
+
+
+def _is_url(value: str) -> bool:
+    if re.search(r"[\s\0]", value):
+        return False
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _is_item(item: object) -> bool:
+    return isinstance(item, str) and item != "" and not re.search(r"[\s\0]", item)
+
+
+def value_text(value: object) -> str:
+    """A variable's value as Incus config holds it: true/false, digits, text, a list with blanks between."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(item) for item in value)
+    return str(value)

@@ -1,0 +1,180 @@
+"""Images in the store: manifests, channels, references.
+
+An image is a folder with its manifest, recipe, lock and SBOM; its two big files are blobs. It appears by rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import StoreError
+from anklume_images.store.files import fsync_directory, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.store.store import Store
+
+__all__ = ["Image", "Images", "Package", "StoredFile", "host_architecture"]
+
+LATEST = "latest"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def host_architecture() -> str:
+    """Debian's name for this machine's architecture."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, machine)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A blob that belongs to an image; `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """Something installed in an image: `kind` is deb, wheel or file."""
+
+    kind: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: a recipe, built. `fingerprint` is Incus': sha256 of metadata and root file system, in this order.
+
+    `epoch` is in seconds since 1970, `unpacked` in bytes, `base` a version of the base image, `toolchain` a tree's
+    digest; `properties` become the image's properties in Incus.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    recipe: str
+    fingerprint: str
+    metadata: StoredFile
+    rootfs: StoredFile
+    unpacked: int
+    epoch: int
+    description: str
+    toolchain: str
+    base: dict[str, str] | None = None
+    packages: tuple[Package, ...] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    schema: int = 1
+
+    @property
+    def ref(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+class Images:
+    """The images and channels of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._images = store.home / "images"
+        self._channels = store.home / "channels"
+
+    def folder(self, name: str, version: str, architecture: str) -> Path:
+        """Where an image's documents are or would be."""
+        return self._images / name / version / architecture
+
+    def get(self, name: str, version: str, architecture: str) -> Image | None:
+        """The image of that version, or None."""
+        try:
+            document = json.loads((self.folder(name, version, architecture) / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        document["metadata"] = StoredFile(**document["metadata"])
+        document["rootfs"] = StoredFile(**document["rootfs"])
+        document["packages"] = tuple(Package(**entry) for entry in document["packages"])
+        return Image(**document)
+
+    def document(self, image: Image, name: str) -> Any:
+        """One of the image's documents: recipe, lock or sbom.cdx."""
+        path = self.folder(image.name, image.version, image.architecture) / f"{name}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise StoreError(f"the image {image.ref} has no {name}", where=str(path)) from None
+
+    def __iter__(self) -> Iterator[Image]:
+        for manifest in sorted(self._images.glob("*/*/*/manifest.json")):
+            architecture, version, name = manifest.parts[-2], manifest.parts[-3], manifest.parts[-4]
+            image = self.get(name, version, architecture)
+            if image is not None:
+                yield image
+
+    def add(self, image: Image, documents: dict[str, bytes]) -> None:
+        """Make an image appear whose blobs are there; the same version again is left as it is."""
+        target = self.folder(image.name, image.version, image.architecture)
+        if target.is_dir():
+            return
+        with self._store.scratch("image") as scratch:
+            new = scratch / "new"
+            new.mkdir()
+            manifest = json.dumps(asdict(image), sort_keys=True, indent=1).encode() + b"\n"
+            for name, data in {**documents, "manifest.json": manifest}.items():
+                write_atomic(new / name, data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                new.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            fsync_directory(target.parent)
+
+    def remove(self, image: Image) -> None:
+        """Delete an image's documents (its blobs are gc's to remove)."""
+        folder = self.folder(image.name, image.version, image.architecture)
+        (folder / "manifest.json").unlink()
+        shutil.rmtree(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+    def channels(self, name: str, architecture: str) -> dict[str, str]:
+        """The channels of an image: name -> version."""
+        folder = self._channels / name / architecture
+        if not folder.is_dir():
+            return {}
+        return {path.name: path.read_text().strip() for path in sorted(folder.iterdir()) if path.name[0] != "."}
+
+    def set_channel(self, name: str, architecture: str, channel: str, version: str) -> None:
+        """Point a channel at a version, by rename."""
+        write_atomic(self._channels / name / architecture / channel, f"{version}\n".encode())
+
+    def resolve(self, ref: str, architecture: str | None = None) -> Image:
+        """The image that `name`, `name@channel` or `name@version` means; StoreError says what there is instead."""
+        architecture = architecture or host_architecture()
+        match = re.fullmatch(r"([a-z0-9][a-z0-9-]*)(?:@([A-Za-z0-9][A-Za-z0-9.+~_-]*))?", ref)
+        if match is None:
+            raise StoreError(f"not a reference: {ref!r}", hint="write name, name@channel or name@version")
+        name, wanted = match.group(1), match.group(2) or LATEST
+        channels = self.channels(name, architecture)
+        image = self.get(name, channels.get(wanted, wanted), architecture)
+        if image is None:
+            raise StoreError(
+                f"the store has no {ref} for {architecture}", hint=self._hint(name, architecture, channels)
+            )
+        return image
+
+    def _hint(self, name: str, architecture: str, channels: dict[str, str]) -> str:
+        versions = sorted(path.parent.name for path in self._images.glob(f"{name}/*/{architecture}"))
+        if not versions:
+            return f"build it: anklume-images build {name}"
+        return f"there are: {', '.join([*channels, *versions])}"

@@ -1,0 +1,163 @@
+"""The store: one folder that many processes share.
+
+    schema                          the layout's number; a newer one is refused
+    blobs/sha256/<aa>/<hex>         inputs and images' files, by content
+    partial/                        downloads that can be resumed
+    trees/<hash>/                   unpacked .debs (build/trees.py)
+    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json
+    channels/<name>/<arch>/<channel>  one line: a version
+    locks/<name>.json               a lock made because a mirror dropped what the committed one names
+    logs/<name>/<time>.log          builds
+    failed/<name>/                  the sandbox of the last failed build, for `enter`
+    leases/<id>                     what running commands need: gc keeps it
+    scratch/<id>/                   work of running commands, swept when its owner is gone
+
+Locks: every command that adds or reads for long holds a lease (an flock'ed file); `gc.lock` is taken shared for the
+short moment of registering or committing, and exclusively while gc marks and sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from anklume_images.errors import StoreError
+from anklume_images.store.blobs import Blobs
+from anklume_images.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Lease", "Store"]
+
+SCHEMA = 1
+
+
+class Lease:
+    """What a running command needs: digests and image keys, one a line in its file."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def add(self, names: Iterable[str]) -> None:
+        """Name more things to keep."""
+        self._stream.writelines(f"{name}\n" for name in names)
+        self._stream.flush()
+
+
+class Store:
+    """The store at `home`; nothing is made until something is written."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.blobs = Blobs(home)
+        try:
+            schema = int((home / "schema").read_text())
+        except FileNotFoundError:
+            return
+        except (ValueError, PermissionError) as error:
+            raise StoreError(
+                f"this is not a store: {error}", where=str(home), hint="name another with --store"
+            ) from None
+        if schema > SCHEMA:
+            raise StoreError(
+                f"the store is of schema {schema}, this program knows up to {SCHEMA}",
+                where=str(home),
+                hint="update anklume-images, or name another store with --store",
+            )
+
+    def create(self) -> None:
+        """Make the store's folder, unless it is there."""
+        if (self.home / "schema").exists():
+            return
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.home / "schema", f"{SCHEMA}\n".encode())
+        except OSError as error:
+            raise StoreError(
+                f"the store cannot be made: {error.strerror}", where=str(self.home), hint="name another with --store"
+            ) from None
+
+    @contextlib.contextmanager
+    def guarded(self, *, exclusively: bool = False) -> Iterator[None]:
+        """Hold `gc.lock`: shared to add or register, exclusively to sweep."""
+        self.create()
+        with (self.home / "gc.lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
+            yield
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Register a running command; the kernel gives the lock back however it ends."""
+        self.create()
+        folder = self.home / "leases"
+        folder.mkdir(exist_ok=True)
+        with self.guarded():
+            stream = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115  closed below
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        with stream:
+            try:
+                yield Lease(stream)
+            finally:
+                Path(stream.name).unlink(missing_ok=True)
+
+    def leased(self) -> set[str]:
+        """Everything that living leases name; files of dead ones are removed. Call it with gc.lock held."""
+        names: set[str] = set()
+        for path in _entries(self.home / "leases"):
+            with path.open("r+") as stream:
+                if _try_lock(stream):
+                    path.unlink()
+                else:
+                    names.update(path.read_text().splitlines())
+        return names
+
+    @contextlib.contextmanager
+    def scratch(self, prefix: str) -> Iterator[Path]:
+        """A folder of one's own on the store's file system, gone at the end or, after a kill, at the next sweep."""
+        self.create()
+        folder = self.home / "scratch"
+        folder.mkdir(exist_ok=True)
+        with self.guarded():
+            place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{prefix}-"))
+            stream = (place / ".owner").open("w")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        with stream:
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Remove the scratch of processes that are gone; returns how many."""
+        count = 0
+        if not (self.home / "scratch").is_dir() or not os.access(self.home, os.W_OK):
+            return 0
+        with self.guarded(exclusively=True):
+            for place in _entries(self.home / "scratch"):
+                try:
+                    with (place / ".owner").open("r+") as stream:
+                        dead = _try_lock(stream)
+                except FileNotFoundError:
+                    dead = True
+                if dead:
+                    shutil.rmtree(place, ignore_errors=True)
+                    count += 1
+        return count
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _try_lock(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
