@@ -107,9 +107,9 @@ def _address(text: str, name: str, folder: Path, pin: Path, project: str | None)
         return Address(socket=socket, project=project or own_project)
     own = [folder / "clientcerts" / f"{name}.{kind}" for kind in ("crt", "key")]
     cert, key = own if all(path.exists() for path in own) else (folder / "client.crt", folder / "client.key")
-    for path in (cert, key):
-        if not path.exists():
-            raise IncusError("no client certificate", where=str(path), hint="make one: incus remote add")
+    for file in (cert, key):
+        if not file.exists():
+            raise IncusError("no client certificate", where=str(file), hint="make one: incus remote add")
     if b"ENCRYPTED" in key.read_bytes():
         raise IncusError("the client's key has a password", where=str(key), hint="give this program a key without one")
     return Address(https=text, cert=cert, key=key, server_cert=pin if pin.exists() else None, project=project)

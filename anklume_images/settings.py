@@ -95,6 +95,11 @@ def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
 def _url(value: object) -> str:
     if not isinstance(value, str) or not value.startswith(_SCHEMES):
         raise ValueError("must be a URL that begins with http://, https:// or file:///")
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(value)  # ValueError for brackets that do not match
+    if parts.scheme != "file" and (not parts.hostname or parts.port == 0):  # ValueError for a port that cannot be
+        raise ValueError("must be a URL with a host")
     return value.rstrip("/")
 
 

@@ -76,6 +76,6 @@ def _certificates() -> bytes:
     named = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
     if named and Path(named).exists():
         return Path(named).read_bytes()
-    import requests.certs
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-    return Path(requests.certs.where()).read_bytes()
+    return Path(DEFAULT_CA_BUNDLE_PATH).read_bytes()

@@ -22,6 +22,13 @@ from anklume_images import linux
 from anklume_images.build.mirror import LoopbackMirror
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_CHROOT = """
+import os, signal, sys, warnings  # the last one by execvp, which could not find it any more
+os.chroot(sys.argv[1])
+os.chdir("/")
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 
 
@@ -87,20 +94,18 @@ def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> in
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(Path(step["output"]).open("wb")) if step["output"] else log
         process = subprocess.Popen(
-            step["argv"],
+            _chroot(root / step["chroot"].lstrip("/"), step["argv"]),
             stdin=None if step["terminal"] else subprocess.DEVNULL,
             stdout=None if step["terminal"] else out,
             stderr=None if step["terminal"] else log,
             env=job["env"],
-            preexec_fn=lambda: _enter(root / step["chroot"].lstrip("/")),
         )
         return process.wait()
 
 
-def _enter(root: Path) -> None:
-    os.chroot(root)
-    os.chdir("/")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _chroot(root: Path, argv: list[str]) -> list[str]:
+    """The command, run in `root`. A program of its own: a fork of this one, whose mirror has threads, could hang."""
+    return [sys.executable, "-I", "-S", "-c", _CHROOT, str(root), *argv]
 
 
 def _assemble(job: dict[str, Any]) -> Path:
@@ -166,8 +171,8 @@ def _keep(root: Path, job: dict[str, Any]) -> None:
     target.mkdir()
     linux.mount(keep["to"], target, flags=linux.BIND)
     source = keep["from"].rstrip("/")
-    argv = ["/usr/bin/cp", "-ax", f"{source}/.", "/kept/"]
-    subprocess.run(argv, env=job["env"], preexec_fn=lambda: _enter(root), check=False, capture_output=True)
+    argv = _chroot(root, ["cp", "-ax", f"{source}/.", "/kept/"])
+    subprocess.run(argv, env=job["env"], check=False, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anklume_images.inputs.lockfile import Deb, Lock
     from anklume_images.store.blobs import Blobs
 
-__all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory_needed"]
+__all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory_needed", "mirror_entries"]
 
 COMPRESSION = "zstd-15"
 _SQUASHFS_MAGIC = b"hsqs"
@@ -86,14 +86,14 @@ def apt_repository(debs: tuple[Deb, ...], release: str, architecture: str, epoch
     return entries
 
 
-def _mirror(plan: Plan, blobs: Blobs) -> dict[str, Any]:
-    lock = plan.lock
-    entries = apt_repository(lock.debs, plan.release, lock.architecture, plan.epoch, blobs)
+def mirror_entries(lock: Lock, release: str, epoch: int, blobs: Blobs) -> dict[str, Any]:
+    """Everything that the loopback mirror serves for a lock: /debian/, /wheels/ and /files/."""
+    entries = apt_repository(lock.debs, release, lock.architecture, epoch, blobs)
     if lock.wheels:
         page = "".join(f'<a href="/wheels/{w.path}#sha256={w.sha256}">{w.path}</a>\n' for w in lock.wheels)
         entries["/wheels/"] = {"text": page, "type": "text/html"}
         entries |= {f"/wheels/{wheel.path}": str(blobs.path(wheel.sha256)) for wheel in lock.wheels}
-        pins = "".join(f"{w.package}=={w.version} --hash=sha256:{w.sha256}\n" for w in lock.wheels)
+        pins = "".join(f"{w.package}=={w.version} --hash=sha256:{w.sha256}\n" for w in lock.wheels if not w.tool)
         entries["/wheels/requirements.txt"] = {"text": pins}
     entries |= {f"/files/{file.name}": str(blobs.path(file.sha256)) for file in lock.files}
     return entries
@@ -129,7 +129,7 @@ def build_rootfs(
         mounts=tuple(mounts),
         files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
         env=ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(plan.epoch)},
-        mirror=_mirror(plan, blobs),
+        mirror=mirror_entries(plan.lock, plan.release, plan.epoch, blobs),
         keep={"from": "/build", "to": str(keep)} if keep else None,
         around=around,
     )
@@ -142,29 +142,17 @@ def build_rootfs(
 
 
 def _steps(plan: Plan) -> list[Step]:
-    common = ("--cache-dir", "/build/cache", "--sources-dir", "/build/sources", "--cleanup=false")
-    packing = ("--compression", COMPRESSION)
+    common = ("--cache-dir", "/build/cache", "--cleanup=false", "--compression", COMPRESSION)
     definition = "/build/in/definition.yaml"
     if plan.base is None:
-        argv = ("distrobuilder", "build-incus", definition, "/build/out", *common, *packing)
-        return [Step("distrobuilder", argv)]
-    argv = (
-        "distrobuilder",
-        "pack-incus",
-        definition,
-        "/build/base",
-        "/build/out",
-        common[0],
-        common[1],
-        common[4],
-        *packing,
-    )
+        return [Step("distrobuilder", ("distrobuilder", "build-incus", definition, "/build/out", *common))]
     steps = [Step("unpack the base", ("unsquashfs", "-q", "-n", "-d", "/build/base", "/build/base.squashfs"))]
     for entry in plan.unpack:
         excludes = tuple(f"--exclude={pattern}" for pattern in entry.exclude)
         target = f"/build/base{entry.to}"
         argv_tar = ("tar", "--extract", "--no-same-owner", "--auto-compress", *excludes, f"--directory={target}")
         steps.append(Step(f"unpack {entry.name}", (*argv_tar, f"--file=/build/files/{entry.name}")))
+    argv = ("distrobuilder", "pack-incus", definition, "/build/base", "/build/out", *common)
     return [*steps, Step("distrobuilder", argv)]
 
 

@@ -85,7 +85,10 @@ def fetch(
     that could not be had; StoreError ends it at once when the store cannot be written.
     """
     wanted = {file.sha256: file for file in files}
-    absent = [file for file in wanted.values() if not blobs.has(file.sha256, file.size)]
+    try:
+        absent = [file for file in wanted.values() if not blobs.has(file.sha256, file.size)]
+    except OSError as error:
+        raise disk_error(error, blobs.partial, 0) from error
     # The largest first, so that none of them runs alone at the end.
     absent.sort(key=lambda file: -file.size)
     transport = Transport(timeout=timeout, attempts=attempts, clock=clock, sleep=sleep)

@@ -204,7 +204,7 @@ class Sources:
 
         project = canonicalize_name(wheel.package)
         indexes = dict.fromkeys((*self._archives.get(wheel.archive, ()), *self.python().indexes))
-        pages = [*self.python().find_links, *(f"{index}/{project}/" for index in indexes)]
+        pages = [*self.python().find_links, *(f"{index.rstrip('/')}/{project}/" for index in indexes)]
         # What lies on this host first: it costs nothing, and the hash decides.
         for page in sorted(pages, key=lambda page: local_path(page) is None):
             links = self._page(page, transport)
@@ -236,7 +236,7 @@ def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
         return links_of_page(listing.read_bytes(), "text/html", listing.absolute().as_uri())
 
     def ask() -> dict[str, Link]:
-        with transport.get(page, {"Accept": ACCEPT}) as response:
+        with transport.get(page, {"Accept": ACCEPT, "Accept-Encoding": "gzip"}) as response:
             content_type = response.headers.get("Content-Type", "")
             return links_of_page(response.content, content_type, response.url)
 

@@ -40,7 +40,7 @@ _UV_NEWEST_GLIBC = 40  # of --python-platform
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _UV_LINES = 20
-_METADATA_LIMIT = 4 << 20
+_PAGE_LIMIT = 64 << 20  # index pages of busy projects are some MiB
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def lock_wheels(
         return ()
     version, machine = spec.python.version, _MACHINES[arch]
     where = f"{spec.spec_file} ({arch})"
-    document = _compile(spec, machine, indexes, find_links, cache, where)
+    document = _compile(spec, machine, [*_places(indexes, find_links)], cache, where)
     tags = platform_tags(version, arch, spec.release)
     chosen = [_choose(package, tags, where) for package in document.get("packages", [])]
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -103,9 +103,7 @@ def _glibc(release: str | None) -> int:
     return _GLIBC.get(release or "", min(_GLIBC.values()))
 
 
-def _compile(
-    spec: Spec, machine: str, indexes: Sequence[str], find_links: Sequence[str], cache: Path | None, where: str
-) -> dict[str, Any]:
+def _compile(spec: Spec, machine: str, places: list[str], cache: Path | None, where: str) -> dict[str, Any]:
     """Run `uv pip compile` and return the pylock.toml (PEP 751) it prints."""
     import uv
 
@@ -123,7 +121,7 @@ def _compile(
         glibc = min(_glibc(spec.release), _UV_NEWEST_GLIBC)
         command += ["--python-platform", f"{machine}-manylinux_2_{glibc}"]
         command += ["--cache-dir", str(cache)] if cache else []
-        command += _places(indexes, find_links)
+        command += places
         command += [_write(folder / "requirements.txt", wanted)]
         if python.constraints:
             command += ["--constraints", _write(folder / "constraints.txt", python.constraints)]
@@ -274,8 +272,8 @@ def _read(url: str) -> tuple[bytes, str] | None:
         with requests.get(url, headers={"Accept": f"{ACCEPT}, */*;q=0.01"}, timeout=(10, 60), stream=True) as answer:
             if answer.status_code != requests.codes.ok:
                 return None
-            body = answer.raw.read(_METADATA_LIMIT, decode_content=True)
-            return body, answer.headers.get("Content-Type", "")
+            body = answer.raw.read(_PAGE_LIMIT, decode_content=True)
+            return (body, answer.headers.get("Content-Type", "")) if len(body) < _PAGE_LIMIT else None
     except requests.RequestException:
         return None
 

@@ -45,8 +45,10 @@ def local_path(url: str) -> Path | None:
     """The path of a `file://` URL or of a plain absolute path; None for anything on a network."""
     if url.startswith("/"):
         return Path(url)
+    if not url.startswith("file:"):
+        return None
     parts = urlsplit(url)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" and parts.netloc in {"", "localhost"} else None
+    return Path(url2pathname(parts.path)) if parts.netloc in {"", "localhost"} else None
 
 
 def host_python_places(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> PythonPlaces:
@@ -56,9 +58,9 @@ def host_python_places(environ: Mapping[str, str] = os.environ, root: Path = Pat
     environment; for each key the last one wins.
     """
     pip = _pip_configuration(environ, root)
-    uv = _uv_configuration(environ)
     if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
         return PythonPlaces((), _words(pip.get("find-links", "")))
+    uv = _uv_configuration(environ)
     main = _words(pip.get("index-url", "")) or uv.get("--index-url", ())
     indexes = (*main, *_words(pip.get("extra-index-url", "")), *uv.get("--extra-index-url", ()))
     folders = (*_words(pip.get("find-links", "")), *uv.get("--find-links", ()))

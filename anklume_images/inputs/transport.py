@@ -64,7 +64,10 @@ class Stopped(Exception):  # noqa: N818
 
 def redact(url: str) -> str:
     """The URL without user, password, query and fragment: any of them can be a credential."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(an address that cannot be read)"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -146,7 +149,7 @@ class Transport:
             self._open.add(response)
         try:
             self.check()
-            self._judge(url, response)
+            self._judge(response)
             yield response
         except (RequestException, HTTPError, ConnectionError, TimeoutError) as error:
             self.check()
@@ -159,10 +162,10 @@ class Transport:
     def insist(self, url: str, action: Callable[[], T], advanced: Callable[[], bool] = lambda: False) -> T:
         """Repeat `action` while it raises Again, with growing pauses; at the end Refusal with what was said last.
 
-        An attempt after which `advanced()` is true is not counted. A host that never answered gets one attempt for
-        each later file, not all of them.
+        An attempt after which `advanced()` is true begins the count anew. A host that never answered gets one attempt
+        for each later file, not all of them.
         """
-        host = urlsplit(url).netloc
+        host = _host(url)
         failures = 0
         while True:
             self.check()
@@ -201,12 +204,12 @@ class Transport:
         return session
 
     def _wait_for_host(self, url: str) -> None:
-        left = self._not_before.get(urlsplit(url).netloc, 0.0) - self.clock()
+        left = self._not_before.get(_host(url), 0.0) - self.clock()
         if left > 0:
             self.pause(left)
 
     @staticmethod
-    def _judge(url: str, response: requests.Response) -> None:
+    def _judge(response: requests.Response) -> None:
         status = response.status_code
         if status in {200, 206, 416}:
             return
@@ -215,7 +218,7 @@ class Transport:
             wait = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             raise Again(said, wait=wait if status in {429, 503} else None)
         if response.history:
-            said += f" (redirected from {redact(url)})"
+            said += f" (redirected to {redact(response.url)})"
         raise Refusal(said, gone=status in _GONE)
 
     def _describe(self, error: BaseException) -> str:
@@ -233,6 +236,8 @@ class Transport:
         for kind, said in plain:
             if isinstance(error, kind):
                 return said
+        if type(error) is OSError:  # requests' own, about a CA bundle; it names a path, no address
+            return str(error)
         cause = _system_error(error)
         if isinstance(error, of_requests.SSLError):
             return (
@@ -241,6 +246,13 @@ class Transport:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         return "the connection broke off"
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return url
 
 
 def _http_date(text: str | None) -> datetime | None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument, value_problem
-from anklume_images.specs.yamlfile import Document, KeyPath, load, nearest
+from anklume_images.specs.yamlfile import Document, KeyPath, load, nearest, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,10 +31,11 @@ def load_specs(folder: Path) -> tuple[Spec, ...]:
     variants = document.data.get("variants")
     for variant, changes in variants.items() if isinstance(variants, dict) else ():
         if isinstance(changes, dict) and isinstance(variant, str):
-            origins: dict[KeyPath, KeyPath] = {}
-            data = _merged(document.data, changes, (), ("variants", variant), origins)
-            data.pop("variants", None)
             reader.check_variant_keys(variant, changes)
+            allowed = {key: value for key, value in changes.items() if key not in _NOT_IN_VARIANTS}
+            origins: dict[KeyPath, KeyPath] = {}
+            data = _merged(document.data, allowed, (), ("variants", variant), origins)
+            data.pop("variants", None)
             specs.append(reader.read(variant, data, origins))
     if reader.problems:
         raise InvalidFileError(sorted(set(reader.problems)))
@@ -72,9 +73,16 @@ class _Reader:
         try:
             checked = SpecDocument.model_validate(data)
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                self._pydantic_problem(detail)
-            self._check_name(data.get("name"))
+            details = error.errors(include_url=False)
+            for detail in details:
+                length = len(detail["loc"])
+                # Wrong items count as missing too; the items' own problems say it all.
+                if detail["type"] != "too_short" or not any(
+                    other["loc"][:length] == detail["loc"] for other in details if other is not detail
+                ):
+                    self._pydantic_problem(detail)
+            if all(detail["loc"] != ("name",) for detail in details):
+                self._check_name(data.get("name"))
             return None
         self._check_name(checked.name)
         self._check_root(checked)
@@ -138,8 +146,7 @@ class _Reader:
             self._add(path[:-1], "missing-key", f"missing key '{path[-1]}'")
         else:
             code = "wrong-type" if kind.endswith("_type") else "wrong-value"
-            name = ".".join(str(part) for part in path)
-            message = f"'{name}': {_reason(detail)}"
+            message = f"'{pointer(path)}': {_reason(detail)}"
             self._add(path, code, message, key="[key]" in detail["loc"], hint=_hint(detail))
 
     def _check_name(self, name: object) -> None:
@@ -266,20 +273,23 @@ class _Reader:
 
 def _known_keys(path: KeyPath) -> list[str]:
     """The keys that the mapping at `path` may have."""
-    model: Any = SpecDocument
+    annotation: Any = SpecDocument
     for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel):
+        model = _model_within(annotation)
+        if isinstance(part, int) or _is_mapping(annotation):  # on to the items, whose model stays the same
+            annotation = model
+        elif model is not None:
             fields = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
-            model = fields.get(str(part))
-        else:  # an item of a list or a value of a mapping: its type was found on the way in
-            continue
-        model = _model_within(model)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [info.alias or name for name, info in model.model_fields.items()]
-    return []
+            annotation = fields.get(str(part))
+    model = _model_within(annotation)
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
 
 
-def _model_within(annotation: Any) -> Any:
+def _is_mapping(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is dict
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
     """The model that an annotation such as `tuple[Suite, ...]` or `DebianInputs | None` is about."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

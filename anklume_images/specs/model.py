@@ -40,8 +40,7 @@ __all__ = [
     "value_text",
 ]
 
-Architecture = Literal["amd64", "arm64"]
-ARCHITECTURES: tuple[Architecture, ...] = ("amd64", "arm64")
+ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 
@@ -78,6 +77,12 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"{name!r} is not one of {', '.join(ARCHITECTURES)}")
+    return name
+
+
 def _each_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
     seen: set[Any] = set()
     for item in items:
@@ -87,6 +92,7 @@ def _each_once(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return items
 
 
+Architecture = Annotated[str, AfterValidator(_architecture)]
 Word = Annotated[str, Field(pattern=NAME, max_length=63)]
 Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
@@ -121,15 +127,16 @@ def _version_rule(value: object) -> object:
 
 
 class Suite(_Part):
-    """One suite of a Debian archive."""
+    """One suite of a Debian archive; `pin` is an apt_preferences(5) priority for all of it."""
 
     archive: str
     suite: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]*$")]
-    components: tuple[Package, ...] = ("main",)
+    components: Annotated[tuple[Package, ...], Field(min_length=1)] = ("main",)
+    pin: Annotated[StrictInt, Field(ge=-1, le=1001)] | None = None
 
 
 class DebianInputs(_Part):
-    """Packages and the suites they are resolved in; later suites count as newer sources, not as preferred."""
+    """Packages, and the suites in which they are resolved."""
 
     suites: Annotated[tuple[Suite, ...], Field(min_length=1)]
     packages: Annotated[tuple[Package, ...], AfterValidator(_each_once)] = ()
@@ -161,6 +168,7 @@ class ReleaseInput(_Part):
     path: dict[Architecture, FolderPath]
     checksums: FolderPath | None = None
     sha256: dict[Architecture, Sha256] = Field(default_factory=dict)
+    size: dict[Architecture, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
     unpack: Unpack | None = None
 
 
@@ -316,9 +324,10 @@ def request_of(spec: Spec, arch: str, base_request: str | None) -> str:
         {
             "name": item.name,
             "archive": item.archive,
-            "path": item.path[arch],  # type: ignore[index]  # arch is one of ARCHITECTURES
+            "path": item.path[arch],
             "checksums": item.checksums,
-            "sha256": item.sha256.get(arch),  # type: ignore[call-overload]  # as above
+            "sha256": item.sha256.get(arch),
+            "size": item.size.get(arch),
         }
         for item in spec.release_files
     ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["Image", "Images", "Package", "StoredFile", "host_architecture"]
+__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "host_architecture"]
 
 LATEST = "latest"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}

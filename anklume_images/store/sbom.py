@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cyclonedx.model.component import Component
+    from packageurl import PackageURL
 
     from anklume_images.inputs.lockfile import LockedFile
     from anklume_images.store.images import Image
@@ -61,7 +62,7 @@ def _identity(entry: LockedFile) -> tuple[str, str, str]:
     return ("file", entry.name, entry.path)
 
 
-def _purl(kind: str, name: str, version: str, architecture: str) -> object:
+def _purl(kind: str, name: str, version: str, architecture: str) -> PackageURL:
     from packageurl import PackageURL
 
     if kind == "deb":

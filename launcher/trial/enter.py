@@ -36,7 +36,7 @@ def main() -> None:
 
 def _execute(command: list[str]) -> None:
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 - that there is no shell is the point
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         os._exit(127)

@@ -1,11 +1,11 @@
 """The folder of one private Incus on the host's disk: made, locked while anyone lives in it, cleared away after.
 
     anklume-incus-XXXXXXXX/
-      state/        Incus' own directory (/var/lib/incus inside)
-      pool.img      the btrfs pool, a sparse file
-      incusd.log    what the daemon said
-      mnt/          mount point of the root file system, empty outside the namespaces
-      tls/          certificates for HTTPS
+      state/           Incus' own directory (/var/lib/incus inside)
+      <its name>.img   the btrfs pool, a sparse file; losetup shows whose it is
+      incusd.log       what the daemon said
+      mnt/             mount point of the root file system, empty outside the namespaces
+      tls/             certificates for HTTPS
 
 The lock is a flock on the folder itself. Its open description is shared by the caller, the keeper and pid 1, so a
 folder whose lock can be had belongs to nobody alive. A cgroup of the same name goes with it.

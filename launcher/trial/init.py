@@ -102,7 +102,7 @@ def _prepare(spec: Spec) -> str:
     linux.sethostname(spec.hostname)
     linux.loopback_up()
     _raise_limits()
-    return storage.prepare(spec.storage, Path(HOME) / "pool.img", spec.pool_size, ENVIRONMENT)
+    return storage.prepare(spec.storage, Path(HOME) / f"{Path(spec.home).name}.img", spec.pool_size, ENVIRONMENT)
 
 
 def _join_cgroup(home: Path) -> bool:

@@ -231,10 +231,10 @@ class PrivateIncus:
             raise self._failure("the private Incus ended while it started")
 
     def _wait_until_ready(self) -> None:
-        from anklume_images.incus import Incus
+        from anklume_images.incus_connection import is_ready
 
         end = time.monotonic() + _START_SECONDS
-        while not Incus.is_ready(self.socket):
+        while not is_ready(self.socket):
             if self._pidfd is None or select.select([self._pidfd], [], [], 0.05)[0]:
                 raise self._failure("incusd ended while it started")
             if time.monotonic() > end:

@@ -117,3 +117,9 @@ def test_an_archive_named_twice_is_a_problem(tmp_path):
     path.write_text("mirrors:\n  debian: http://a.test\n  debian: http://b.test\n")
     with pytest.raises(InvalidFileError, match="names debian twice"):
         load_settings({}, [path])
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[oops", "http://host:99999999", "relative", "", "ssh://host"])
+def test_an_address_that_cannot_be_is_a_problem(url):
+    with pytest.raises(InvalidFileError, match="ANKLUME_MIRRORS"):
+        load_settings({"ANKLUME_MIRRORS": f"debian={url}"}, [])

@@ -1,0 +1,122 @@
+"""What people see: progress on standard error, results on standard output, errors with hints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anklume_images.errors import AnklumeError
+
+__all__ = ["Console", "human_size", "table"]
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def human_size(count: float) -> str:
+    """A number of bytes with a binary unit: `59.7 MiB`."""
+    for unit in _UNITS[:-1]:
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
+    """Columns padded to their widest cell."""
+    lines = [tuple(header), *[tuple(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+class Console:
+    """Progress and results of one command; safe to use from many threads.
+
+    `progress` is what the fetcher talks to: a bar on a terminal, else a line at the end. With `quiet` only results
+    and errors are shown.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._lock = threading.RLock()
+        self._bar: Any = None
+        self._total = self._count = self._done = 0
+
+    def note(self, text: str) -> None:
+        """One line of progress."""
+        if not self._quiet:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """One line that nobody should miss, quiet or not."""
+        self._line(f"warning: {text}")
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()
+
+    def start(self, total_bytes: int, count: int) -> None:
+        """Begin a transfer of `count` files."""
+        with self._lock:
+            self._total, self._count, self._done = total_bytes, count, 0
+            if self._terminal and not self._quiet and count:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=total_bytes,
+                    unit="B",
+                    unit_scale=True,
+                    unit_divisor=1024,
+                    desc=f"fetch {count} files",
+                    leave=False,
+                )
+            elif count:
+                self.note(f"fetching {count} files, {human_size(total_bytes)}")
+
+    def advance(self, n: int) -> None:
+        """So many more bytes."""
+        with self._lock:
+            self._done += n
+            if self._bar is not None:
+                self._bar.update(n)
+
+    def finish(self) -> None:
+        """End the transfer."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def result(self, text: str) -> None:
+        """A result for standard output."""
+        sys.stdout.write(f"{text}\n")
+
+    def json(self, document: Any) -> None:
+        """A result as JSON for standard output."""
+        sys.stdout.write(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def error(self, error: AnklumeError) -> None:
+        """What happened, where, what to do."""
+        from anklume_images.errors import BuildError
+
+        lines = [f"error: {error}"]
+        if isinstance(error, BuildError):
+            lines += [f"  | {line}" for line in error.tail]
+            if error.log:
+                lines.append(f"  log: {error.log}")
+            if error.enter:
+                lines.append(f"  look around in the sandbox: {error.enter}")
+        if error.hint:
+            lines.append(f"  hint: {error.hint}")
+        self._line("\n".join(lines))

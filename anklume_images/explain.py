@@ -1,0 +1,39 @@
+"""`--explain`: which images would be built, and what changed since the last build of that name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.build.recipe import differences
+from anklume_images.errors import AnklumeError
+from anklume_images.store.images import LATEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anklume_images.pipeline import Pipeline
+
+__all__ = ["explain"]
+
+
+def explain(pipeline: Pipeline, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry per image and base: `state` is present, missing or invalid; `changes` says why, line by line."""
+    return [_one(pipeline, name) for name in pipeline.lineage(names)]
+
+
+def _one(pipeline: Pipeline, name: str) -> dict[str, Any]:
+    try:
+        prepared = pipeline.prepare(name)
+        if pipeline.present(name):
+            return {"name": name, "version": prepared.version, "state": "present", "changes": []}
+    except AnklumeError as error:
+        return {"name": name, "version": None, "state": "invalid", "changes": [str(error)]}
+    last = pipeline.images.channels(name, prepared.architecture).get(LATEST)
+    image = pipeline.images.get(name, last, prepared.architecture) if last else None
+    if image is None:
+        changes = ["never built in this store"]
+    elif image.version == prepared.version:
+        changes = ["its files are missing from the store"]
+    else:
+        changes = differences(pipeline.images.document(image, "recipe"), prepared.recipe)
+    return {"name": name, "version": prepared.version, "state": "missing", "changes": changes}

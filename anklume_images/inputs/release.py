@@ -1,0 +1,166 @@
+"""Locks the files of upstream releases: sha256 and size, from the release's own checksum file where it has one.
+
+A pinned sha256 in the spec and the checksum file must agree: either alone can be wrong, or changed behind our back.
+With sha256 and size both pinned, a release that cannot be reached is locked all the same.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import quote
+
+from anklume_images.errors import LockError
+from anklume_images.inputs.lockfile import ReleaseFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import requests
+
+    from anklume_images.specs.model import ReleaseInput, Spec
+
+__all__ = ["ArchiveReader", "HttpReader", "lock_files", "parse_checksums"]
+
+T = TypeVar("T")
+
+_CHECKSUM_LIMIT = 4 << 20
+_LINE = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64})[ \t]+\*?(?P<name>\S.*?)\s*")
+_BSD_LINE = re.compile(r"SHA256 ?\((?P<name>.+)\) = (?P<sha256>[0-9A-Fa-f]{64})\s*")
+
+
+class ArchiveReader(Protocol):
+    """What locking asks of an archive; `path` is below the archive's base."""
+
+    def read(self, archive: str, path: str) -> bytes:
+        """The whole of a small file; LockError when it cannot be had."""
+
+    def size(self, archive: str, path: str) -> int | None:
+        """The size of a file in bytes, None when the server does not say; LockError when it cannot be had."""
+
+
+class HttpReader:
+    """Reads archives over HTTP; `bases` gives an archive's addresses, which are asked in turn."""
+
+    def __init__(self, bases: Callable[[str], Sequence[str]], *, timeout: tuple[float, float] = (10, 60)) -> None:
+        self._bases = bases
+        self._timeout = timeout
+
+    def read(self, archive: str, path: str) -> bytes:
+        """The whole of a small file, at most 4 MiB."""
+        from requests.exceptions import RequestException
+
+        def whole(url: str) -> bytes:
+            with self._ask("get", url) as answer:
+                body = answer.raw.read(_CHECKSUM_LIMIT + 1, decode_content=True)
+            if len(body) > _CHECKSUM_LIMIT:
+                raise RequestException(f"larger than {_CHECKSUM_LIMIT >> 20} MiB")
+            return bytes(body)
+
+        return self._first(archive, path, whole)
+
+    def size(self, archive: str, path: str) -> int | None:
+        """The size by a HEAD request, or else by asking for one byte, whose answer says how many there are."""
+
+        def length(url: str) -> int | None:
+            with self._ask("head", url) as answer:
+                stated = answer.headers.get("Content-Length", "")
+            if stated.isdecimal() and int(stated):
+                return int(stated)
+            with self._ask("get", url, {"Range": "bytes=0-0"}) as answer:
+                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            return int(total) if total.isdecimal() else None
+
+        return self._first(archive, path, length)
+
+    def _ask(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        import requests
+
+        # identity: a Content-Length is to be that of the file, not of its compressed form.
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        answer = requests.request(
+            method, url, headers=sent, timeout=self._timeout, allow_redirects=True, stream=method == "get"
+        )
+        if answer.status_code >= 400:
+            answer.close()
+        answer.raise_for_status()
+        return answer
+
+    def _first(self, archive: str, path: str, ask: Callable[[str], T]) -> T:
+        from requests.exceptions import RequestException
+
+        said: list[str] = []
+        for base in self._bases(archive):
+            url = f"{base.rstrip('/')}/{quote(path, safe='/~')}"
+            try:
+                return ask(url)
+            except RequestException as error:
+                status = getattr(error.response, "status_code", None)
+                said.append(f"{url}: {f'HTTP status {status}' if status else error}")
+        raise LockError(
+            "\n".join([f"{path} of the archive '{archive}' cannot be had", *said]),
+            hint="check the path and the network; with sha256 and size pinned in the spec it need not answer",
+        )
+
+
+def lock_files(spec: Spec, arch: str, get: ArchiveReader) -> tuple[ReleaseFile, ...]:
+    """The spec's release files for one architecture; LockError names the file's input and what disagrees."""
+    checksums: dict[tuple[str, str], dict[str, str]] = {}
+    return tuple(_lock_file(spec, item, arch, get, checksums) for item in spec.release_files)
+
+
+def _lock_file(
+    spec: Spec, item: ReleaseInput, arch: str, get: ArchiveReader, known: dict[tuple[str, str], dict[str, str]]
+) -> ReleaseFile:
+    path, where = item.path[arch], f"{spec.spec_file}: {item.name} ({arch})"
+    sha256, size = item.sha256.get(arch), item.size.get(arch)
+    if item.checksums is not None:
+        place = (item.archive, item.checksums)
+        try:
+            raw = None if place in known else get.read(*place)
+        except LockError:
+            if sha256 is None or size is None:
+                raise
+        else:
+            if raw is not None:
+                known[place] = parse_checksums(raw, item.checksums)
+            sha256 = _agreed(known[place].get(path), sha256, item.checksums, path, where)
+    if sha256 is None:
+        raise LockError(f"no sha256 of {path}", where=where, hint="pin it: sha256, or name the checksum file")
+    if size is None:
+        size = get.size(item.archive, path)
+    if size is None:
+        raise LockError(f"the server does not say the size of {path}", where=where, hint="pin it: size")
+    return ReleaseFile(archive=item.archive, path=path, sha256=sha256, size=size, name=item.name)
+
+
+def _agreed(stated: str | None, pinned: str | None, checksums: str, path: str, where: str) -> str:
+    if stated is None:
+        raise LockError(f"{checksums} has no line for {path}", where=where, hint="check the path against the release")
+    if pinned is not None and stated != pinned:
+        raise LockError(
+            f"{checksums} says sha256 {stated}, the spec pins {pinned}",
+            where=where,
+            hint="the release was changed, or the pin is wrong: find out which before you lock",
+        )
+    return stated
+
+
+def parse_checksums(raw: bytes, path: str) -> dict[str, str]:
+    """The sha256 of each file that a checksum file names, by path below the archive.
+
+    Lines as sha256sum writes them (`<hex>  ./name`, `<hex> *name`) or with --tag (`SHA256 (name) = <hex>`); others are
+    left out. Names count from the checksum file's own folder. A name with two hashes is no name at all: LockError.
+    """
+    folder = posixpath.dirname(path)
+    found: dict[str, str] = {}
+    for line in raw.decode(errors="replace").splitlines():
+        match = _LINE.fullmatch(line) or _BSD_LINE.fullmatch(line)
+        if match is None:
+            continue
+        name = posixpath.normpath(posixpath.join(folder, match["name"]))
+        sha256 = match["sha256"].lower()
+        if found.setdefault(name, sha256) != sha256:
+            raise LockError(f"{path} states two sha256 for {name}")
+    return found

@@ -1,0 +1,289 @@
+"""spec → lock → fetch → recipe → build → store, for many images at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.build.builder import build_image, prepare
+from anklume_images.build.trees import Tree, ensure_tree, tree_digest
+from anklume_images.errors import AnklumeError, FetchError, LockError
+from anklume_images.inputs.fetch import FetchReport, fetch
+from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
+from anklume_images.locking import TOOLCHAIN, Locks, is_tree
+from anklume_images.store.images import LATEST, Images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from anklume_images.build.builder import Prepared
+    from anklume_images.console import Console
+    from anklume_images.inputs.lockfile import Lock
+    from anklume_images.settings import Settings
+    from anklume_images.specs.catalog import Catalog
+    from anklume_images.store.images import Image
+    from anklume_images.store.store import Store
+
+__all__ = ["Options", "Pipeline", "Result"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about it: `jobs` builds at once; `offline` touches no network."""
+
+    architecture: str
+    jobs: int = 2
+    offline: bool = False
+    refresh_missing: bool = False
+    allow_expired: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image: `status` is `built`, `present` or `failed`; `seconds` covers its own build only."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    image: Image | None = None
+    error: AnklumeError | None = None
+
+
+class Pipeline:
+    """Everything between a name and an image in the store."""
+
+    def __init__(self, store: Store, catalog: Catalog, settings: Settings, options: Options, console: Console) -> None:
+        self.store = store
+        self.images = Images(store)
+        self.catalog = catalog
+        self.options = options
+        self._settings = settings
+        self._console = console
+        self.locks = Locks(store, catalog, options.architecture, allow_expired=options.allow_expired)
+        self._prepared: dict[str, Prepared] = {}
+
+    # -- sources and locks
+
+    def sources(self, names: Iterable[str] = ()) -> Sources:
+        """Where archives are found, those that the named specs declare included."""
+        declared: dict[str, str] = {}
+        for name in names:
+            if not is_tree(name):
+                for link in self.catalog.chain(name):
+                    declared |= link.archives
+        return Sources.of_host(self._settings, declared)
+
+    def lineage(self, names: Iterable[str]) -> list[str]:
+        """The names and their bases, each once, bases first."""
+        found: dict[str, None] = {}
+        for name in names:
+            for link in [name] if is_tree(name) else [spec.name for spec in self.catalog.chain(name)]:
+                found[link] = None
+        return list(found)
+
+    def lock(self, name: str) -> bool:
+        """Resolve anew and commit the lock; False when what is there would make the same image."""
+        lock = self._resolve(name)
+        self._prepared.clear()
+        return self.locks.save(lock)
+
+    def _resolve(self, name: str) -> Lock:
+        toolchain = self._old_toolchain() if name == TOOLCHAIN else self.toolchain().root
+        with self.store.scratch(f"lock-{name}") as scratch:
+            return self.locks.resolve(name, self.sources([name]), scratch, toolchain)
+
+    def _old_toolchain(self) -> Path | None:
+        """The toolchain as it was locked before; None, for the host's apt, when there is none to be had."""
+        old = self.locks.committed(TOOLCHAIN)
+        if old is None:
+            return None
+        try:
+            self._fetch_lock(TOOLCHAIN, old)
+        except FetchError:
+            return None
+        return ensure_tree(old, self.store.blobs, self.store.home).root
+
+    # -- fetching
+
+    def fetch(self, names: Sequence[str]) -> FetchReport:
+        """Have every locked input of the named images, trees and their bases in the store."""
+        reports = [self._fetch_one(name) for name in self.lineage(names)]
+        return FetchReport(
+            sum(report.present for report in reports),
+            sum(report.fetched for report in reports),
+            sum(report.bytes for report in reports),
+        )
+
+    def _fetch_one(self, name: str) -> FetchReport:
+        lock = self._lock_or_refresh(name)
+        try:
+            return self._fetch_lock(name, lock)
+        except FetchError as error:
+            if not (self.options.refresh_missing and error.missing) or error.unreachable:
+                raise
+            gone = ", ".join(entry.path.rsplit("/", 1)[-1] for entry in error.missing[:5])
+            self._console.warn(
+                f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); resolving anew"
+            )
+        fresh = self._refresh(name)
+        return self._fetch_lock(name, fresh)
+
+    def _lock_or_refresh(self, name: str) -> Lock:
+        try:
+            lock = self.locks.get(name)
+        except LockError:
+            base = None if is_tree(name) else self.catalog.get(name).base
+            if not (self.options.refresh_missing and base and self.locks.refreshed(base)):
+                raise
+            self._console.warn(f"{name}: its base {base} was resolved anew, so it is too")
+            return self._refresh(name)
+        if self.locks.refreshed(name):
+            self._console.warn(f"{name}: using {self.locks.refreshed_path(name)} in place of the committed lock")
+        return lock
+
+    def _refresh(self, name: str) -> Lock:
+        lock = self._resolve(name)
+        path = self.locks.keep(lock)
+        self._prepared.clear()
+        self._console.warn(
+            f"{name}: locked anew in {path}; the committed lock is unchanged (lock and commit to keep it)"
+        )
+        return lock
+
+    def _fetch_lock(self, name: str, lock: Lock) -> FetchReport:
+        blobs = self.store.blobs
+        if self.options.offline or all(blobs.has(entry.sha256, entry.size) for entry in lock):
+            absent = tuple(entry for entry in lock if not blobs.has(entry.sha256, entry.size))
+            if absent:
+                paths = ", ".join(entry.path for entry in absent[:5])
+                raise FetchError(
+                    f"{name}: {len(absent)} locked inputs are not in the store: {paths}",
+                    hint=f"without --offline: anklume-images fetch {name}",
+                )
+            return FetchReport(len(list(lock)), 0, 0)
+        self.store.create()
+        with self.store.lease() as lease:
+            lease.add(entry.sha256 for entry in lock)
+            return fetch(
+                lock,
+                blobs,
+                self.sources([name]),
+                progress=self._console,
+                timestamps=snapshot_timestamps([lock]),
+                connections=self._settings.connections,
+            )
+
+    # -- trees
+
+    def tree(self, name: str) -> Tree:
+        """An unpacked tree, its inputs fetched first."""
+        self._fetch_one(name)
+        lock = self.locks.get(name)
+        place = self.store.home / "trees" / tree_digest(lock)[:32]
+        if not place.is_dir():
+            self._console.note(f"{name}: unpacking {len(lock.debs)} packages")
+        return ensure_tree(lock, self.store.blobs, self.store.home)
+
+    def toolchain(self) -> Tree:
+        """The tree in which builds and locks run."""
+        return self.tree(TOOLCHAIN)
+
+    # -- building
+
+    def prepare(self, name: str) -> Prepared:
+        """Decide everything about an image and its bases."""
+        if name not in self._prepared:
+            chain = self.catalog.chain(name)
+            base = self.prepare(chain[-1].base) if chain[-1].base else None
+            toolchain = tree_digest(self.locks.get(TOOLCHAIN))
+            self._prepared[name] = prepare(chain, self.locks.get(name), base, toolchain, self.catalog.partials)
+        return self._prepared[name]
+
+    def present(self, name: str) -> Image | None:
+        """The image that the spec and lock as they are make, if it is in the store."""
+        prepared = self.prepare(name)
+        image = self.images.get(name, prepared.version, prepared.architecture)
+        blobs = self.store.blobs
+        if image and blobs.has(image.rootfs.sha256, image.rootfs.size) and blobs.has(image.metadata.sha256):
+            return image
+        return None
+
+    def build(self, names: Sequence[str]) -> list[Result]:
+        """Build what is missing, bases first, several at once; a failed image stops only those made from it."""
+        wanted = self.lineage(names)
+        results: dict[str, Result] = {}
+        todo: list[str] = []
+        for name in wanted:
+            results[name] = self._look(name)
+            if results[name].status != "present":
+                todo.append(name)
+        if any(results[name].error is None for name in todo):
+            self._build_missing(todo, results)
+        for name in wanted:
+            image = results[name].image
+            if image and self.images.channels(name, image.architecture).get(LATEST) != image.version:
+                self.images.set_channel(name, image.architecture, LATEST, image.version)
+        return [results[name] for name in wanted if name in names or results[name].status != "present"]
+
+    def _look(self, name: str) -> Result:
+        try:
+            image = self.present(name)
+        except LockError as error:
+            # A lock that a refreshed base made stale is resolved anew when its turn comes.
+            return Result(name, "failed", error=None if self.options.refresh_missing else error)
+        except AnklumeError as error:
+            return Result(name, "failed", error=error)
+        return Result(name, "present" if image else "failed", image=image)
+
+    def _build_missing(self, todo: list[str], results: dict[str, Result]) -> None:
+        from anklume_images.build.sandbox import require_root
+
+        require_root("building an image")
+        self.store.sweep()
+        tree = self.toolchain()
+        self._prepared.clear()  # a refreshed toolchain makes other recipes
+        memory = _available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
+        done = {name: threading.Event() for name in todo}
+
+        def one(name: str) -> None:
+            try:
+                results[name] = self._build_one(name, results, done, tree, memory)
+            finally:
+                done[name].set()
+
+        # `todo` has bases first, so a thread never waits for an image that no thread has begun.
+        with ThreadPoolExecutor(max_workers=max(1, self.options.jobs)) as pool:
+            for future in [pool.submit(one, name) for name in todo if results[name].error is None]:
+                future.result()
+
+    def _build_one(
+        self, name: str, results: dict[str, Result], done: dict[str, threading.Event], tree: Tree, memory: int
+    ) -> Result:
+        base = self.catalog.get(name).base
+        if base in done and results[base].error is None:
+            done[base].wait()
+        if base and results[base].status == "failed":
+            return Result(name, "failed", error=AnklumeError(f"{name}: its base {base} was not built"))
+        begun = time.monotonic()
+        try:
+            self._fetch_one(name)
+            prepared = self.prepare(name)
+            self._console.note(f"{name}: building {prepared.version}")
+            image = build_image(prepared, self.images, self.store, tree, memory)
+        except AnklumeError as error:
+            return Result(name, "failed", time.monotonic() - begun, error=error)
+        seconds = time.monotonic() - begun
+        self._console.note(f"{name}: built in {seconds:.1f} s")
+        return Result(name, "built", seconds, image)
+
+
+def _available_memory() -> int:
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 0

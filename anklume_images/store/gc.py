@@ -1,0 +1,111 @@
+"""Garbage collection: mark what channels, living commands and trees in use need; remove the rest.
+
+An image that a channel names keeps its files, its base image, and the inputs of both, so that it can be built again
+and checked without a network.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.store.images import Image, Images
+    from anklume_images.store.store import Store
+
+__all__ = ["GcReport", "collect", "reasons"]
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What was removed, one line each, and the bytes freed."""
+
+    removed: tuple[str, ...]
+    bytes: int
+
+
+def reasons(store: Store, images: Images, image: Image) -> list[str]:
+    """What keeps an image: channels, images made from it, running commands."""
+    found = [
+        f"channel {channel}"
+        for channel, version in images.channels(image.name, image.architecture).items()
+        if version == image.version
+    ]
+    own = {"name": image.name, "version": image.version}
+    children = [other for other in _kept(images) if other.base == own and other.architecture == image.architecture]
+    found += [f"base of {other.ref}" for other in children]
+    with store.guarded(exclusively=True):
+        if image.rootfs.sha256 in store.leased():
+            found.append("a running command")
+    return found
+
+
+def _kept(images: Images) -> list[Image]:
+    """Images that a channel names, and their bases."""
+    kept: dict[tuple[str, str, str], Image] = {}
+    for image in images:
+        if image.version in images.channels(image.name, image.architecture).values():
+            here: Image | None = image
+            while here:
+                kept[here.name, here.version, here.architecture] = here
+                base = here.base
+                here = images.get(base["name"], base["version"], here.architecture) if base else None
+    return list(kept.values())
+
+
+def collect(store: Store, images: Images, trees: set[str], *, dry_run: bool = False) -> GcReport:
+    """Remove what nothing needs; `trees` are the digests of the trees that the locks name."""
+    if not (store.home / "schema").exists():
+        return GcReport((), 0)
+    store.sweep()
+    with store.guarded(exclusively=True):
+        kept = _kept(images)
+        leased = store.leased()
+        needed = leased | {digest for image in kept for digest in _digests(images, image)}
+        digests = {digest[:32] for digest in trees | {image.toolchain for image in kept}}
+        removed: list[str] = []
+        freed = 0
+        for image in [image for image in images if image not in kept and image.rootfs.sha256 not in leased]:
+            removed.append(f"image {image.ref} ({image.architecture})")
+            if not dry_run:
+                images.remove(image)
+        for place in _trees(store.home / "trees"):
+            if place.name not in digests and place.name not in leased:
+                removed.append(f"tree {place.name}")
+                freed += sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
+                if not dry_run:
+                    shutil.rmtree(place)
+        for sha256 in [sha256 for sha256 in store.blobs if sha256 not in needed]:
+            removed.append(f"blob {sha256}")
+            freed += store.blobs.path(sha256).stat().st_size if dry_run else store.blobs.remove(sha256)
+        freed += _leftovers(store, removed, dry_run=dry_run)
+    return GcReport(tuple(removed), freed)
+
+
+def _digests(images: Images, image: Image) -> Iterator[str]:
+    yield image.metadata.sha256
+    yield image.rootfs.sha256
+    lock = images.document(image, "lock")
+    for kind in ("debs", "wheels", "files"):
+        yield from (entry["sha256"] for entry in lock[kind])
+
+
+def _trees(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (place for place in sorted(folder.iterdir()) if place.is_dir() and place.name[0] != ".")
+
+
+def _leftovers(store: Store, removed: list[str], *, dry_run: bool) -> int:
+    """Kept sandboxes of failed builds, half-unpacked trees, and downloads that nobody is writing."""
+    freed = 0
+    places = [*(store.home / "failed").glob("*"), *(store.home / "trees").glob(".*.new")]
+    for place in places:
+        removed.append(f"leftover {place.relative_to(store.home)}")
+        freed += sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
+        if not dry_run:
+            shutil.rmtree(place, ignore_errors=True)
+    return freed

@@ -1,0 +1,107 @@
+"""Private Incuses of both versions, started once each and shared by the tests that do not break them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher.trial.private import PrivateIncus
+from tests.rig.incus_images import make_image, make_rootfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anklume_images.incus import Incus
+    from anklume_images.ship.publish import ImageFiles
+
+VERSIONS = ("incus-6", "incus-7")
+
+
+@pytest.fixture(scope="session")
+def incus_tree() -> Callable[[str], Path]:
+    """The unpacked tree of `incus-6` or `incus-7`."""
+
+    def tree(name: str) -> Path:
+        variable = f"ANKLUME_TEST_TREE_{name[-1]}"
+        place = os.environ.get(variable)
+        if not place:
+            pytest.fail(f"{variable} names no unpacked tree of {name}", pytrace=False)
+        return Path(place)
+
+    return tree
+
+
+@pytest.fixture(scope="session")
+def disk() -> Iterator[Path]:
+    """A folder on a real disk, with a short path."""
+    with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def started(incus_tree: Callable[[str], Path], disk: Path) -> Iterator[Callable[[str], PrivateIncus]]:
+    """Starts a version at its first use; both have two simulated cards."""
+    running: dict[str, PrivateIncus] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str) -> PrivateIncus:
+            if name not in running:
+                home = disk / name
+                running[name] = stack.enter_context(PrivateIncus(tree=incus_tree(name), home=home, fake_gpus=2))
+            return running[name]
+
+        yield start
+
+
+@pytest.fixture(params=VERSIONS)
+def incus(request: pytest.FixtureRequest, started: Callable[[str], PrivateIncus]) -> PrivateIncus:
+    """A running private Incus, once of each version."""
+    return started(request.param)
+
+
+@pytest.fixture
+def client(incus: PrivateIncus) -> Iterator[Incus]:
+    """A connection to it; what the test made through it is removed afterwards."""
+    with incus.client() as connection:
+        before = {image["fingerprint"] for image in connection.get("images", recursion=1)}
+        yield connection
+        for instance in connection.get("instances", recursion=1):
+            if instance["status"] == "Running":
+                connection.stop(instance["name"], force=True)
+            connection.delete(instance["name"])
+        for image in connection.get("images", recursion=1):
+            if image["fingerprint"] not in before:
+                connection.delete_image(image["fingerprint"])
+
+
+@pytest.fixture(scope="session")
+def tiny_rootfs(started: Callable[[str], PrivateIncus], disk: Path) -> Path:
+    """A root file system of 1.5 MB that boots."""
+    return make_rootfs(started("incus-6"), disk / "tiny.squashfs")
+
+
+@pytest.fixture(scope="session")
+def large_rootfs(tiny_rootfs: Path, disk: Path) -> Path:
+    """The same with zeros behind it: 500 MiB to send, next to nothing on disk."""
+    large = disk / "large.squashfs"
+    large.write_bytes(tiny_rootfs.read_bytes())
+    os.truncate(large, 500 << 20)
+    return large
+
+
+@pytest.fixture
+def image(tiny_rootfs: Path, tmp_path: Path) -> ImageFiles:
+    """An image that no other test has."""
+    return make_image(tmp_path, tiny_rootfs, aliases=("tiny", "tiny/latest"), kind="test")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder of its own on disk for the state of Incuses that a test starts itself."""
+    with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:
+        yield Path(folder)
