@@ -67,7 +67,7 @@ def differing_paths(old: Path, new: Path, tree: Tree, scratch: Path) -> list[str
         steps=(
             *_listing("old", place),
             *_listing("new", place),
-            Step("compare", ("diff", "-rq", "--no-dereference", "/build/old", "/build/new"), output=str(place / "diff")),
+            Step("compare", ("diff", "-rq", "--no-dereference", "/build/old", "/build/new"), output=f"{place}/diff"),
         ),
         mounts=(
             Mount("/build", str(_made(place / "work")), writable=True),

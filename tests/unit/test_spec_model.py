@@ -36,9 +36,9 @@ inputs:
     - name: server
       archive: upstream
       path: {amd64: v1/server-amd64.tar, arm64: v1/server-arm64.tar}
-      sha256: {amd64: %s, arm64: %s}
+      sha256: {amd64: AMD, arm64: ARM}
       unpack: {to: /usr, exclude: ["lib/cuda_*"]}
-""" % ("a" * 64, "b" * 64)
+""".replace("AMD", "a" * 64).replace("ARM", "b" * 64)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_everything_that_a_spec_can_say(folder):
         architectures: [amd64]
         inputs:
           debian: {suites: [{archive: debian, suite: sid, components: [main, contrib], pin: 100}], packages: [nginx]}
-          python: {version: "3.11", requirements: requirements.txt, constraints: ["a<2"], overrides: ["b==1"], tools: [uv]}
+          python: {version: "3.11", requirements: requirements.txt, constraints: ["a<2"], overrides: [b], tools: [uv]}
         files: [{source: files/web.service, path: /etc/systemd/system/web.service, mode: "0600"}]
         templates: [{source: web.env.tpl, path: /etc/anklume/web.env, when: [create, copy, start]}]
         variables:
@@ -377,12 +377,8 @@ def test_request_of_release_files_is_per_architecture_and_knows_nothing_of_unpac
     unpacked = one(folder, CHILD + FILE.replace("to: /usr", "to: /opt"))
     arm = one(folder, CHILD + FILE.replace("b" * 64, "c" * 64))
     moved = one(folder, CHILD + FILE.replace("example.org", "example.net"))
-    for arch, other, same in (
-        ("amd64", unpacked, True),
-        ("amd64", arm, True),
-        ("arm64", arm, False),
-        ("amd64", moved, False),
-    ):
+    cases = [("amd64", unpacked, True), ("amd64", arm, True), ("arm64", arm, False), ("amd64", moved, False)]
+    for arch, other, same in cases:
         assert (request_of(spec, arch, None) == request_of(other, arch, None)) is same
 
 
