@@ -1,0 +1,44 @@
+# make images    build the default images (IMAGES="debian llama-server" chooses)
+# make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
+# make bench     figures, three runs each, to standard output
+# make unit      the tests that need neither root nor a network
+#
+# Each makes the Python environment it needs in .venv first; nothing else on the host is touched.
+
+PYTHON ?= python3
+IMAGES ?=
+ARGS ?=
+READY := .venv/.ready
+
+.PHONY: images test unit lint bench requirements clean
+.DELETE_ON_ERROR:
+
+images: $(READY)
+	@.venv/bin/anklume-images build --refresh-missing $(IMAGES) $(ARGS)
+
+test: $(READY) lint
+	@.venv/bin/pytest $(ARGS)
+
+unit: $(READY)
+	@.venv/bin/pytest tests/unit $(ARGS)
+
+lint: $(READY)
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/mypy --no-error-summary
+
+bench: $(READY)
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+$(READY): tests/requirements.txt pyproject.toml anklume_images/bootstrap.py
+	@echo "setting up .venv" >&2
+	@$(PYTHON) anklume_images/bootstrap.py .venv tests/requirements.txt
+	@touch $@
+
+# After changing dependencies in pyproject.toml: lock them again, for every platform, without naming an index.
+requirements: $(READY)
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-config --no-header --no-annotate --quiet --upgrade --output-file tests/requirements.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
