@@ -152,7 +152,7 @@ class Incus:
         end = None if timeout is None else time.monotonic() + timeout
         seen: dict[str, Any] = {}
         while True:
-            state = self.get(f"operations/{name}/wait", timeout=1 if progress or end else _WAIT_SECONDS)
+            state = self._look(name, 1 if progress or end else _WAIT_SECONDS)
             metadata = state.get("metadata") or {}
             if progress and metadata != seen:
                 progress(metadata)
@@ -164,6 +164,18 @@ class Incus:
         if state["status_code"] != 200:
             raise explain(state["err"] or state["status"], self.address)
         return dict(metadata)
+
+    def _look(self, operation: str, seconds: int) -> dict[str, Any]:
+        """The operation's state at its end, or after some seconds."""
+        try:
+            state: dict[str, Any] = self.get(f"operations/{operation}/wait", timeout=seconds)
+        except IncusError as error:
+            # 6.0 answers with an error both when the time is over and when the operation failed.
+            try:
+                state = self.get(f"operations/{operation}")
+            except IncusError:
+                raise error from None
+        return state
 
     def _node(self, path: str) -> Any:
         node = self._client.api

@@ -21,6 +21,7 @@ _HINTS = (
     ("no root device could be found", "the profile has no root disk: incus admin init, or name another profile"),
     ("invalid pci address", "incus info --resources lists the cards"),
     ("failed to detect requested gpu device", "no such card on this host: incus info --resources"),
+    ("command not found", "the image has no such program"),
     ("not authorized", "the client's certificate is restricted to other projects"),
 )
 

@@ -57,8 +57,8 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
 
 
 def version_of(recipe: dict[str, Any]) -> str:
-    """`<upstream version>-<first 12 hex of the recipe's hash>`, made of letters, digits and `.+~_-` only."""
-    upstream = re.sub(r"[^A-Za-z0-9.+~_-]", "_", recipe["upstream"])
+    """`<upstream version>-<first 12 hex of the recipe's hash>`, made of what Incus 7.0 allows in an alias."""
+    upstream = re.sub(r"[^A-Za-z0-9._-]", "-", recipe["upstream"])
     return f"{upstream}-{recipe_digest(recipe)[:12]}"
 
 

@@ -55,10 +55,26 @@ class PublishReport:
 def publish(
     files: ImageFiles, incus: Incus, progress: Callable[[int, int], None] | None = None, *, public: bool = False
 ) -> PublishReport:
-    """Bring an image, its properties and its aliases into a server's project.
+    """Bring an image, its properties and its aliases into a server's project; files are read only if it lacks them.
 
     `progress` gets bytes sent and their total. StoreError when the files are not what the fingerprint says.
     """
+    imported = False
+    if incus.image(files.fingerprint) is None:
+        _check(files)
+        imported = incus.import_image(
+            files.metadata,
+            files.rootfs,
+            fingerprint=files.fingerprint,
+            properties=files.properties,
+            public=public,
+            progress=progress,
+        )
+    changed = () if imported else _fix_properties(files, incus)
+    return PublishReport(files.fingerprint, imported, _fix_aliases(files, incus), changed)
+
+
+def _check(files: ImageFiles) -> None:
     found = fingerprint_of(files.metadata, files.rootfs)
     if found != files.fingerprint:
         raise StoreError(
@@ -66,16 +82,6 @@ def publish(
             where=str(files.rootfs),
             hint="build it again; anklume-images verify lists what else changed",
         )
-    imported = incus.import_image(
-        files.metadata,
-        files.rootfs,
-        fingerprint=files.fingerprint,
-        properties=files.properties,
-        public=public,
-        progress=progress,
-    )
-    changed = () if imported else _fix_properties(files, incus)
-    return PublishReport(files.fingerprint, imported, _fix_aliases(files, incus), changed)
 
 
 def fingerprint_of(metadata: Path, rootfs: Path) -> str:

@@ -161,7 +161,7 @@ class Images:
     def resolve(self, ref: str, architecture: str | None = None) -> Image:
         """The image that `name`, `name@channel` or `name@version` means; StoreError says what there is instead."""
         architecture = architecture or host_architecture()
-        match = re.fullmatch(r"([a-z0-9][a-z0-9-]*)(?:@([A-Za-z0-9][A-Za-z0-9.+~_-]*))?", ref)
+        match = re.fullmatch(r"([a-z0-9][a-z0-9-]*)(?:@([A-Za-z0-9][A-Za-z0-9._-]*))?", ref)
         if match is None:
             raise StoreError(f"not a reference: {ref!r}", hint="write name, name@channel or name@version")
         name, wanted = match.group(1), match.group(2) or LATEST

@@ -32,8 +32,9 @@ class _AskedToEndError(Exception):
 
 
 def main() -> None:
-    """Keep the private Incus whose folder is the only argument."""
+    """Keep the private Incus whose folder, and the descriptor that holds its lock, are the arguments."""
     home = Path(sys.argv[1])
+    os.set_inheritable(int(sys.argv[2]), False)  # for pid 1 too, but not for what that starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)

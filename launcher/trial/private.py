@@ -199,7 +199,7 @@ class PrivateIncus:
         )
         with (self.home / "incusd.log").open("ab") as log:
             keeper = subprocess.Popen(
-                [*_program(_KEEPER), str(self.home)],
+                [*_program(_KEEPER), str(self.home), str(self._lock)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -147,6 +147,15 @@ def test_interrupted_with_a_container_running(incus_tree: Callable[[str], Path],
     assert nothing_left(home)
 
 
+def test_killed_while_it_closes(incus_tree: Callable[[str], Path], home: Path, image: ImageFiles) -> None:
+    with hold(incus_tree("incus-6"), home, image) as process:
+        wait_for_word(process, "running")
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: "incusd" not in command_lines(home))
+        process.kill()
+    assert nothing_left(home)
+
+
 def test_next_start_sweeps_what_killed_caller_and_keeper_left(incus_tree: Callable[[str], Path], home: Path) -> None:
     with hold(incus_tree("incus-6"), home) as process:
         keeper = int(wait_for_word(process, "up")[1])

@@ -73,11 +73,21 @@ def test_command_that_does_not_end_is_given_up(client: Incus, image: ImageFiles)
         client.execute("c1", ["sleep", "600"], timeout=1)
 
 
-def test_unknown_command_is_exit_127(client: Incus, image: ImageFiles) -> None:
+def test_long_operation_is_waited_for(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
     client.create_instance("c1", fingerprint=image.fingerprint)
     client.start("c1")
-    assert client.execute("c1", ["no-such-command"]).code == 127
+    # Longer than one request for the operation's end.
+    assert client.execute("c1", ["sh", "-c", "sleep 7; echo done"]).stdout == b"done\n"
+
+
+def test_unknown_command_is_an_error(client: Incus, image: ImageFiles) -> None:
+    publish(image, client)
+    client.create_instance("c1", fingerprint=image.fingerprint)
+    client.start("c1")
+    with pytest.raises(IncusError, match="Command not found") as caught:
+        client.execute("c1", ["no-such-command"])
+    assert caught.value.hint
 
 
 def test_simulated_cards_are_listed(client: Incus) -> None:
@@ -128,6 +138,15 @@ def test_two_at_once_from_one_tree(incus_tree: Callable[[str], Path], home: Path
     assert nothing_left(home)
 
 
+def test_daemon_holds_nothing_of_the_host_open(incus: PrivateIncus) -> None:
+    assert incus.home is not None
+    children = Path(f"/proc/{incus.pid}/task/{incus.pid}/children").read_text().split()
+    daemon = next(pid for pid in children if b"incusd" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    held = {os.readlink(entry) for entry in Path(f"/proc/{daemon}/fd").iterdir()}
+    assert "/srv/trial/incusd.log" in held
+    assert not [path for path in held if str(incus.home) in path or path == "/srv/trial"]
+
+
 def test_tree_is_not_written_to(incus_tree: Callable[[str], Path], home: Path) -> None:
     tree = incus_tree("incus-6")
 
@@ -156,9 +175,9 @@ def test_plain_directories_on_demand(incus_tree: Callable[[str], Path], home: Pa
 
 
 def test_full_pool_says_so(incus_tree: Callable[[str], Path], home: Path, image: ImageFiles) -> None:
-    fill = "cd /tmp; mkdir big; seq 1 60000000 > big/numbers; mksquashfs big /srv/trial/big.squashfs -quiet -comp zstd"
+    fill = "mkdir big; yes | head -c 400M > big/file; mksquashfs big /srv/trial/big.squashfs -quiet -comp zstd"
     with PrivateIncus(tree=incus_tree("incus-6"), home=home, storage="btrfs", pool_size=300 << 20) as incus:
-        incus.run(["sh", "-c", fill], check=True, stdout=subprocess.DEVNULL)
+        incus.run(["sh", "-c", f"cd /tmp; {fill}"], check=True, stdout=subprocess.DEVNULL)
         assert incus.home is not None
         large = make_image(incus.home, incus.home / "big.squashfs")
         with incus.client() as client:

@@ -171,8 +171,8 @@ def test_over_https_an_unknown_client_is_refused(
     assert "does not know this client's certificate" in report["error"]
 
 
-def test_private_address_is_not_reachable_from_the_host(endpoint: Endpoint, image: ImageFiles) -> None:
-    # The host may have a route to anywhere; a network of the test's own has none.
+def test_unreachable_address_is_told(endpoint: Endpoint, image: ImageFiles) -> None:
+    # From a network without routes.
     argv = [sys.executable, "-m", "tests.rig.incus_publish", argument(image, over_https(endpoint))]
     answer = subprocess.run(["unshare", "--net", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "no answer" in json.loads(answer.stdout)["error"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import random
@@ -17,7 +19,8 @@ from anklume_images.errors import FetchError, StoreError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
-from anklume_images.inputs.transport import Attempt, backoff, redact, retry_after
+from anklume_images.inputs.partial import open_partial
+from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, redact, retry_after
 from anklume_images.store.blobs import Blobs
 from tests.rig.faulty_mirror import Fault, FaultyMirror, Zeros
 
@@ -161,7 +164,7 @@ def test_no_more_connections_than_allowed_and_all_of_them_used(mirror, blobs):
     together = threading.Thread(target=fetch, args=(files, blobs, sources(mirror)), kwargs={"connections": 3})
     together.start()
     while mirror.most_at_once < 3:
-        mirror.holding.wait()
+        assert mirror.holding.wait(30)
     mirror.release.set()
     together.join()
     assert mirror.most_at_once == 3
@@ -632,7 +635,7 @@ def test_after_a_kill_at_any_point_the_next_run_resumes(mirror, blobs, point):
     mirror.fault(PATH, Fault(hold=point))
     part = blobs.partial / f"{FILE.sha256}.part"
     with child(blobs, mirror) as process:
-        mirror.holding.wait()
+        assert mirror.holding.wait(30)
         while point > 0 and not (part.exists() and part.stat().st_size == point):
             assert process.poll() is None
         process.kill()
@@ -651,7 +654,7 @@ def test_interrupted_it_ends_and_keeps_what_came(mirror, blobs, point):
     mirror.fault(PATH, Fault(hold=point))
     part = blobs.partial / f"{FILE.sha256}.part"
     with child(blobs, mirror) as process:
-        mirror.holding.wait()
+        assert mirror.holding.wait(30)
         while point > 0 and not (part.exists() and part.stat().st_size == point):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -668,10 +671,10 @@ def test_two_processes_fetch_a_file_once(mirror, blobs):
     log = Log()
     reports: list[FetchReport] = []
     with child(blobs, mirror) as process:
-        mirror.holding.wait()
+        assert mirror.holding.wait(30)
         second = threading.Thread(target=lambda: reports.append(get(FILE, blobs, mirror, progress=log)))
         second.start()
-        log.noted.wait()
+        assert log.noted.wait(30)
         mirror.release.set()
         second.join()
         out, _ = process.communicate()
@@ -689,17 +692,55 @@ def test_when_the_first_process_dies_the_second_goes_on_from_there(mirror, blobs
     log = Log()
     reports: list[FetchReport] = []
     with child(blobs, mirror) as process:
-        mirror.holding.wait()
+        assert mirror.holding.wait(30)
         while not (part.exists() and part.stat().st_size == 1_000_000):
             assert process.poll() is None
         second = threading.Thread(target=lambda: reports.append(get(FILE, blobs, mirror, progress=log)))
         second.start()
-        log.noted.wait()
+        assert log.noted.wait(30)
         process.kill()
         process.communicate()
         second.join()
     assert reports == [FetchReport(present=0, fetched=1, bytes=len(DATA) - 1_000_000)]
     assert blobs.verify(FILE.sha256)
+
+
+def test_a_partial_file_renamed_before_it_was_locked_is_opened_anew(blobs, monkeypatch):
+    leave(blobs, DATA[:10])
+    path = blobs.partial / f"{FILE.sha256}.part"
+    real = fcntl.flock
+
+    def just_too_late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        path.rename(path.with_name("finished"))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", just_too_late)
+    with open_partial(blobs, FILE.sha256, FILE.size, advance=lambda _: None, wait=lambda _: None) as part:
+        part.append(b"new")
+    assert path.read_bytes() == b"new"
+    assert path.with_name("finished").read_bytes() == DATA[:10]
+
+
+def test_stopping_ends_a_read_that_waits(mirror):
+    url = mirror.serve(PATH, DATA)
+    mirror.fault(PATH, Fault(hold=1000))
+    transport = Transport(timeout=(5, 600))
+    ended: list[str] = []
+
+    def read() -> None:
+        with contextlib.suppress(Stopped), transport.get(url) as response:
+            while response.raw.read1(100):
+                pass
+        transport.close()
+        ended.append("stopped")
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert mirror.holding.wait(30)
+    transport.stop()
+    thread.join(30)
+    assert ended == ["stopped"]
 
 
 MEASURE = (
