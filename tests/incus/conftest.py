@@ -23,20 +23,6 @@ VERSIONS = ("incus-6", "incus-7")
 
 
 @pytest.fixture(scope="session")
-def incus_tree() -> Callable[[str], Path]:
-    """The unpacked tree of `incus-6` or `incus-7`."""
-
-    def tree(name: str) -> Path:
-        variable = f"ANKLUME_TEST_TREE_{name[-1]}"
-        place = os.environ.get(variable)
-        if not place:
-            pytest.fail(f"{variable} names no unpacked tree of {name}", pytrace=False)
-        return Path(place)
-
-    return tree
-
-
-@pytest.fixture(scope="session")
 def disk() -> Iterator[Path]:
     """A folder on a real disk, with a short path."""
     with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:

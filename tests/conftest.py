@@ -1,0 +1,118 @@
+"""What all tests share: one store of real inputs, trees and images, and the rule that a skipped test is a failure.
+
+The store (`ANKLUME_TEST_STORE`, else a folder in the user's cache) outlives a run: what is in it is named by its
+hash, so a second run finds what the first one made. A test that damages things takes a store of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import pytest
+
+from anklume_images.console import Console
+from anklume_images.pipeline import Options, Pipeline
+from anklume_images.settings import load_settings
+from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.store.images import host_architecture
+from anklume_images.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anklume_images.build.trees import Tree
+
+NEED_ROOT = ("tests/build", "tests/incus", "tests/e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0 and sys.platform == "linux":
+        return
+    for item in items:
+        if any(part in str(item.path) for part in NEED_ROOT):
+            pytest.exit(
+                "these tests build images and start a private Incus in namespaces of their own: they need Linux and "
+                "root. As an ordinary user: make unit",
+                returncode=2,
+            )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests were skipped, which counts as a failure", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus == 0 and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = 1
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs `anklume-images` as a process of its own, upon one store."""
+
+    store: Path
+
+    def __call__(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "anklume_images", "--store", str(self.store), *arguments]
+        result = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+        assert "Traceback" not in result.stderr, result.stderr
+        if check:
+            assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    def json(self, *arguments: str, **options: Any) -> Any:
+        return json.loads(self(*arguments, "--json", **options).stdout)
+
+
+@pytest.fixture(scope="session")
+def test_store() -> Path:
+    """The folder of the store that all tests share."""
+    named = os.environ.get("ANKLUME_TEST_STORE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("anklume-tests")) / "store"
+
+
+@pytest.fixture(scope="session")
+def anklume(test_store: Path) -> Cli:
+    """The command, upon the shared store."""
+    return Cli(test_store)
+
+
+@pytest.fixture(scope="session")
+def pipeline(test_store: Path) -> Pipeline:
+    """The pipeline, upon the shared store and the committed locks."""
+    options = Options(host_architecture(), jobs=2, refresh_missing=True)
+    return Pipeline(Store(test_store), Catalog.load([builtin_specs()]), load_settings(), options, Console())
+
+
+@pytest.fixture(scope="session")
+def toolchain(pipeline: Pipeline) -> Tree:
+    """The unpacked toolchain."""
+    return pipeline.toolchain()
+
+
+@pytest.fixture(scope="session")
+def incus_tree(pipeline: Pipeline) -> Callable[[str], Path]:
+    """The root of the unpacked tree `incus-6` or `incus-7`."""
+    return lambda name: pipeline.tree(name).root
+
+
+@pytest.fixture(scope="session")
+def built(pipeline: Pipeline) -> Callable[[str], Any]:
+    """An image of the shared store, built when it is not there."""
+
+    def build(name: str) -> Any:
+        (result,) = [result for result in pipeline.build([name]) if result.name == name]
+        assert result.image is not None, result.error
+        return result.image
+
+    return build
