@@ -28,13 +28,7 @@ def main(arguments: list[str]) -> int:
     folder, requirements = Path(arguments[0]).absolute(), Path(arguments[1]).absolute()
     project = Path(__file__).resolve().parent.parent
     try:
-        if sys.version_info < OLDEST:
-            raise BootstrapError(
-                f"Python {sys.version_info[0]}.{sys.version_info[1]} is too old: 3.11 or newer is needed. "
-                "Name another with `make PYTHON=python3.13 …`"
-            )
-        if sys.platform != "linux":
-            raise BootstrapError(f"this is {sys.platform}: images are built with Linux' namespaces, on Linux only")
+        _check_host()
         venv.create(folder, with_pip=False, clear=True, symlinks=True)
         python = folder / "bin" / "python"
         with tempfile.TemporaryDirectory() as scratch:
@@ -45,6 +39,16 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def _check_host() -> None:
+    if sys.platform != "linux":
+        raise BootstrapError(f"this is {sys.platform}: images are built with Linux' namespaces, on Linux only")
+    if sys.version_info < OLDEST:
+        raise BootstrapError(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} is too old: 3.11 or newer is needed. "
+            "Name another with `make PYTHON=python3.13 …`"
+        )
 
 
 def _pip(scratch: Path) -> list[str]:
@@ -72,7 +76,8 @@ def _pip_of_debian(scratch: Path) -> list[Path]:
         _run(["dpkg-deb", "--extract", str(deb), str(scratch / "pip")])
     except (OSError, ValueError) as error:
         raise BootstrapError(
-            f"this Python has no pip, and Debian's package of it could not be had ({error}). Install pip or python3-venv"
+            f"this Python has no pip, and Debian's package of it could not be had ({error}). "
+            "Install pip or python3-venv"
         ) from None
     return sorted((scratch / "pip/usr/share/python-wheels").glob("pip-*.whl"))
 

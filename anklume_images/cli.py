@@ -67,7 +67,7 @@ class Session:
 
         settings = load_settings(os.environ)
         jobs = options.pop("jobs", None) or settings.jobs or os.cpu_count() or 1
-        chosen = Options(self.arch(), jobs=jobs, **options)
+        chosen = Options(options.pop("architecture", None) or self.arch(), jobs=jobs, **options)
         return Pipeline(self.store(), self.catalog(), settings, chosen, self.console)
 
 
@@ -219,28 +219,40 @@ def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, 
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     from anklume_images.build.sandbox import require_root
     from anklume_images.build.trees import tree_names
-    from anklume_images.errors import LockError
-    from anklume_images.locking import TOOLCHAIN
+    from anklume_images.console import human_size
+    from anklume_images.locking import TOOLCHAIN, is_tree
+    from anklume_images.specs.model import ARCHITECTURES
 
     require_root("locking")
-    pipeline = session.pipeline(allow_expired=allow_expired)
-    trees = [TOOLCHAIN, *(name for name in tree_names() if name != TOOLCHAIN)]
-    chosen = pipeline.lineage(names or (*trees, *pipeline.catalog.names())) if not names else list(names)
     done = []
-    for name in chosen:
-        if missing:
-            try:
-                pipeline.locks.get(name)
-            except LockError:
-                pass
-            else:
+    for architecture in [session.architecture] if session.architecture else ARCHITECTURES:
+        pipeline = session.pipeline(architecture=architecture, allow_expired=allow_expired)
+        trees = [TOOLCHAIN, *(name for name in tree_names() if name != TOOLCHAIN)]
+        for name in names or pipeline.lineage((*trees, *pipeline.catalog.names())):
+            if not is_tree(name) and architecture not in pipeline.catalog.get(name).architectures:
                 continue
-        changed = pipeline.lock(name)
-        entries = list(pipeline.locks.get(name))
-        done.append({"name": name, "changed": changed, "inputs": len(entries), "bytes": sum(e.size for e in entries)})
-        session.console.note(f"{name}: {'locked' if changed else 'unchanged'}, {len(entries)} inputs")
+            if missing and _is_locked(pipeline, name):
+                continue
+            changed = pipeline.lock(name)
+            entries = list(pipeline.locks.get(name))
+            size = sum(entry.size or 0 for entry in entries)
+            done.append(
+                {"name": name, "architecture": architecture, "changed": changed, "inputs": len(entries), "bytes": size}
+            )
+            state = "locked" if changed else "unchanged"
+            session.console.note(f"{name} ({architecture}): {state}, {len(entries)} inputs, {human_size(size)}")
     if as_json:
         session.console.json({"locks": done})
+
+
+def _is_locked(pipeline: Pipeline, name: str) -> bool:
+    from anklume_images.errors import LockError
+
+    try:
+        pipeline.locks.get(name)
+    except LockError:
+        return False
+    return True
 
 
 @cli.command()

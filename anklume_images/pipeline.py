@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.build.builder import build_image, prepare
 from anklume_images.build.trees import Tree, ensure_tree, tree_digest
-from anklume_images.errors import AnklumeError, FetchError, LockError
+from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
-from anklume_images.store.images import LATEST, Images
+from anklume_images.store.images import LATEST, Images, host_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,6 +65,7 @@ class Pipeline:
         self._console = console
         self.locks = Locks(store, catalog, options.architecture, allow_expired=options.allow_expired)
         self._prepared: dict[str, Prepared] = {}
+        self._foreign = options.architecture != host_architecture()
 
     # -- sources and locks
 
@@ -92,7 +93,8 @@ class Pipeline:
         return self.locks.save(lock)
 
     def _resolve(self, name: str) -> Lock:
-        toolchain = self._old_toolchain() if name == TOOLCHAIN else self.toolchain().root
+        relocking = name == TOOLCHAIN and not self._foreign
+        toolchain = self._old_toolchain() if relocking else self.toolchain().root
         with self.store.scratch(f"lock-{name}") as scratch:
             return self.locks.resolve(name, self.sources([name]), scratch, toolchain)
 
@@ -189,8 +191,11 @@ class Pipeline:
         return ensure_tree(lock, self.store.blobs, self.store.home)
 
     def toolchain(self) -> Tree:
-        """The tree in which builds and locks run."""
-        return self.tree(TOOLCHAIN)
+        """The tree in which builds and locks run: this machine's, whatever architecture they are for."""
+        if not self._foreign:
+            return self.tree(TOOLCHAIN)
+        options = replace(self.options, architecture=host_architecture())
+        return Pipeline(self.store, self.catalog, self._settings, options, self._console).toolchain()
 
     # -- building
 
@@ -240,12 +245,20 @@ class Pipeline:
         return Result(name, "present" if image else "failed", image=image)
 
     def _build_missing(self, todo: list[str], results: dict[str, Result]) -> None:
-        from anklume_images.build.sandbox import require_root
+        from anklume_images.build.sandbox import end_all, require_root
 
         require_root("building an image")
+        if self._foreign:
+            raise HostError(
+                f"this is {host_architecture()}: images for {self.options.architecture} are built on such a machine",
+                hint="lock, fetch and render work here for every architecture",
+            )
         self.store.sweep()
         tree = self.toolchain()
-        self._prepared.clear()  # a refreshed toolchain makes other recipes
+        for name in todo:
+            if results[name].error is None:
+                results[name] = self._fetched(name)
+        self._prepared.clear()  # refreshed locks make other recipes
         memory = _available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
         done = {name: threading.Event() for name in todo}
 
@@ -257,8 +270,21 @@ class Pipeline:
 
         # `todo` has bases first, so a thread never waits for an image that no thread has begun.
         with ThreadPoolExecutor(max_workers=max(1, self.options.jobs)) as pool:
-            for future in [pool.submit(one, name) for name in todo if results[name].error is None]:
-                future.result()
+            futures = [pool.submit(one, name) for name in todo if results[name].error is None]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # an interrupt above all: the sandboxes end, then the threads that wait for them
+                pool.shutdown(wait=False, cancel_futures=True)
+                end_all()
+                raise
+
+    def _fetched(self, name: str) -> Result:
+        try:
+            self._fetch_one(name)
+        except AnklumeError as error:
+            return Result(name, "failed", error=error)
+        return Result(name, "failed")
 
     def _build_one(
         self, name: str, results: dict[str, Result], done: dict[str, threading.Event], tree: Tree, memory: int
@@ -270,7 +296,6 @@ class Pipeline:
             return Result(name, "failed", error=AnklumeError(f"{name}: its base {base} was not built"))
         begun = time.monotonic()
         try:
-            self._fetch_one(name)
             prepared = self.prepare(name)
             self._console.note(f"{name}: building {prepared.version}")
             image = build_image(prepared, self.images, self.store, tree, memory)

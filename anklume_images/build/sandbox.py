@@ -17,7 +17,7 @@ from typing import Any
 
 from anklume_images.errors import HostError
 
-__all__ = ["Job", "Mount", "Outcome", "Step", "Surroundings", "require_root", "run_job"]
+__all__ = ["Job", "Mount", "Outcome", "Step", "Surroundings", "end_all", "require_root", "run_job"]
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
@@ -97,6 +97,15 @@ class Outcome:
         return self.rc == 0 and not self.refused and self.error is None
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """Kill every sandbox that this process runs, from whichever thread; their jobs end as failed."""
+    for process in list(_running):
+        process.kill()
+
+
 def require_root(what: str) -> None:
     """HostError unless this process may make namespaces and device nodes."""
     if os.geteuid() != 0:
@@ -123,6 +132,7 @@ def run_job(job: Job) -> Outcome:
         start_new_session=not any(step.terminal for step in job.steps),
     )
     os.close(write_end)
+    _running.add(process)
     document = asdict(job) | {"parent": os.getpid(), "answer_fd": write_end}
     try:
         with process, os.fdopen(read_end) as answer:
@@ -136,6 +146,8 @@ def run_job(job: Job) -> Outcome:
         process.kill()
         process.wait()
         raise
+    finally:
+        _running.discard(process)
     return _outcome(text, Path(job.log))
 
 

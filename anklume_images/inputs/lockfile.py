@@ -117,7 +117,7 @@ class Lock:
         return hashlib.sha256(canonical(asdict(self))).hexdigest()
 
     def content(self) -> str:
-        """The sha256 of what the lock puts into an image; a lock of the same packages from newer indexes has the same."""
+        """The sha256 of what the lock puts into an image, whatever indexes it was resolved from."""
         document = [self.name, self.architecture, self.upstream, self.base, sorted(entry.sha256 for entry in self)]
         return hashlib.sha256(canonical(document)).hexdigest()
 

@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from packaging.tags import Tag
 
-    from anklume_images.specs.model import Spec
+    from anklume_images.specs.model import PythonInputs, Spec
 
 __all__ = ["lock_wheels", "platform_tags"]
 
@@ -72,11 +72,18 @@ def lock_wheels(
         return ()
     version, machine = spec.python.version, _MACHINES[arch]
     where = f"{spec.spec_file} ({arch})"
-    document = _compile(spec, machine, [*_places(indexes, find_links)], cache, where)
+    places = [*_places(indexes, find_links)]
+    packages = _compile(spec.python, spec, machine, places, cache, where).get("packages", [])
     tags = platform_tags(version, arch, spec.release)
-    chosen = [_choose(package, tags, where) for package in document.get("packages", [])]
+    chosen = [_choose(package, tags, where) for package in packages]
     with ThreadPoolExecutor(max_workers=8) as pool:
         wheels = list(pool.map(lambda candidate: _checked(candidate, version, indexes, where), chosen))
+    if spec.python.tools:
+        # The same versions without the tools: what is missing then is there for them only.
+        pins = tuple(f"{package['name']}=={package['version']}" for package in packages)
+        alone = spec.python.model_copy(update={"tools": (), "constraints": (*spec.python.constraints, *pins)})
+        kept = {package["name"] for package in _compile(alone, spec, machine, places, cache, where)["packages"]}
+        wheels = [replace(wheel, tool=wheel.package not in kept) for wheel in wheels]
     return tuple(sorted(wheels, key=lambda wheel: wheel.package))
 
 
@@ -103,20 +110,27 @@ def _glibc(release: str | None) -> int:
     return _GLIBC.get(release or "", min(_GLIBC.values()))
 
 
-def _compile(spec: Spec, machine: str, places: list[str], cache: Path | None, where: str) -> dict[str, Any]:
+def _compile(
+    python: PythonInputs, spec: Spec, machine: str, places: list[str], cache: Path | None, where: str
+) -> dict[str, Any]:
     """Run `uv pip compile` and return the pylock.toml (PEP 751) it prints."""
     import uv
 
-    python = spec.python
-    if python is None:
-        raise ValueError("no Python inputs")
     with tempfile.TemporaryDirectory(prefix="anklume-wheels-") as scratch:
         folder = Path(scratch)
-        wanted = [*python.requires, *python.tools]
+        wanted = [*python.requires, *python.without_dependencies, *python.tools]
         if python.requirements is not None:
             wanted.insert(0, spec.contents[python.requirements])
-        command = [uv.find_uv_bin(), "pip", "compile", "--no-config", "--format", "pylock.toml", "--no-header"]
-        command += ["--no-annotate", "--only-binary", ":all:", "--quiet", "--no-python-downloads", "--system-certs"]
+        command = [uv.find_uv_bin(), "pip", "compile", *_configuration(python, folder), "--format", "pylock.toml"]
+        command += [
+            "--no-header",
+            "--no-annotate",
+            "--only-binary",
+            ":all:",
+            "--quiet",
+            "--no-python-downloads",
+            "--system-certs",
+        ]
         command += ["--python", sys.executable, "--python-version", python.version]
         glibc = min(_glibc(spec.release), _UV_NEWEST_GLIBC)
         command += ["--python-platform", f"{machine}-manylinux_2_{glibc}"]
@@ -137,6 +151,15 @@ def _compile(spec: Spec, machine: str, places: list[str], cache: Path | None, wh
             hint="change inputs.python (requires, constraints, overrides), or its Python",
         )
     return tomllib.loads(done.stdout.decode())
+
+
+def _configuration(python: PythonInputs, folder: Path) -> tuple[str, ...]:
+    """Neither the host's configuration nor the user's; only that some packages have no requirements of their own."""
+    if not python.without_dependencies:
+        return ("--no-config",)
+    names = [re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0] for line in python.without_dependencies]
+    tables = [f'[[dependency-metadata]]\nname = "{name}"\nrequires-dist = []' for name in names]
+    return ("--config-file", _write(folder / "uv.toml", tables))
 
 
 def _places(indexes: Sequence[str], find_links: Sequence[str]) -> Iterator[str]:

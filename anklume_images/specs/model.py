@@ -143,11 +143,15 @@ class DebianInputs(_Part):
 
 
 class PythonInputs(_Part):
-    """Wheels: what to install, and for which Python; `tools` are there while building only."""
+    """Wheels: what to install, and for which Python; `tools` are there while building only.
+
+    What `without_dependencies` names is installed itself, and nothing that it requires.
+    """
 
     version: Annotated[str, Field(pattern=r"^3\.[0-9]{1,2}$")]
     requires: tuple[Line, ...] = ()
     requirements: FolderPath | None = None
+    without_dependencies: tuple[Line, ...] = ()
     constraints: tuple[Line, ...] = ()
     overrides: tuple[Line, ...] = ()
     tools: tuple[Line, ...] = ()
