@@ -14,7 +14,7 @@ from anklume_images.errors import LockError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["TreeApt"]
+__all__ = ["TreeApt", "sandbox_network"]
 
 _KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -49,7 +49,7 @@ class TreeApt:
                 sealed=False,
                 steps=(Step(argv[0], (*argv, "-oAcquire::https::CAInfo=/scratch/ca.crt"), output=str(place / "out")),),
                 mounts=(Mount(self.mounted, str(self.scratch), writable=True),),
-                files={path: _text(path) for path in ("/etc/resolv.conf", "/etc/hosts")},
+                files=sandbox_network(),
                 env=ENVIRONMENT
                 | {"APT_CONFIG": config}
                 | {name: os.environ[name] for name in _PASSED_ON if name in os.environ},
@@ -60,6 +60,11 @@ class TreeApt:
             return subprocess.CompletedProcess(
                 list(argv), outcome.rc, (place / "out").read_text(), (place / "log").read_text()
             )
+
+
+def sandbox_network() -> dict[str, str]:
+    """The files that a sandbox which is not sealed needs to find hosts by name, as this host has them."""
+    return {path: _text(path) for path in ("/etc/resolv.conf", "/etc/hosts")}
 
 
 def _text(path: str) -> str:
