@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
     from anklume_images.inputs.lockfile import Lock
 
-__all__ = ["differences", "make_recipe", "recipe_digest", "version_of"]
+__all__ = ["COMPRESSION", "differences", "make_recipe", "recipe_digest", "version_of"]
 
 SCHEMA = 1
 PACKER = 1  # raise it when the same inputs are packed to other bytes than before
+# Measured on the debian image, two CPUs: level 15 takes 8.5 s for 62.6 MB, level 12 2.4 s for 62.9 MB.
+COMPRESSION = "zstd-12"
 
 
 def make_recipe(
@@ -39,6 +41,7 @@ def make_recipe(
     return {
         "schema": SCHEMA,
         "packer": PACKER,
+        "compression": COMPRESSION,
         "name": lock.name,
         "upstream": lock.upstream,
         "architecture": lock.architecture,
@@ -83,9 +86,9 @@ def _inputs(old: list[list[str]], new: list[list[str]]) -> Iterator[str]:
 
 
 def _documents(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    for key in ("schema", "packer", "upstream", "epoch"):
-        if old[key] != new[key]:
-            yield f"{key}: {old[key]} → {new[key]}"
+    for key in ("schema", "packer", "compression", "upstream", "epoch"):
+        if old.get(key) != new.get(key):
+            yield f"{key}: {old.get(key)} → {new.get(key)}"
     for key in ("toolchain", "base"):
         if old[key] != new[key]:
             yield f"{key}: {(old[key] or 'none')[:12]} → {(new[key] or 'none')[:12]}"

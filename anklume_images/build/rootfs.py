@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.build.recipe import COMPRESSION
 from anklume_images.build.sandbox import ENVIRONMENT, Job, Mount, Step, Surroundings, run_job
 from anklume_images.errors import BuildError
 from anklume_images.inputs.debian import parse_stanza
@@ -15,13 +16,13 @@ from anklume_images.inputs.debian import parse_stanza
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.build.sandbox import Outcome
+    from anklume_images.build.recipe import COMPRESSION
+from anklume_images.build.sandbox import Outcome
     from anklume_images.inputs.lockfile import Deb, Lock
     from anklume_images.store.blobs import Blobs
 
 __all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory_needed", "mirror_entries"]
 
-COMPRESSION = "zstd-15"
 _SQUASHFS_MAGIC = b"hsqs"
 
 

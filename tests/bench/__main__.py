@@ -21,7 +21,7 @@ import platformdirs
 
 from anklume_images.build.apt import sandbox_network
 from anklume_images.build.builder import built_files, plan_of
-from anklume_images.build.rootfs import COMPRESSION
+from anklume_images.build.recipe import COMPRESSION
 from anklume_images.build.sandbox import Job, Mount, Step, Surroundings, run_job
 from anklume_images.console import Console
 from anklume_images.inputs.fetch import fetch
