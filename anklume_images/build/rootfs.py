@@ -16,8 +16,7 @@ from anklume_images.inputs.debian import parse_stanza
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.build.recipe import COMPRESSION
-from anklume_images.build.sandbox import Outcome
+    from anklume_images.build.sandbox import Outcome
     from anklume_images.inputs.lockfile import Deb, Lock
     from anklume_images.store.blobs import Blobs
 
