@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from anklume_images.store.images import Image, Package, StoredFile
 from anklume_images.store.sbom import make_sbom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.specs.model import Spec
     from anklume_images.store.images import Images
-    from anklume_images.store.store import Store
+    from anklume_images.store.store import Lease, Store
 
 __all__ = ["Built", "Prepared", "build_image", "built_files", "prepare"]
 
@@ -105,7 +106,7 @@ def plan_of(prepared: Prepared, images: Images, store: Store, memory: int) -> Pl
         if image is None or not store.blobs.verify(image.rootfs.sha256):
             raise StoreError(
                 f"the base {prepared.base.name}@{prepared.base.version} is not in the store, or damaged",
-                hint=f"anklume-images build {prepared.base.name}",
+                hint=f"anklume-images verify --repair; anklume-images build {prepared.base.name}",
             )
         base = store.blobs.path(image.rootfs.sha256)
     digests = {file.name: file.sha256 for file in prepared.lock.files}
@@ -145,19 +146,31 @@ def built_files(
     return Built(metadata, rootfs.squashfs, rootfs.status, rootfs.listing)
 
 
-def build_image(prepared: Prepared, images: Images, store: Store, tree: Tree, memory: int) -> Image:
-    """Build an image and add it to the store, unless it is there; one process builds a recipe, others wait for it."""
-    folder = store.home / "building"
-    folder.mkdir(exist_ok=True)
-    with (folder / prepared.digest).open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        found = images.get(prepared.name, prepared.version, prepared.architecture)
+def build_image(
+    prepared: Prepared,
+    images: Images,
+    store: Store,
+    tree: Tree,
+    memory: int,
+    lease: Lease,
+    wait: Callable[[], None],
+) -> Image:
+    """Build an image and add it to the store, unless it is there; one process builds a recipe, others wait for it.
+
+    `lease` keeps what the build needs and what comes of it; `wait` is called between two looks at the lock that
+    another process holds, and may raise.
+    """
+    with _only_one(store.home / "building" / prepared.digest, wait):
+        kept = f"failed/{prepared.name}"
+        lease.add([kept, *(entry.sha256 for link in prepared.lineage() for entry in link.lock)])
+        found = images.present(prepared.name, prepared.version, prepared.architecture)
         if found:
-            return found
+            lease.add([found.metadata.sha256, found.rootfs.sha256])
+            if images.present(prepared.name, prepared.version, prepared.architecture):  # gc came no earlier
+                return found
         log = _log_path(store, prepared.name)
-        keep = _fresh(store.home / "failed" / prepared.name)
-        with store.lease() as lease, store.scratch(prepared.name) as scratch:
-            lease.add(entry.sha256 for link in prepared.lineage() for entry in link.lock)
+        keep = _fresh(store.home / kept)
+        with store.scratch(prepared.name) as scratch:
             plan = plan_of(prepared, images, store, memory)
             built = built_files(prepared, plan, tree, store, scratch, log, Surroundings(), keep)
             image = _image(prepared, built, tree)
@@ -171,15 +184,33 @@ def build_image(prepared: Prepared, images: Images, store: Store, tree: Tree, me
                 "sbom.cdx.json": make_sbom(image, inputs, prepared.architecture),
             }
             images.add(image, documents)
-        keep.rmdir()
+        with contextlib.suppress(OSError):  # another recipe of that name may have failed meanwhile
+            keep.rmdir()
         return image
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock at `path`; gc removes such a file when nobody holds it."""
+    path.parent.mkdir(exist_ok=True)
+    while True:
+        with path.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait()
+                continue
+            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
+                continue
+            yield
+            return
 
 
 def _fresh(folder: Path) -> Path:
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
