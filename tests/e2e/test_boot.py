@@ -53,8 +53,7 @@ def test_image_boots_and_no_unit_fails(
             healthy = until_healthy(client, f"boot-{name}", image.spec["healthcheck"])
             assert healthy.code == 0, healthy
         running = {"command": ["systemctl", "is-system-running"], "timeout": 60}
-        assert until_healthy(client, f"boot-{name}", running).stdout == b"running
-"
+        assert until_healthy(client, f"boot-{name}", running).stdout == b"running\n"
         assert client.execute(f"boot-{name}", ["systemctl", "--failed", "--no-legend"]).stdout == b""
         assert client.execute(f"boot-{name}", ["hostname"]).stdout == f"boot-{name}\n".encode()
         assert client.execute(f"boot-{name}", ["resolvectl", "query", f"boot-{name}.incus"]).code == 0
