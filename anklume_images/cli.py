@@ -6,10 +6,11 @@ Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -71,20 +72,20 @@ class Session:
         return Pipeline(self.store(), self.catalog(), settings, chosen, self.console)
 
 
-def _complete_images(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    from anklume_images.specs.catalog import Catalog, builtin_specs
-
-    return [name for name in Catalog.load([builtin_specs()]).names() if name.startswith(incomplete)]
+def _complete_images(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in _asked(context).catalog().names() if name.startswith(incomplete)]
 
 
-def _complete_refs(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    from anklume_images.settings import store_home
-    from anklume_images.store.images import Images
-    from anklume_images.store.store import Store
-
-    images = list(Images(Store(store_home(os.environ))))
+def _complete_refs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    images = list(_asked(context).images())
     names = {image.name for image in images} | {image.ref for image in images}
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _asked(context: click.Context) -> Session:
+    """What the options before the verb say so far, on a command line that is yet to be completed."""
+    given = context.find_root().params
+    return Session(given.get("specs") or (), given.get("home"), given.get("arch"), Console())
 
 
 _NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_images)
@@ -100,15 +101,27 @@ _OFFLINE = click.option("--offline", is_flag=True, help="Touch no network.")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-images")
 @click.option(
-    "--specs", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="A folder of specs of your own."
+    "--specs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder of specs of your own; may be given again, and the first that has a name wins.",
 )
-@click.option("--store", "home", type=click.Path(path_type=Path, file_okay=False), help="The store's folder.")
+@click.option(
+    "--store",
+    "home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
+)
 @click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Another architecture than this machine's.")
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:
     """Build reproducible Incus images from locked inputs, and keep them in a store."""
-    context.obj = Session(specs, home.absolute() if home else None, arch, Console(quiet=quiet))
+    console = context.obj or Console()
+    given = [("--specs", folder) for folder in specs] + [("--store", home)] * (home is not None) + [("--arch", arch)]
+    program = shlex.join(["anklume-images", *(str(word) for pair in given if pair[1] for word in pair)])
+    console.configure(quiet=quiet, program=program)
+    context.obj = Session(specs, home.absolute() if home else None, arch, console)
 
 
 @cli.command()
@@ -133,7 +146,7 @@ def build(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Build images that are not in the store yet; without names, the default ones."""
+    """Build images that are not in the store yet. Without names: the default ones."""
     pipeline = session.pipeline(**options)
     chosen = names or (pipeline.catalog.names() if everything else pipeline.catalog.defaults())
     if explain:
@@ -150,16 +163,21 @@ def build(
                         + [f"  {line}" for line in plan["changes"]]
                     )
                 )
-        sys.exit(3 if any(plan["state"] != "present" for plan in plans) else 0)
+        states = {plan["state"] for plan in plans}
+        sys.exit(1 if "invalid" in states else 3 if "missing" in states else 0)
     results = pipeline.build(chosen)
     differing: list[Any] = []
     if check:
         from anklume_images.build.check import check_image
 
-        differing = [check_image(pipeline, r.name) for r in results if r.image and r.name in chosen]
+        for result in results:
+            if result.image and result.name in chosen:
+                session.console.note(f"{result.name}: building it again, to compare")
+                differing.append(check_image(pipeline, result.name))
     _report_build(session.console, results, differing, as_json=as_json)
-    if any(result.status == "failed" for result in results):
-        sys.exit(1)
+    codes = {result.error.exit_code if result.error else 1 for result in results if result.status == "failed"}
+    if codes:
+        sys.exit(min(codes))
     sys.exit(3 if any(not outcome.identical for outcome in differing) else 0)
 
 
@@ -202,7 +220,7 @@ def _report_build(console: Console, results: list[Any], checks: list[Any], *, as
 @_JSON
 @click.pass_obj
 def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
-    """Resolve inputs and write the locks beside the specs; without names, every image and tree."""
+    """Resolve inputs and write the locks beside the specs. Without names: of every image and tree."""
     _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
 
 
@@ -212,7 +230,7 @@ def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_ex
 @_JSON
 @click.pass_obj
 def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, as_json: bool) -> None:
-    """Lock newer inputs where the archives have them."""
+    """Lock newer inputs where the archives have them. Without names: of every image and tree."""
     _lock(session, names, missing=False, allow_expired=allow_expired, as_json=as_json)
 
 
@@ -263,7 +281,8 @@ def _is_locked(pipeline: Pipeline, name: str) -> bool:
 @_JSON
 @click.pass_obj
 def fetch(session: Session, /, names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Bring every locked input into the store, the toolchain's included."""
+    """Bring locked inputs into the store, the toolchain's too. Without names: of the default images."""
+    from anklume_images.console import human_size
     from anklume_images.locking import TOOLCHAIN
 
     pipeline = session.pipeline(**options)
@@ -271,7 +290,7 @@ def fetch(session: Session, /, names: tuple[str, ...], *, as_json: bool, **optio
     if as_json:
         session.console.json({"present": report.present, "fetched": report.fetched, "bytes": report.bytes})
     else:
-        session.console.result(f"{report.fetched} fetched ({report.bytes} bytes), {report.present} were there")
+        session.console.result(f"{report.fetched} fetched ({human_size(report.bytes)}), {report.present} were there")
 
 
 @cli.command()
@@ -342,7 +361,7 @@ def _summary(image: Any) -> dict[str, Any]:
 @_JSON
 @click.pass_obj
 def show(session: Session, ref: str, *, as_json: bool) -> None:
-    """Show one image: its recipe, files, packages and settings."""
+    """Show one image: fingerprint, recipe, sizes and settings; with --json, its packages too."""
     from dataclasses import asdict
 
     from anklume_images.console import human_size
@@ -361,6 +380,9 @@ def show(session: Session, ref: str, *, as_json: bool) -> None:
         f"  size         {human_size(image.rootfs.size)}, unpacked {human_size(image.unpacked)}",
         f"  provides     {', '.join(image.spec['provides']) or '-'}",
         f"  packages     {len(image.packages)}",
+        f"  ports        {', '.join(str(port) for port in image.spec['ports']) or '-'}",
+        f"  volumes      {', '.join(volume['path'] for volume in image.spec['volumes']) or '-'}",
+        f"  healthcheck  {shlex.join((image.spec['healthcheck'] or {}).get('command', ['-']))}",
     ]
     lines += [f"  variable     {name} ({v['type']}) {v['description']}" for name, v in image.spec["variables"].items()]
     session.console.result("\n".join(lines))
@@ -407,14 +429,24 @@ def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> No
     store, images = session.store(), session.images()
     if why:
         kept_by = reasons(store, images, images.resolve(why, session.arch()))
-        session.console.result("\n".join(kept_by) or "nothing: gc would remove it")
+        if as_json:
+            session.console.json({"ref": why, "kept_by": kept_by})
+        else:
+            session.console.result("\n".join(kept_by) or "nothing: gc would remove it")
         return
     report = collect(store, images, _trees_in_use(session), dry_run=dry_run)
     if as_json:
         session.console.json({"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run})
         return
+    verb = "would remove" if dry_run else "removed"
+    nameless = [
+        line for line in report.removed if line.startswith(("blob ", "leftover building/", "leftover partial/"))
+    ]
     for line in report.removed:
-        session.console.note(f"{'would remove' if dry_run else 'removed'} {line}")
+        if line not in nameless:
+            session.console.note(f"{verb} {line}")
+    if nameless:
+        session.console.note(f"{verb} {len(nameless)} blobs and leftovers of builds and downloads (--json names them)")
     session.console.result(f"{'would free' if dry_run else 'freed'} {human_size(report.bytes)}")
 
 
@@ -439,7 +471,7 @@ def _trees_in_use(session: Session) -> set[str]:
 @_JSON
 @click.pass_obj
 def publish(session: Session, ref: str, remote: str | None, project: str | None, *, as_json: bool) -> None:
-    """Import an image into Incus, with its aliases and properties; what is there is skipped."""
+    """Import an image into Incus, with its aliases and properties. What is there is left."""
     from anklume_images.ship.verb import publish_ref
 
     report = publish_ref(session.images(), session.store(), ref, session.arch(), remote, project, session.console)
@@ -453,7 +485,7 @@ def publish(session: Session, ref: str, remote: str | None, project: str | None,
 @click.argument("name", shell_complete=_complete_images)
 @click.pass_obj
 def enter(session: Session, name: str) -> None:
-    """Open a shell in the sandbox of the last failed build of an image, as it was."""
+    """Open a shell in the sandbox of a failed build. It is as the image's last failure left it."""
     from anklume_images.build.enter import enter as enter_sandbox
 
     sys.exit(enter_sandbox(session.pipeline(offline=True), name))
@@ -465,9 +497,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(command: click.Group, argv: list[str] | None) -> None:
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the caller closed them
     console = Console()
     try:
-        command.main(argv, standalone_mode=False)
+        try:
+            command.main(argv, standalone_mode=False, obj=console)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
     except AnklumeError as error:
         console.error(error)
         sys.exit(error.exit_code)
@@ -480,12 +516,23 @@ def _run(command: click.Group, argv: list[str] | None) -> None:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        _give_up_output()
         sys.exit(141)
     except OSError as error:
+        _give_up_output()
         where = f"{error.filename}: " if error.filename else ""
         console.error(AnklumeError(f"{where}{error.strerror or error}", hint=_system_hint(error)))
         sys.exit(1)
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
+
+
+def _give_up_output() -> None:
+    """Let what could not be written go, or Python would try again at its end and complain."""
+    with _nowhere() as sink:
+        os.dup2(sink.fileno(), sys.stdout.fileno())
 
 
 def _system_hint(error: OSError) -> str | None:

@@ -44,10 +44,19 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._program = "anklume-images"
         self._terminal = sys.stderr.isatty()
         self._lock = threading.RLock()
         self._bar: Any = None
         self._total = self._count = self._done = 0
+
+    def configure(self, *, quiet: bool, program: str) -> None:
+        """What the options before the verb say; `program` is the command with these options.
+
+        A command that an error names is shown with them, and so does what it says, to the same store.
+        """
+        self._quiet = quiet
+        self._program = program
 
     def note(self, text: str) -> None:
         """One line of progress."""
@@ -66,8 +75,9 @@ class Console:
                 sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()
 
-    def start(self, total_bytes: int, count: int) -> None:
+    def start(self, total_bytes: int, count: int, what: str = "fetching") -> None:
         """Begin a transfer of `count` files."""
+        files = "1 file" if count == 1 else f"{count} files"
         with self._lock:
             self._total, self._count, self._done = total_bytes, count, 0
             if self._terminal and not self._quiet and count:
@@ -78,11 +88,11 @@ class Console:
                     unit="B",
                     unit_scale=True,
                     unit_divisor=1024,
-                    desc=f"fetch {count} files",
+                    desc=f"{what} {files}",
                     leave=False,
                 )
             elif count:
-                self.note(f"fetching {count} files, {human_size(total_bytes)}")
+                self.note(f"{what} {files}, {human_size(total_bytes)}")
 
     def advance(self, n: int) -> None:
         """So many more bytes."""
@@ -116,7 +126,10 @@ class Console:
             if error.log:
                 lines.append(f"  log: {error.log}")
             if error.enter:
-                lines.append(f"  look around in the sandbox: {error.enter}")
+                lines.append(f"  look around in the sandbox: {self._command(error.enter)}")
         if error.hint:
-            lines.append(f"  hint: {error.hint}")
+            lines.append(f"  hint: {self._command(error.hint)}")
         self._line("\n".join(lines))
+
+    def _command(self, text: str) -> str:
+        return text.replace("anklume-images ", f"{self._program} ")

@@ -27,7 +27,8 @@ def _one(pipeline: Pipeline, name: str) -> dict[str, Any]:
         if pipeline.present(name):
             return {"name": name, "version": prepared.version, "state": "present", "changes": []}
     except AnklumeError as error:
-        return {"name": name, "version": None, "state": "invalid", "changes": [str(error)]}
+        hint = [f"hint: {error.hint}"] if error.hint else []
+        return {"name": name, "version": None, "state": "invalid", "changes": [str(error), *hint]}
     last = pipeline.images.channels(name, prepared.architecture).get(LATEST)
     image = pipeline.images.get(name, last, prepared.architecture) if last else None
     if image is None:

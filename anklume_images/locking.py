@@ -94,7 +94,10 @@ class Locks:
 
     def save(self, lock: Lock) -> bool:
         """Commit a lock beside its spec, unless the one there would make the same image; says whether it did."""
-        old = self.committed(lock.name)
+        try:
+            old = self.committed(lock.name)
+        except LockError:  # edited by hand, or no lock at all: this is how to mend it
+            old = None
         if old and old.content() == lock.content() and old.request == lock.request:
             return False
         save_lock(self.path(lock.name), lock)

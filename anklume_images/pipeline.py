@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from anklume_images.locking import TOOLCHAIN, Locks, is_tree
 from anklume_images.store.images import LATEST, Images, host_architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from anklume_images.build.builder import Prepared
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from anklume_images.settings import Settings
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Image
-    from anklume_images.store.store import Store
+    from anklume_images.store.store import Lease, Store
 
 __all__ = ["Options", "Pipeline", "Result"]
 
@@ -66,6 +68,21 @@ class Pipeline:
         self.locks = Locks(store, catalog, options.architecture, allow_expired=options.allow_expired)
         self._prepared: dict[str, Prepared] = {}
         self._foreign = options.architecture != host_architecture()
+        self._lease: Lease | None = None
+        self._stopping = threading.Event()
+
+    @contextlib.contextmanager
+    def leased(self) -> Iterator[Lease]:
+        """The lease of the step that is under way; the outermost one ends it."""
+        if self._lease is not None:
+            yield self._lease
+            return
+        with self.store.lease() as lease:
+            self._lease = lease
+            try:
+                yield lease
+            finally:
+                self._lease = None
 
     # -- sources and locks
 
@@ -95,19 +112,22 @@ class Pipeline:
     def _resolve(self, name: str) -> Lock:
         relocking = name == TOOLCHAIN and not self._foreign
         toolchain = self._old_toolchain() if relocking else self.toolchain().root
+        self.store.sweep()
         with self.store.scratch(f"lock-{name}") as scratch:
             return self.locks.resolve(name, self.sources([name]), scratch, toolchain)
 
     def _old_toolchain(self) -> Path | None:
         """The toolchain as it was locked before; None, for the host's apt, when there is none to be had."""
-        old = self.locks.committed(TOOLCHAIN)
-        if old is None:
-            return None
         try:
-            self._fetch_lock(TOOLCHAIN, old)
-        except FetchError:
+            old = self.locks.committed(TOOLCHAIN)
+            if old is None:
+                return None
+            with self.leased() as lease:
+                lease.add([tree_digest(old)[:32]])
+                self._fetch_lock(TOOLCHAIN, old)
+                return ensure_tree(old, self.store.blobs, self.store.home).root
+        except (FetchError, LockError):
             return None
-        return ensure_tree(old, self.store.blobs, self.store.home).root
 
     # -- fetching
 
@@ -158,6 +178,8 @@ class Pipeline:
 
     def _fetch_lock(self, name: str, lock: Lock) -> FetchReport:
         blobs = self.store.blobs
+        if self._lease is not None:  # before the look: what is there then, stays
+            self._lease.add(entry.sha256 for entry in lock)
         if self.options.offline or all(blobs.has(entry.sha256, entry.size) for entry in lock):
             absent = tuple(entry for entry in lock if not blobs.has(entry.sha256, entry.size))
             if absent:
@@ -167,8 +189,7 @@ class Pipeline:
                     hint=f"without --offline: anklume-images fetch {name}",
                 )
             return FetchReport(len(list(lock)), 0, 0)
-        self.store.create()
-        with self.store.lease() as lease:
+        with self.leased() as lease:
             lease.add(entry.sha256 for entry in lock)
             return fetch(
                 lock,
@@ -182,13 +203,19 @@ class Pipeline:
     # -- trees
 
     def tree(self, name: str) -> Tree:
-        """An unpacked tree, its inputs fetched first."""
-        self._fetch_one(name)
-        lock = self.locks.get(name)
-        place = self.store.home / "trees" / tree_digest(lock)[:32]
-        if not place.is_dir():
+        """An unpacked tree; its inputs are fetched where it is yet to be unpacked."""
+        digest = tree_digest(self.locks.get(name))
+        place = self.store.home / "trees" / digest[:32]
+        if self._lease is not None:
+            self._lease.add([place.name])
+        if place.is_dir():
+            return Tree(name, digest, place / "root")
+        with self.leased() as lease:
+            self._fetch_one(name)
+            lock = self.locks.get(name)
+            lease.add([tree_digest(lock)[:32]])
             self._console.note(f"{name}: unpacking {len(lock.debs)} packages")
-        return ensure_tree(lock, self.store.blobs, self.store.home)
+            return ensure_tree(lock, self.store.blobs, self.store.home)
 
     def toolchain(self) -> Tree:
         """The tree in which builds and locks run: this machine's, whatever architecture they are for."""
@@ -211,11 +238,7 @@ class Pipeline:
     def present(self, name: str) -> Image | None:
         """The image that the spec and lock as they are make, if it is in the store."""
         prepared = self.prepare(name)
-        image = self.images.get(name, prepared.version, prepared.architecture)
-        blobs = self.store.blobs
-        if image and blobs.has(image.rootfs.sha256, image.rootfs.size) and blobs.has(image.metadata.sha256):
-            return image
-        return None
+        return self.images.present(name, prepared.version, prepared.architecture)
 
     def build(self, names: Sequence[str]) -> list[Result]:
         """Build what is missing, bases first, several at once; a failed image stops only those made from it."""
@@ -227,12 +250,30 @@ class Pipeline:
             if results[name].status != "present":
                 todo.append(name)
         if any(results[name].error is None for name in todo):
-            self._build_missing(todo, results)
-        for name in wanted:
-            image = results[name].image
+            from anklume_images.build.sandbox import require_root
+
+            require_root("building an image")
+            self._require_machine()
+            self.store.sweep()
+            with self.leased():
+                self._build_missing(todo, results)
+                self._set_latest(results)
+        else:
+            self._set_latest(results)
+        return [results[name] for name in wanted if name in names or results[name].status != "present"]
+
+    def _require_machine(self) -> None:
+        if self._foreign:
+            raise HostError(
+                f"this is {host_architecture()}: images for {self.options.architecture} are built on such a machine",
+                hint="lock, fetch and render work here for every architecture",
+            )
+
+    def _set_latest(self, results: dict[str, Result]) -> None:
+        for name, result in results.items():
+            image = result.image
             if image and self.images.channels(name, image.architecture).get(LATEST) != image.version:
                 self.images.set_channel(name, image.architecture, LATEST, image.version)
-        return [results[name] for name in wanted if name in names or results[name].status != "present"]
 
     def _look(self, name: str) -> Result:
         try:
@@ -245,16 +286,12 @@ class Pipeline:
         return Result(name, "present" if image else "failed", image=image)
 
     def _build_missing(self, todo: list[str], results: dict[str, Result]) -> None:
-        from anklume_images.build.sandbox import end_all, require_root
+        from anklume_images.build.sandbox import end_all
 
-        require_root("building an image")
-        if self._foreign:
-            raise HostError(
-                f"this is {host_architecture()}: images for {self.options.architecture} are built on such a machine",
-                hint="lock, fetch and render work here for every architecture",
-            )
-        self.store.sweep()
         tree = self.toolchain()
+        for result in results.values():
+            if result.image:
+                self._keep(result.image)
         for name in todo:
             if results[name].error is None:
                 results[name] = self._fetched(name)
@@ -275,9 +312,30 @@ class Pipeline:
                 for future in futures:
                     future.result()
             except BaseException:  # an interrupt above all: the sandboxes end, then the threads that wait for them
+                self._stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                end_all()
+                while not all(future.done() for future in futures):
+                    end_all()  # again and again: a thread may be about to begin one
+                    wait_for(futures, timeout=0.1)
                 raise
+
+    def _keep(self, image: Image) -> None:
+        """Have gc leave an image alone while this step lasts."""
+        with self.leased() as lease:
+            lease.add([image.metadata.sha256, image.rootfs.sha256])
+
+    def _patience(self, name: str) -> Callable[[], None]:
+        """What to do while another process builds the image: say so once, and end when this process is to end."""
+        told = threading.Event()
+
+        def wait() -> None:
+            if not told.is_set():
+                self._console.note(f"{name}: another process is building it, waiting")
+                told.set()
+            if self._stopping.wait(0.2):
+                raise AnklumeError(f"{name}: interrupted")
+
+        return wait
 
     def _fetched(self, name: str) -> Result:
         try:
@@ -298,7 +356,8 @@ class Pipeline:
         try:
             prepared = self.prepare(name)
             self._console.note(f"{name}: building {prepared.version}")
-            image = build_image(prepared, self.images, self.store, tree, memory)
+            with self.leased() as lease:
+                image = build_image(prepared, self.images, self.store, tree, memory, lease, self._patience(name))
         except AnklumeError as error:
             return Result(name, "failed", time.monotonic() - begun, error=error)
         seconds = time.monotonic() - begun

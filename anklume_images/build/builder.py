@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import fcntl
 import json
 import os
@@ -118,7 +117,7 @@ def plan_of(prepared: Prepared, images: Images, store: Store, memory: int) -> Pl
     )
     release = str(prepared.spec.release)
     plan = Plan(prepared.name, prepared.definition, release, prepared.lock, prepared.epoch, base, unpack)
-    needed = memory_needed(plan, _unpacked(prepared.base, images))
+    needed = memory_needed(plan, _unpacked(prepared.base, images), store.blobs)
     return Plan(**{**vars(plan), "memory": needed if needed <= memory else 0})
 
 

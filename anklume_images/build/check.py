@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.build.builder import built_files, plan_of
 from anklume_images.build.pack import fingerprint
 from anklume_images.build.sandbox import Job, Mount, Step, Surroundings, run_job
+from anklume_images.errors import BuildError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
 
 __all__ = ["CheckOutcome", "check_image", "differing_paths"]
+
+
+# `unsquashfs -lln`: -rw-r--r-- 0/0  1234 2026-01-31 12:00 /etc/x; a link with its target, a device with its numbers.
+_LISTED = re.compile(r"\S{10} +\d+/\d+ +\d+(?:, *\d+)? +\S+ +\S+ (/.*?)(?: -> .*)?")
+_COMPARED = re.compile(r"(?:Files|File|Symbolic links) /build/old(/.*?) (?:and|is) .*")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,12 @@ def check_image(pipeline: Pipeline, name: str) -> CheckOutcome:
     tree = pipeline.toolchain()
     store = pipeline.store
     with store.lease() as lease, store.scratch(f"check-of-{name}") as scratch:
-        lease.add([image.rootfs.sha256, *(entry.sha256 for link in prepared.lineage() for entry in link.lock)])
+        lease.add([image.rootfs.sha256, tree.name_in_store])
+        for link in prepared.lineage():
+            lease.add(entry.sha256 for entry in link.lock)
+        if image.base:
+            base = pipeline.images.resolve(f"{image.base['name']}@{image.base['version']}", prepared.architecture)
+            lease.add([base.rootfs.sha256])
         place = scratch / "another" / "folder"
         place.mkdir(parents=True)
         plan = plan_of(prepared, pipeline.images, store, 0)
@@ -51,13 +63,15 @@ def check_image(pipeline: Pipeline, name: str) -> CheckOutcome:
         same = fingerprint(built.metadata, built.rootfs) == image.fingerprint
         old = store.blobs.path(image.rootfs.sha256)
         paths = [] if same else differing_paths(old, built.rootfs, tree, scratch)
+        if not same:
+            paths += differing_members(store.blobs.path(image.metadata.sha256), built.metadata)
     cpus = f"{len(around.cpus)} of {len(os.sched_getaffinity(0))} CPUs"
     words = f"on disk, umask {around.umask:03o}, LC_ALL={around.locale}, TZ={around.timezone}, host name, {cpus}"
     return CheckOutcome(name, same, words, paths)
 
 
 def differing_paths(old: Path, new: Path, tree: Tree, scratch: Path) -> list[str]:
-    """The paths by which two squashfs images differ: by their listing, then by the content of what looks the same."""
+    """The paths in which two squashfs images differ, by their listing or their content; none of a folder's own size."""
     place = scratch / "compare"
     (place / "stage").mkdir(parents=True)
     job = Job(
@@ -75,10 +89,34 @@ def differing_paths(old: Path, new: Path, tree: Tree, scratch: Path) -> list[str
             Mount("/new.squashfs", str(new)),
         ),
     )
-    run_job(job)
-    listed = set((place / "old.list").read_text().splitlines()) ^ set((place / "new.list").read_text().splitlines())
-    compared = (place / "diff").read_text().splitlines() if (place / "diff").exists() else []
-    return sorted(listed) + [line.replace("/build/old", "").replace("/build/new", "") for line in compared]
+    outcome = run_job(job)
+    if outcome.step != "compare":
+        raise BuildError(
+            f"the two images could not be compared: step {outcome.step!r} failed",
+            step=outcome.step,
+            tail=(place / "log").read_text(errors="replace").splitlines()[-20:],
+        )
+    listed = _lines(place / "old.list") ^ _lines(place / "new.list")
+    compared = (_COMPARED.fullmatch(line) for line in _lines(place / "diff"))
+    paths = {match[1] for line in listed if (match := _LISTED.fullmatch(line))}
+    return sorted(paths | {match[1] for match in compared if match})
+
+
+def _lines(path: Path) -> set[str]:
+    return set(path.read_text(errors="surrogateescape").splitlines())
+
+
+def differing_members(old: Path, new: Path) -> list[str]:
+    """The members of two metadata tarballs that differ."""
+    import tarfile
+
+    contents: list[dict[str, bytes]] = []
+    for path in (old, new):
+        with tarfile.open(path) as archive:
+            members = {member.name: archive.extractfile(member) for member in archive}
+            contents.append({name: stream.read() for name, stream in members.items() if stream})
+    before, after = contents
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _listing(side: str, place: Path) -> tuple[Step, Step]:

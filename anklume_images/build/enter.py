@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from anklume_images.build.rootfs import mirror_entries
-from anklume_images.build.sandbox import Job, Mount, Step, require_root, run_job
+from anklume_images.build.sandbox import ENVIRONMENT, Job, Mount, Step, require_root, run_job
+from anklume_images.build.terminal import terminal
 from anklume_images.errors import StoreError
 
 if TYPE_CHECKING:
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["enter"]
 
-# Where distrobuilder works: on the overlay over a base, on the tree it downloads, or nowhere yet.
+_SHELL = ("/bin/sh", "-c", "if [ -x /bin/bash ]; then exec bash; else exec sh; fi")
+# Where distrobuilder works: on its copy of the base, on the tree it downloads, or nowhere yet.
 _ROOTS = ("cache/overlay", "cache/rootfs", "base")
 
 
@@ -27,15 +30,17 @@ def enter(pipeline: Pipeline, name: str) -> int:
         raise StoreError(f"no failed build of {name} is kept", where=str(kept), hint=f"anklume-images build {name}")
     prepared = pipeline.prepare(name)
     tree = pipeline.toolchain()
-    with pipeline.store.scratch(f"enter-{name}") as scratch:
+    with pipeline.store.scratch(f"enter-{name}") as scratch, terminal() as streams:
         (scratch / "stage").mkdir()
         job = Job(
             root=str(tree.root),
             stage=str(scratch / "stage"),
             log=str(scratch / "log"),
-            steps=(Step("shell", ("/bin/sh", "-i"), chroot=_root(kept), terminal=True),),
+            steps=(Step("shell", _SHELL, chroot=_root(kept), terminal=True),),
             mounts=(Mount("/build", str(kept), writable=True),),
             files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
+            env=ENVIRONMENT | {"TERM": os.environ.get("TERM", "dumb")},
+            terminal=streams,
             mirror=mirror_entries(prepared.lock, str(prepared.spec.release), prepared.epoch, pipeline.store.blobs),
         )
         return run_job(job).rc

@@ -23,20 +23,52 @@ from anklume_images.build.mirror import LoopbackMirror
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _CHROOT = """
-import os, signal, sys, warnings  # the last one by execvp, which could not find it any more
+import fcntl, os, signal, sys, warnings  # the last one by execvp, which could not find it any more
+if os.isatty(0) and os.getsid(0) == os.getpid():
+    fcntl.ioctl(0, 0x540E, 0)  # TIOCSCTTY: Ctrl-C and job control are this program's
 os.chroot(sys.argv[1])
 os.chdir("/")
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execvp(sys.argv[2], sys.argv[2:])
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_DFL)  # Python ignores some, the caller may ignore others
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\\n")
+    sys.exit(127)
 """
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 
 
 def main() -> int:
     """Read the job, enter the namespaces, fork their init, and wait for it."""
-    job: dict[str, Any] = json.load(sys.stdin)
+    text = sys.stdin.read()
+    if not text.endswith("}"):
+        return 1  # our parent was killed before it had said all
+    job: dict[str, Any] = json.loads(text)
     linux.die_with_parent(job["parent"])
-    os.umask(0o022)  # whatever the caller's is
+    try:
+        _enter(job)
+    except OSError as error:
+        return _tell(job, {"step": "sandbox", "rc": 1, "error": str(error)})
+    alive, held = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(held)
+        linux.die_with_parent(0)  # our parent is outside this process namespace: its pid reads as 0 here
+        if select.select([alive], [], [], 0)[0]:  # it was gone before the request: its end of the pipe is closed
+            os._exit(1)
+        os._exit(_init(job))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it kills us if it must
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF
+
+
+def _enter(job: dict[str, Any]) -> None:
+    """Leave the caller's surroundings: its umask and groups, its namespaces."""
+    os.umask(0o022)
+    with contextlib.suppress(PermissionError):  # in a user namespace it may be forbidden, and then there are none
+        os.setgroups([])
+    os.setgid(0)
     flags = linux.NEWNS | linux.NEWPID | linux.NEWIPC | linux.NEWUTS
     linux.unshare(flags | (linux.NEWNET if job["sealed"] else 0))
     around = job["around"]
@@ -44,16 +76,6 @@ def main() -> int:
         os.sched_setaffinity(0, around["cpus"])
     if around["hostname"]:
         linux.sethostname(around["hostname"])
-    alive, _held = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(_held)
-        linux.die_with_parent(0)  # our parent is outside this process namespace: its pid reads as 0 here
-        if select.select([alive], [], [], 0)[0]:  # it was gone before the request: its end of the pipe is closed
-            return 1
-        os._exit(_init(job))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it kills us if it must
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF
 
 
 def _init(job: dict[str, Any]) -> int:
@@ -63,6 +85,10 @@ def _init(job: dict[str, Any]) -> int:
         _run(job, answer)
     except OSError as error:
         answer["error"] = str(error)
+    return _tell(job, answer)
+
+
+def _tell(job: dict[str, Any], answer: dict[str, Any]) -> int:
     with os.fdopen(job["answer_fd"], "w") as stream:
         json.dump(answer, stream)
     return 0
@@ -86,19 +112,21 @@ def _run(job: dict[str, Any], answer: dict[str, Any]) -> None:
                 break
         if mirror:
             answer["refused"] = mirror.refused
-    if answer["rc"] and job["keep"]:
+    if (answer["rc"] or answer.get("refused")) and job["keep"]:
         _keep(root, job)
 
 
 def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> int:
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(Path(step["output"]).open("wb")) if step["output"] else log
+        streams = job["terminal"] if step["terminal"] else (subprocess.DEVNULL, out, log)
         process = subprocess.Popen(
             _chroot(root / step["chroot"].lstrip("/"), step["argv"]),
-            stdin=None if step["terminal"] else subprocess.DEVNULL,
-            stdout=None if step["terminal"] else out,
-            stderr=None if step["terminal"] else log,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
             env=job["env"],
+            start_new_session=step["terminal"],
         )
         return process.wait()
 
@@ -113,11 +141,13 @@ def _assemble(job: dict[str, Any]) -> Path:
     linux.mount("none", "/", flags=linux.REC | linux.PRIVATE)
     stage = Path(job["stage"])
     linux.mount("tmpfs", stage, "tmpfs", 0, "mode=755")
-    for name in ("upper", "work", "root"):
+    for name in ("tree", "upper", "work", "root"):
         (stage / name).mkdir()
+    linux.mount(job["root"], stage / "tree", flags=linux.BIND)
+    os.chdir(stage)  # layers by relative paths: commas and colons in others would have a meaning
+    linux.mount("overlay", "root", "overlay", 0, "lowerdir=tree,upperdir=upper,workdir=work")
+    os.chdir("/")
     root = stage / "root"
-    layers = f"lowerdir={job['root']},upperdir={stage}/upper,workdir={stage}/work"
-    linux.mount("overlay", root, "overlay", 0, layers)
     for name in ("proc", "sys", "dev", "tmp", "run"):
         (root / name).mkdir(exist_ok=True)
     linux.mount("proc", root / "proc", "proc", linux.NOSUID)

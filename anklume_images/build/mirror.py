@@ -1,7 +1,8 @@
 """The loopback mirror: serves exactly the files of one build, inside its sealed namespace.
 
 Anything else is answered 404 and remembered in `refused`, which fails the build. The only questions that may go
-unanswered are those that apt and debootstrap ask about indexes before they settle for the ones that are there.
+unanswered are those that apt and debootstrap ask about indexes (below /debian/dists/) before they settle for the ones
+that are there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class LoopbackMirror:
         self._log = log
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     @property
     def port(self) -> int:
@@ -50,7 +53,7 @@ class LoopbackMirror:
 
     def _note(self, status: int, path: str) -> None:
         self._stream.write(f"{status} {path}\n")
-        if status == 404 and "/dists/" not in path:
+        if status != 200 and not path.startswith("/debian/dists/"):
             self.refused.append(path)
 
     def _handler(mirror) -> type[http.server.BaseHTTPRequestHandler]:  # noqa: N805  the handler's own self is below
@@ -81,6 +84,11 @@ class LoopbackMirror:
                 self.send_header("Content-Length", str(length))
                 self.send_header("Content-Type", kind)
                 self.end_headers()
+
+            def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+                # A method or a request that nothing locked answers to.
+                mirror._note(code, f"{self.command} {self.path}" if self.command else "a request that is not HTTP")
+                super().send_error(code, message, explain)
 
             def log_message(self, *_: object) -> None:
                 pass

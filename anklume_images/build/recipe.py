@@ -93,9 +93,25 @@ def _documents(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         if old[key] != new[key]:
             yield f"{key}: {(old[key] or 'none')[:12]} → {(new[key] or 'none')[:12]}"
     for key in sorted(old["spec"].keys() | new["spec"].keys()):
-        if old["spec"].get(key) != new["spec"].get(key):
-            yield f"spec: {key} changed"
+        before, after = old["spec"].get(key), new["spec"].get(key)
+        if before != after:
+            yield from _entries(key, before, after)
     if old["definition"] != new["definition"]:
         before, after = old["definition"].splitlines(), new["definition"].splitlines()
         gone, come = set(before) - set(after), set(after) - set(before)
         yield f"definition: {len(gone)} lines gone, {len(come)} lines new"
+
+
+def _entries(key: str, before: Any, after: Any) -> Iterator[str]:
+    """One line for a plain value; of files and variables each that changed, by its name."""
+    if not (isinstance(before, dict) and isinstance(after, dict)) or not key.endswith("s"):
+        yield f"spec: {key} changed"
+        return
+    kind = "file" if key == "contents" else key.removesuffix("s")
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield f"{kind} {name} added"
+        elif name not in after:
+            yield f"{kind} {name} removed"
+        elif before[name] != after[name]:
+            yield f"{kind} {name} changed"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory_needed", "mirror_entries"]
 
 _SQUASHFS_MAGIC = b"hsqs"
+_INSPECTION = ("collect metadata", "list packages", "list files")
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,12 @@ def mirror_entries(lock: Lock, release: str, epoch: int, blobs: Blobs) -> dict[s
     return entries
 
 
-def memory_needed(plan: Plan, base_unpacked: int) -> int:
+def memory_needed(plan: Plan, base_unpacked: int, blobs: Blobs) -> int:
     """Bytes that a run writes at most: the base, what the packages say they install, files unpacked, and some air."""
     installed = sum(int(parse_stanza(deb.stanza).get("Installed-Size", "0")) << 10 for deb in plan.lock.debs)
     debs = sum(deb.size for deb in plan.lock.debs)
     wheels = 4 * sum(wheel.size for wheel in plan.lock.wheels)
-    files = 4 * sum(file.size for file in plan.lock.files)
+    files = 4 * sum(blobs.path(file.sha256).stat().st_size for file in plan.lock.files)
     return 2 * base_unpacked + 2 * installed + debs + wheels + files + (512 << 20)
 
 
@@ -134,15 +135,18 @@ def build_rootfs(
         around=around,
     )
     outcome = run_job(job)
+    result = Rootfs(out / "rootfs.squashfs", out / "metadata", out / "status", out / "listing")
+    if outcome.ok or (outcome.step in _INSPECTION and not outcome.refused):
+        _verify_squashfs(result.squashfs, plan.name, log)
     if not outcome.ok:
         raise _failure(plan.name, outcome, log, keep)
-    result = Rootfs(out / "rootfs.squashfs", out / "metadata", out / "status", out / "listing")
-    _verify_squashfs(result.squashfs, plan.name, log)
     return result
 
 
 def _steps(plan: Plan) -> list[Step]:
-    common = ("--cache-dir", "/build/cache", "--cleanup=false", "--compression", COMPRESSION)
+    # Its overlay would be gone when it fails, and with it what `enter` is to show; a copy costs nothing measurable.
+    kept = ("--cleanup=false", "--disable-overlay")
+    common = ("--cache-dir", "/build/cache", *kept, "--compression", COMPRESSION)
     definition = "/build/in/definition.yaml"
     if plan.base is None:
         return [Step("distrobuilder", ("distrobuilder", "build-incus", definition, "/build/out", *common))]
@@ -150,7 +154,9 @@ def _steps(plan: Plan) -> list[Step]:
     for entry in plan.unpack:
         excludes = tuple(f"--exclude={pattern}" for pattern in entry.exclude)
         target = f"/build/base{entry.to}"
-        argv_tar = ("tar", "--extract", "--no-same-owner", "--auto-compress", *excludes, f"--directory={target}")
+        # The base's own folders stay as they are: owner, mode, and links such as /bin.
+        keep = ("--no-same-owner", "--no-overwrite-dir", "--keep-directory-symlink")
+        argv_tar = ("tar", "--extract", *keep, *excludes, f"--directory={target}")
         steps.append(Step(f"unpack {entry.name}", (*argv_tar, f"--file=/build/files/{entry.name}")))
     argv = ("distrobuilder", "pack-incus", definition, "/build/base", "/build/out", *common)
     return [*steps, Step("distrobuilder", argv)]
@@ -159,20 +165,23 @@ def _steps(plan: Plan) -> list[Step]:
 def _inspection(out: Path) -> list[Step]:
     squashfs = "/build/out/rootfs.squashfs"
     return [
-        Step("collect metadata", ("mkdir", "/build/out/metadata")),
+        # An image without any template has no such folder.
+        Step(_INSPECTION[0], ("mkdir", "-p", "/build/cache/templates", "/build/out/metadata")),
         Step(
-            "collect metadata",
+            _INSPECTION[0],
             ("cp", "-r", "/build/cache/metadata.yaml", "/build/cache/templates", "/build/out/metadata"),
         ),
-        Step("list packages", ("unsquashfs", "-cat", squashfs, "var/lib/dpkg/status"), output=str(out / "status")),
-        Step("list files", ("unsquashfs", "-lln", "-d", "", squashfs), output=str(out / "listing")),
+        Step(_INSPECTION[1], ("unsquashfs", "-cat", squashfs, "var/lib/dpkg/status"), output=str(out / "status")),
+        Step(_INSPECTION[2], ("unsquashfs", "-lln", "-d", "", squashfs), output=str(out / "listing")),
     ]
 
 
 def _verify_squashfs(path: Path, name: str, log: Path) -> None:
     """Look for the truncated squashfs that a killed distrobuilder leaves with exit code 0 (its superblock tells)."""
-    with path.open("rb") as stream:
-        block = stream.read(96)
+    block = b""
+    if path.exists():
+        with path.open("rb") as stream:
+            block = stream.read(96)
     used = struct.unpack_from("<Q", block, 40)[0] if len(block) == 96 else 0
     if block[:4] != _SQUASHFS_MAGIC or not 96 < used <= path.stat().st_size:
         raise BuildError(
@@ -198,7 +207,10 @@ def _failure(name: str, outcome: Outcome, log: Path, keep: Path | None) -> Build
         hint = "declare it in the spec's inputs and lock again"
     elif outcome.error:
         message = f"{name}: the sandbox ended in step {outcome.step!r}: {outcome.error}"
+    elif outcome.rc < 0:
+        message = f"{name}: step {outcome.step!r} was ended by signal {-outcome.rc}"
+        hint = "if it was for want of memory, build with fewer --jobs"
     else:
         message = f"{name}: step {outcome.step!r} failed with exit code {outcome.rc}"
-    enter = f"anklume-images enter {name}" if keep else None
+    enter = f"anklume-images enter {name}" if keep and any(keep.iterdir()) else None
     return BuildError(message, step=outcome.step, tail=_tail(log), log=str(log), enter=enter, hint=hint)

@@ -50,7 +50,7 @@ class Mount:
 class Step:
     """A command, run in the tree, or in a folder of it (`chroot`).
 
-    `output` is a file of the host for its standard output, else the log; `terminal` gives it the caller's.
+    `output` is a file of the host for its standard output, else the log; `terminal` gives it the job's terminal.
     """
 
     name: str
@@ -65,7 +65,8 @@ class Job:
     """What to run and where.
 
     `root` is a tree, never written to; `stage` an empty folder of the caller's; `mirror` what the loopback mirror
-    serves; `keep` (from, to) where a failed run's work folder is copied; `files` texts laid over the tree.
+    serves; `keep` (from, to) where a failed run's work folder is copied; `files` texts laid over the tree; `terminal`
+    the descriptors that are standard input, output and error of a step with a terminal.
     """
 
     root: str
@@ -80,6 +81,7 @@ class Job:
     keep: dict[str, str] | None = None
     hostname: str = "localhost"
     around: Surroundings = field(default_factory=Surroundings)
+    terminal: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def run_job(job: Job) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "anklume_images.build.inner"],
         stdin=subprocess.PIPE,
-        pass_fds=[write_end],
+        pass_fds=[write_end, *job.terminal],
         env={
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -129,7 +131,7 @@ def run_job(job: Job) -> Outcome:
             "TZ": job.around.timezone,
         },
         umask=job.around.umask,
-        start_new_session=not any(step.terminal for step in job.steps),
+        start_new_session=True,
     )
     os.close(write_end)
     _running.add(process)

@@ -78,6 +78,11 @@ class Tree:
     digest: str
     root: Path
 
+    @property
+    def name_in_store(self) -> str:
+        """Its folder's name, by which leases keep it."""
+        return self.digest[:32]
+
 
 def tree_names() -> list[str]:
     """The trees that come with the program."""

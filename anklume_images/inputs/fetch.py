@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import queue
 import re
@@ -89,8 +90,8 @@ def fetch(
         absent = [file for file in wanted.values() if not blobs.has(file.sha256, file.size)]
     except OSError as error:
         raise disk_error(error, blobs.partial, 0) from error
-    # The largest first, so that none of them runs alone at the end.
-    absent.sort(key=lambda file: -file.size)
+    # The largest first, so that none of them runs alone at the end; one of unknown size is a whole release.
+    absent.sort(key=lambda file: -file.size if file.size is not None else -math.inf)
     transport = Transport(timeout=timeout, attempts=attempts, clock=clock, sleep=sleep)
     run = _Run(absent, blobs, sources, transport, dict(timestamps or {}), progress)
     present = len(wanted) - len(absent)
@@ -114,6 +115,7 @@ class _Run:
     received: int = 0
     _failed: dict[str, list[Attempt]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
+    _sizes: dict[str, int] = field(default_factory=dict)
     _fatal: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -129,7 +131,7 @@ class _Run:
         ]
         self._check_space()
         if self.progress:
-            self.progress.start(sum(file.size for file in self.absent), len(self.absent))
+            self.progress.start(sum(file.size or 0 for file in self.absent), len(self.absent))
         try:
             for thread in threads:
                 thread.start()
@@ -172,13 +174,14 @@ class _Run:
             with self._store_errors():
                 part = stack.enter_context(self._open(file))
                 if self.blobs.has(file.sha256, file.size):
-                    self._advance(file.size)
+                    self._advance(file.size or 0)
                     self._count(file, found=1)
                     return
                 part.read_back(self.transport.check)
-                if part.length == file.size and part.hexdigest() != file.sha256:
+                whole = part.hexdigest() == file.sha256
+                if part.length == file.size and not whole:
                     part.reset()
-            if part.length < file.size and not self._ask(file, part):
+            if not whole and not self._ask(file, part):
                 return
             with self._store_errors():
                 self.blobs.adopt(part.path, file.sha256)
@@ -232,15 +235,22 @@ class _Run:
             if self._needed() > shutil.disk_usage(self.blobs.partial).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def learned(self, file: LockedFile, size: int) -> None:
+        """An address said how large a file is of which the lock does not say it."""
+        self._sizes[file.sha256] = size
+        self._note(f"{file.path}: {size / (1 << 20):.1f} MiB")
+        self._check_space()
+
     def _needed(self) -> int:
-        """Bytes still to come."""
+        """Bytes still to come, as far as is known."""
         needed = 0
         for file in self.absent:
             if file.sha256 not in self._done:
-                needed += file.size
+                left = self._sizes.get(file.sha256, file.size or 0)
                 with contextlib.suppress(OSError):
-                    needed -= os.stat(self.blobs.partial / f"{file.sha256}.part").st_size
-        return max(needed, 0)
+                    left -= os.stat(self.blobs.partial / f"{file.sha256}.part").st_size
+                needed += max(left, 0)
+        return needed
 
     def _count(self, file: LockedFile, *, found: int = 0, fetched: int = 0) -> None:
         with self._lock:
@@ -276,6 +286,7 @@ class _Download:
         self._url = url
         self._file = file
         self._part = part
+        self._size = file.size  # where the lock does not say it, what this address says
         self._mark = part.highest
         self._ranges = True
         self._afresh = False
@@ -314,7 +325,7 @@ class _Download:
             raise _Wrong(f"sends other bytes (sha256 {found})")
 
     def _from_network(self) -> None:
-        part, size = self._part, self._file.size
+        part = self._part
         if part.length and not self._ranges:
             part.reset()
         offset = part.length
@@ -323,26 +334,40 @@ class _Download:
                 if offset:
                     part.reset()  # the server sends all of it, whatever was asked
                 declared = response.headers.get("Content-Length", "")
-                if declared.isdecimal() and int(declared) != size:
-                    raise _Wrong(f"offers {declared} bytes where {size} are expected")
-            elif not _fits(response, offset, size):
-                self._ranges = False
-                raise _Wrong("answers another range than was asked for")
+                size = self._expect(int(declared) if declared.isdecimal() else None)
+            else:
+                total = _range_total(response, offset)
+                if total is None or (self._size is not None and total != self._size):
+                    self._ranges = False
+                    raise _Wrong("answers another range than was asked for")
+                size = self._expect(total)
             self._validator = response.headers.get("ETag")
-            self._stream(_pieces(response))
+            self._stream(_pieces(response), size)
         if part.length < size:
             raise Again(f"broke off after {part.length} of {size} bytes")
+
+    def _expect(self, declared: int | None) -> int:
+        """The size to come, of what is known of it; without any there would be no end to what is written."""
+        if declared is not None and self._size is not None and declared != self._size:
+            raise _Wrong(f"offers {declared} bytes where {self._size} are expected")
+        if self._size is None:
+            if declared is None:
+                raise Refusal("does not say how large the file is, and the lock does not either")
+            self._size = declared
+            self._run.learned(self._file, declared)
+        return self._size
 
     def _from_disk(self) -> None:
         path = local_path(self._url) or Path(self._url)
         try:
             with path.open("rb") as stream:
+                size = os.fstat(stream.fileno()).st_size if self._file.size is None else self._file.size
                 stream.seek(self._part.length)
-                self._stream(iter(lambda: stream.read(CHUNK), b""))
+                self._stream(iter(lambda: stream.read(CHUNK), b""), size)
         except OSError as error:
             raise Refusal(error.strerror or "cannot be read", gone=isinstance(error, FileNotFoundError)) from None
-        if self._part.length < self._file.size:
-            raise _Wrong(f"has {self._part.length} bytes where {self._file.size} are expected")
+        if self._part.length < size:
+            raise _Wrong(f"has {self._part.length} bytes where {size} are expected")
 
     def _headers(self, offset: int) -> dict[str, str]:
         headers: dict[str, str] = {}
@@ -355,8 +380,8 @@ class _Download:
                 headers["If-Range"] = self._validator
         return headers
 
-    def _stream(self, pieces: Iterator[bytes]) -> None:
-        size, clock, window = self._file.size, self._transport.clock, self._transport.timeout[1]
+    def _stream(self, pieces: Iterator[bytes], size: int) -> None:
+        clock, window = self._transport.clock, self._transport.timeout[1]
         since, arrived = clock(), 0
         for piece in pieces:
             if self._part.length + len(piece) > size:
@@ -376,13 +401,13 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         yield piece
 
 
-def _fits(response: requests.Response, offset: int, size: int) -> bool:
-    """Say whether a 206 brings the rest of the file from `offset` on; a 416 never does."""
+def _range_total(response: requests.Response, offset: int) -> int | None:
+    """The size of the file of which a 206 brings the rest from `offset` on; None when it does not, as a 416."""
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
     if response.status_code != 206 or match is None:
-        return False
-    first, last, total = match.groups()
-    return int(first) == offset and int(last) == size - 1 and total in {"*", str(size)}
+        return None
+    first, end, total = int(match[1]), int(match[2]) + 1, match[3]
+    return end if first == offset and total in {"*", str(end)} else None
 
 
 def _fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Sources) -> FetchError:

@@ -1,4 +1,4 @@
-"""The lock: every input of one spec, per architecture, with sha256 and size.
+"""The lock: every input of one spec, per architecture, with sha256 and size (unless a pinned file's is not known).
 
 On disk (`lock.json`, one per image and variant) it is canonical JSON: sorted keys, one space of indentation, a
 final newline. It names archives and paths below them, never hosts.
@@ -45,13 +45,14 @@ class LockedFile:
     archive: str
     path: str
     sha256: str
-    size: int
+    size: int | None
 
 
 @dataclass(frozen=True)
 class Deb(LockedFile):
     """A Debian package; `stanza` is its paragraph of the archive's Packages file."""
 
+    size: int
     package: str
     version: str
     architecture: str
@@ -65,6 +66,7 @@ class Wheel(LockedFile):
     A `tool` is needed while building and is not part of the image.
     """
 
+    size: int
     package: str
     version: str
     tool: bool = False
@@ -72,7 +74,10 @@ class Wheel(LockedFile):
 
 @dataclass(frozen=True)
 class ReleaseFile(LockedFile):
-    """A file of an upstream release; `name` is the input's name in the spec."""
+    """A file of an upstream release; `name` is the input's name in the spec.
+
+    Its size is None when it was locked by a pinned sha256 alone, while its upstream could not be reached.
+    """
 
     name: str
 
@@ -127,10 +132,22 @@ def load_locks(path: Path) -> dict[str, Lock]:
 
     The file carries the digest of each architecture's part, so that an edit by hand is seen.
     """
+    locks, edited = _read(path)
+    for arch, name in edited.items():
+        raise LockError(
+            f"the part for {arch} was edited after it was locked",
+            where=str(path),
+            hint=f"restore it, or lock again: anklume-images lock {name}",
+        )
+    return locks
+
+
+def _read(path: Path) -> tuple[dict[str, Lock], dict[str, str]]:
+    """The locks as they were locked, and of the others the architecture and name."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except ValueError as error:
         raise LockError(
             f"not a lock file: {error}", where=str(path), hint="make it anew: anklume-images lock"
@@ -148,19 +165,16 @@ def load_locks(path: Path) -> dict[str, Lock]:
         raise LockError(
             f"not a lock file: {error!r}", where=str(path), hint="make it anew: anklume-images lock"
         ) from None
-    for arch, lock in locks.items():
-        if digests.get(arch) != lock.digest():
-            raise LockError(
-                f"the part for {arch} was edited after it was locked",
-                where=str(path),
-                hint=f"restore it, or lock again: anklume-images lock {lock.name}",
-            )
-    return locks
+    edited = {arch: lock.name for arch, lock in locks.items() if digests.get(arch) != lock.digest()}
+    return {arch: lock for arch, lock in locks.items() if arch not in edited}, edited
 
 
 def save_lock(path: Path, lock: Lock) -> None:
-    """Write or replace one architecture's part of a lock file, by atomic rename."""
-    locks = load_locks(path) if path.exists() else {}
+    """Write or replace one architecture's part of a lock file, by atomic rename; parts edited by hand go."""
+    try:
+        locks = _read(path)[0]
+    except LockError:
+        locks = {}
     locks[lock.architecture] = lock
     document = {
         "schema": SCHEMA,

@@ -31,7 +31,7 @@ _POLL = 0.2  # seconds between two looks at a lock that another process holds
 class Partial:
     """An open, locked partial file; `length` bytes are there, and are in the running hash."""
 
-    def __init__(self, path: Path, stream: IO[bytes], size: int, advance: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, stream: IO[bytes], size: int | None, advance: Callable[[int], None]) -> None:
         self.path = path
         self.length = 0
         self.highest = 0
@@ -45,7 +45,7 @@ class Partial:
 
         `check` is called now and then, and may raise to end it.
         """
-        if os.fstat(self._stream.fileno()).st_size > self._size:
+        if self._size is not None and os.fstat(self._stream.fileno()).st_size > self._size:
             self.reset()
         self._stream.seek(0)
         while chunk := self._stream.read(CHUNK):
@@ -83,7 +83,7 @@ class Partial:
 def open_partial(
     blobs: Blobs,
     sha256: str,
-    size: int,
+    size: int | None,
     *,
     advance: Callable[[int], None],
     wait: Callable[[float], None],

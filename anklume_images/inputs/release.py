@@ -1,7 +1,7 @@
 """Locks the files of upstream releases: sha256 and size, from the release's own checksum file where it has one.
 
 A pinned sha256 in the spec and the checksum file must agree: either alone can be wrong, or changed behind our back.
-With sha256 and size both pinned, a release that cannot be reached is locked all the same.
+With its sha256 pinned, a release that cannot be reached is locked all the same, without a size if none is pinned.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
     from anklume_images.specs.model import ReleaseInput, Spec
 
-__all__ = ["ArchiveReader", "HttpReader", "lock_files", "parse_checksums"]
+__all__ = ["ArchiveReader", "HttpReader", "UnreachableError", "lock_files", "parse_checksums"]
 
 T = TypeVar("T")
 
 _CHECKSUM_LIMIT = 4 << 20
 _LINE = re.compile(r"(?P<sha256>[0-9A-Fa-f]{64})[ \t]+\*?(?P<name>\S.*?)\s*")
 _BSD_LINE = re.compile(r"SHA256 ?\((?P<name>.+)\) = (?P<sha256>[0-9A-Fa-f]{64})\s*")
+
+
+class UnreachableError(LockError):
+    """No address of an archive answered at all."""
 
 
 class ArchiveReader(Protocol):
@@ -91,16 +95,18 @@ class HttpReader:
         from requests.exceptions import RequestException
 
         said: list[str] = []
+        answered = False
         for base in self._bases(archive):
             url = f"{base.rstrip('/')}/{quote(path, safe='/~')}"
             try:
                 return ask(url)
             except RequestException as error:
                 status = getattr(error.response, "status_code", None)
+                answered = answered or status is not None
                 said.append(f"{url}: {f'HTTP status {status}' if status else error}")
-        raise LockError(
+        raise (LockError if answered else UnreachableError)(
             "\n".join([f"{path} of the archive '{archive}' cannot be had", *said]),
-            hint="check the path and the network; with sha256 and size pinned in the spec it need not answer",
+            hint="check the path and the network; with its sha256 pinned in the spec it need not answer",
         )
 
 
@@ -115,24 +121,35 @@ def _lock_file(
 ) -> ReleaseFile:
     path, where = item.path[arch], f"{spec.spec_file}: {item.name} ({arch})"
     sha256, size = item.sha256.get(arch), item.size.get(arch)
-    if item.checksums is not None:
-        place = (item.archive, item.checksums)
-        try:
-            raw = None if place in known else get.read(*place)
-        except LockError:
-            if sha256 is None or size is None:
-                raise
-        else:
-            if raw is not None:
-                known[place] = parse_checksums(raw, item.checksums)
-            sha256 = _agreed(known[place].get(path), sha256, item.checksums, path, where)
+    try:
+        if item.checksums is not None:
+            sums = _checksums(item.archive, item.checksums, get, known, needed=sha256 is None or size is None)
+            if sums is not None:
+                sha256 = _agreed(sums.get(path), sha256, item.checksums, path, where)
+        if sha256 is not None and size is None:
+            size = get.size(item.archive, path)
+            if size is None:
+                raise LockError(f"the server does not say the size of {path}", where=where, hint="pin it: size")
+    except UnreachableError:
+        if sha256 is None:
+            raise
     if sha256 is None:
         raise LockError(f"no sha256 of {path}", where=where, hint="pin it: sha256, or name the checksum file")
-    if size is None:
-        size = get.size(item.archive, path)
-    if size is None:
-        raise LockError(f"the server does not say the size of {path}", where=where, hint="pin it: size")
     return ReleaseFile(archive=item.archive, path=path, sha256=sha256, size=size, name=item.name)
+
+
+def _checksums(
+    archive: str, path: str, get: ArchiveReader, known: dict[tuple[str, str], dict[str, str]], *, needed: bool
+) -> dict[str, str] | None:
+    """What a checksum file states, read once; None when it cannot be had and is not needed."""
+    if (archive, path) not in known:
+        try:
+            known[archive, path] = parse_checksums(get.read(archive, path), path)
+        except LockError:
+            if needed:
+                raise
+            return None
+    return known[archive, path]
 
 
 def _agreed(stated: str | None, pinned: str | None, checksums: str, path: str, where: str) -> str:

@@ -45,11 +45,12 @@ def publish_ref(
     files = image_files(image, images, store)
     with store.lease() as lease, Incus.find(remote, project=project) as incus:
         lease.add([image.metadata.sha256, image.rootfs.sha256])
-        console.start(image.metadata.size + image.rootfs.size, 1)
         sent = 0
 
-        def progress(done: int, _total: int) -> None:
+        def progress(done: int, total: int) -> None:
             nonlocal sent
+            if not sent:  # not before: what is there is not sent
+                console.start(total, 1, "sending")
             console.advance(done - sent)
             sent = done
 

@@ -7,6 +7,7 @@ file is written by the process that holds its flock only.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -87,9 +88,10 @@ class Blobs:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[IO[bytes]]:
-        """A temporary file on the store's file system, gone at the end unless it was moved away."""
+        """A temporary file on the store's file system, gone at the end unless moved away; gc clears dead ones."""
         self.partial.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.partial, prefix="new-", delete=False) as out:
+            fcntl.flock(out, fcntl.LOCK_EX)
             try:
                 yield out
             finally:

@@ -6,9 +6,12 @@ and checked without a network.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,13 +79,13 @@ def collect(store: Store, images: Images, trees: set[str], *, dry_run: bool = Fa
         for place in _trees(store.home / "trees"):
             if place.name not in digests and place.name not in leased:
                 removed.append(f"tree {place.name}")
-                freed += sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
+                freed += _size(place)
                 if not dry_run:
                     shutil.rmtree(place)
         for sha256 in [sha256 for sha256 in store.blobs if sha256 not in needed]:
             removed.append(f"blob {sha256}")
             freed += store.blobs.path(sha256).stat().st_size if dry_run else store.blobs.remove(sha256)
-        freed += _leftovers(store, removed, dry_run=dry_run)
+        freed += _leftovers(store, leased, removed, dry_run=dry_run)
     return GcReport(tuple(removed), freed)
 
 
@@ -99,13 +102,30 @@ def _trees(folder: Path) -> Iterator[Path]:
         yield from (place for place in sorted(folder.iterdir()) if place.is_dir() and place.name[0] != ".")
 
 
-def _leftovers(store: Store, removed: list[str], *, dry_run: bool) -> int:
-    """Kept sandboxes of failed builds, half-unpacked trees, and downloads that nobody is writing."""
+def _leftovers(store: Store, leased: set[str], removed: list[str], *, dry_run: bool) -> int:
+    """Remove what failed or killed commands left; returns the bytes of it."""
     freed = 0
-    places = [*(store.home / "failed").glob("*"), *(store.home / "trees").glob(".*.new")]
-    for place in places:
-        removed.append(f"leftover {place.relative_to(store.home)}")
-        freed += sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
-        if not dry_run:
-            shutil.rmtree(place, ignore_errors=True)
+    with contextlib.ExitStack() as locks:
+        for place in _left(store, leased, locks):
+            removed.append(f"leftover {place.relative_to(store.home)}")
+            freed += _size(place)
+            if not dry_run and place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            elif not dry_run:
+                place.unlink(missing_ok=True)
     return freed
+
+
+def _left(store: Store, leased: set[str], locks: contextlib.ExitStack) -> Iterator[Path]:
+    """Kept sandboxes, half-removed images; half-unpacked trees, downloads and locks that no process holds."""
+    yield from (place for place in store.home.glob("failed/*") if f"failed/{place.name}" not in leased)
+    yield from (place for place in store.home.glob("images/*/*/*") if not (place / "manifest.json").exists())
+    for pattern in ("trees/.*.new", "partial/*", "building/*"):
+        for place in store.home.glob(pattern):
+            if locks.enter_context(unless_held(place.with_suffix(".lock") if place.is_dir() else place)):
+                yield place
+
+
+def _size(place: Path) -> int:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(path.lstat().st_size for path in files if path.is_file())

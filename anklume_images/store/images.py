@@ -95,14 +95,27 @@ class Images:
 
     def get(self, name: str, version: str, architecture: str) -> Image | None:
         """The image of that version, or None."""
+        manifest = self.folder(name, version, architecture) / "manifest.json"
         try:
-            document = json.loads((self.folder(name, version, architecture) / "manifest.json").read_bytes())
+            document = json.loads(manifest.read_bytes())
+            document["metadata"] = StoredFile(**document["metadata"])
+            document["rootfs"] = StoredFile(**document["rootfs"])
+            document["packages"] = tuple(Package(**entry) for entry in document["packages"])
+            return Image(**document)
         except FileNotFoundError:
             return None
-        document["metadata"] = StoredFile(**document["metadata"])
-        document["rootfs"] = StoredFile(**document["rootfs"])
-        document["packages"] = tuple(Package(**entry) for entry in document["packages"])
-        return Image(**document)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"not the manifest of an image: {error!r}",
+                where=str(manifest),
+                hint=f"remove {manifest.parent} and build {name} again, or update anklume-images",
+            ) from None
+
+    def present(self, name: str, version: str, architecture: str) -> Image | None:
+        """The image of that version if its two files are there too, by their sizes."""
+        image, blobs = self.get(name, version, architecture), self._store.blobs
+        files = (image.metadata, image.rootfs) if image else ()
+        return image if image and all(blobs.has(file.sha256, file.size) for file in files) else None
 
     def document(self, image: Image, name: str) -> Any:
         """One of the image's documents: recipe, lock or sbom.cdx."""
@@ -120,23 +133,23 @@ class Images:
                 yield image
 
     def add(self, image: Image, documents: dict[str, bytes]) -> None:
-        """Make an image appear whose blobs are there; the same version again is left as it is."""
+        """Make an image appear whose blobs are there; the same version with the same files is left as it is."""
         target = self.folder(image.name, image.version, image.architecture)
-        if target.is_dir():
-            return
         with self._store.scratch("image") as scratch:
             new = scratch / "new"
             new.mkdir()
             manifest = json.dumps(asdict(image), sort_keys=True, indent=1).encode() + b"\n"
             for name, data in {**documents, "manifest.json": manifest}.items():
                 write_atomic(new / name, data)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with self._store.guarded():  # gc removes folders that are empty, and images
+                there = self.get(image.name, image.version, image.architecture)
+                if there and there.fingerprint == image.fingerprint:
+                    return
+                if target.is_dir():  # what a removal left that was killed, or a version whose files are lost
+                    target.rename(scratch / "old")
+                target.parent.mkdir(parents=True, exist_ok=True)
                 new.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-            fsync_directory(target.parent)
+                fsync_directory(target.parent)
 
     def remove(self, image: Image) -> None:
         """Delete an image's documents (its blobs are gc's to remove)."""
@@ -155,8 +168,11 @@ class Images:
         return {path.name: path.read_text().strip() for path in sorted(folder.iterdir()) if path.name[0] != "."}
 
     def set_channel(self, name: str, architecture: str, channel: str, version: str) -> None:
-        """Point a channel at a version, by rename."""
-        write_atomic(self._channels / name / architecture / channel, f"{version}\n".encode())
+        """Point a channel at a version that is there, by rename."""
+        with self._store.guarded():
+            if self.get(name, version, architecture) is None:
+                raise StoreError(f"the store has no {name}@{version} any more", hint="build it again")
+            write_atomic(self._channels / name / architecture / channel, f"{version}\n".encode())
 
     def resolve(self, ref: str, architecture: str | None = None) -> Image:
         """The image that `name`, `name@channel` or `name@version` means; StoreError says what there is instead."""

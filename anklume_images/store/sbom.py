@@ -29,17 +29,17 @@ def make_sbom(image: Image, inputs: Iterable[LockedFile], architecture: str) -> 
     from cyclonedx.output.json import JsonV1Dot6
 
     root = Component(type=ComponentType.CONTAINER, name=image.name, version=image.version, bom_ref=image.ref)
-    hashes = {_identity(entry): entry.sha256 for entry in inputs}
+    found = {_identity(entry): entry for entry in inputs}
 
     def component(kind: str, name: str, version: str) -> Component:
-        sha256 = hashes.get((kind, name, version))
+        entry = found.get((kind, name, version))
         return Component(
             type=ComponentType.FILE if kind == "file" else ComponentType.LIBRARY,
             name=name,
             version=version,
             bom_ref=f"{kind}/{name}@{version}",
-            purl=_purl(kind, name, version, architecture),
-            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else (),
+            purl=_purl(kind, name, version, getattr(entry, "architecture", architecture)),
+            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)] if entry else (),
         )
 
     components = [component(package.kind, package.name, package.version) for package in image.packages]

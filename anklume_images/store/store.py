@@ -13,7 +13,8 @@
     scratch/<id>/                   work of running commands, swept when its owner is gone
 
 Locks: every command that adds or reads for long holds a lease (an flock'ed file); `gc.lock` is taken shared for the
-short moment of registering or committing, and exclusively while gc marks and sweeps.
+short moment of registering or committing, and exclusively while gc marks and sweeps. Whoever names things in a lease
+before looking whether they are there can count on them until the lease ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -33,21 +35,25 @@ from anklume_images.store.files import write_atomic
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Lease", "Store"]
+__all__ = ["Lease", "Store", "unless_held"]
 
 SCHEMA = 1
 
 
 class Lease:
-    """What a running command needs: digests and image keys, one a line in its file."""
+    """What a running command needs: blobs' and trees' names and kept sandboxes, one a line in its file."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, store: Store, stream: IO[str]) -> None:
+        self._store = store
         self._stream = stream
+        self._lock = threading.Lock()
 
     def add(self, names: Iterable[str]) -> None:
-        """Name more things to keep."""
-        self._stream.writelines(f"{name}\n" for name in names)
-        self._stream.flush()
+        """Name more things to keep; a gc that is under way ends first, and may still have removed them."""
+        text = "".join(f"{name}\n" for name in names)
+        with self._lock, self._store.guarded():
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class Store:
@@ -72,11 +78,19 @@ class Store:
             )
 
     def create(self) -> None:
-        """Make the store's folder, unless it is there."""
+        """Make the store's folder, unless it is there; never in a folder that holds something else."""
         if (self.home / "schema").exists():
             return
         try:
             self.home.mkdir(parents=True, exist_ok=True)
+            # A first command that was killed leaves a hidden file at most; an empty disk has lost+found.
+            foreign = [path.name for path in self.home.iterdir() if path.name[0] != "." and path.name != "lost+found"]
+            if foreign and not (self.home / "schema").exists():
+                raise StoreError(
+                    f"this is not a store: it holds {foreign[0]} and no schema",
+                    where=str(self.home),
+                    hint="name an empty folder, or one that is yet to be made, with --store",
+                )
             write_atomic(self.home / "schema", f"{SCHEMA}\n".encode())
         except OSError as error:
             raise StoreError(
@@ -102,7 +116,7 @@ class Store:
             fcntl.flock(stream, fcntl.LOCK_EX)
         with stream:
             try:
-                yield Lease(stream)
+                yield Lease(self, stream)
             finally:
                 Path(stream.name).unlink(missing_ok=True)
 
@@ -110,11 +124,11 @@ class Store:
         """Everything that living leases name; files of dead ones are removed. Call it with gc.lock held."""
         names: set[str] = set()
         for path in _entries(self.home / "leases"):
-            with path.open("r+") as stream:
+            with contextlib.suppress(FileNotFoundError), path.open("r+") as stream:  # it may end meanwhile
                 if _try_lock(stream):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                 else:
-                    names.update(path.read_text().splitlines())
+                    names.update(stream.read().splitlines())
         return names
 
     @contextlib.contextmanager
@@ -134,11 +148,12 @@ class Store:
                 shutil.rmtree(place, ignore_errors=True)
 
     def sweep(self) -> int:
-        """Remove the scratch of processes that are gone; returns how many."""
+        """Remove the scratch and the leases of processes that are gone; returns how many scratch folders."""
         count = 0
         if not (self.home / "scratch").is_dir() or not os.access(self.home, os.W_OK):
             return 0
         with self.guarded(exclusively=True):
+            self.leased()
             for place in _entries(self.home / "scratch"):
                 try:
                     with (place / ".owner").open("r+") as stream:
@@ -149,6 +164,18 @@ class Store:
                     shutil.rmtree(place, ignore_errors=True)
                     count += 1
         return count
+
+
+@contextlib.contextmanager
+def unless_held(path: Path) -> Iterator[bool]:
+    """Hold the lock on a file, and yield True, unless another process holds it or the file is gone."""
+    try:
+        stream = path.open("r+")
+    except FileNotFoundError:
+        yield False
+        return
+    with stream:
+        yield _try_lock(stream)
 
 
 def _entries(folder: Path) -> list[Path]:

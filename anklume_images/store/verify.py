@@ -37,6 +37,8 @@ def verify_store(
     for image in chosen or list(images):
         blobs -= {image.metadata.sha256, image.rootfs.sha256}
         problem = _verify_image(store, image)
+        if problem and images.get(image.name, image.version, image.architecture) is None:
+            continue  # gc took it meanwhile
         checked += 2
         size += image.metadata.size + image.rootfs.size
         if problem:
@@ -44,9 +46,14 @@ def verify_store(
             if repair:
                 _remove_damaged(store, (image.metadata.sha256, image.rootfs.sha256))
     for sha256 in sorted(blobs):
+        try:
+            length = store.blobs.path(sha256).stat().st_size
+            sound = store.blobs.verify(sha256)
+        except FileNotFoundError:
+            continue  # gc took it meanwhile
         checked += 1
-        size += store.blobs.path(sha256).stat().st_size
-        if not store.blobs.verify(sha256):
+        size += length
+        if not sound:
             damaged.append(f"blob {sha256}")
             if repair:
                 store.blobs.remove(sha256)

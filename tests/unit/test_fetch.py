@@ -547,6 +547,73 @@ def test_a_whole_but_wrong_one_is_fetched_from_the_beginning(mirror, blobs, cont
     assert blobs.verify(FILE.sha256)
 
 
+# a size that the lock does not know
+
+
+def of_unknown_size(data: bytes, path: str = "pool/a.deb") -> LockedFile:
+    return LockedFile("debian", path, hashlib.sha256(data).hexdigest(), None)
+
+
+UNKNOWN = of_unknown_size(DATA)
+
+
+def test_unknown_size_is_learned_from_the_mirror(mirror, blobs):
+    mirror.serve(PATH, DATA)
+    log = Log()
+    assert get(UNKNOWN, blobs, mirror, progress=log) == FetchReport(present=0, fetched=1, bytes=len(DATA))
+    assert log.notes == [f"pool/a.deb: {len(DATA) / (1 << 20):.1f} MiB"]
+    assert get(UNKNOWN, blobs, mirror).present == 1
+    assert len(mirror.requests) == 1
+
+
+def test_unknown_size_is_resumed_where_it_broke(mirror, blobs):
+    mirror.serve(PATH, DATA)
+    mirror.fault(PATH, Fault(cut=1_000_000))
+    assert get(UNKNOWN, blobs, mirror).bytes == len(DATA)
+    assert mirror.ranges(PATH) == [None, "bytes=1000000-"]
+
+
+@pytest.mark.parametrize("left", [DATA[:70_000], b"wrong" * 20_000, DATA, DATA + b"more", b"wrong" * 1_000_000])
+def test_unknown_size_and_what_an_earlier_run_left(mirror, blobs, left):
+    mirror.serve(PATH, DATA)
+    blobs.partial.mkdir()
+    (blobs.partial / f"{UNKNOWN.sha256}.part").write_bytes(left)
+    get(UNKNOWN, blobs, mirror)
+    assert blobs.verify(UNKNOWN.sha256)
+    assert leftovers(blobs) == []
+    assert len(mirror.requests) == (0 if left == DATA else 1 if DATA.startswith(left) else 2)
+
+
+def test_unknown_size_and_other_bytes_goes_to_the_next_mirror(mirror, other, blobs):
+    mirror.serve(PATH, b"another file")
+    other.serve(PATH, DATA)
+    get(UNKNOWN, blobs, mirror, other)
+    assert blobs.verify(UNKNOWN.sha256)
+
+
+def test_unknown_size_that_nobody_states_is_refused(mirror, blobs):
+    mirror.serve(PATH, DATA)
+    mirror.fault(PATH, always=Fault(declare=-1, endless=True))
+    with pytest.raises(FetchError, match="does not say how large the file is") as caught:
+        get(UNKNOWN, blobs, mirror)
+    assert caught.value.unreachable == (UNKNOWN,)
+    assert leftovers(blobs) == []
+
+
+def test_unknown_size_too_large_for_the_disk_is_told_before_its_first_byte(mirror, blobs):
+    mirror.serve(PATH, Zeros(1 << 60))
+    with pytest.raises(StoreError, match=r"the disk is full: 1099511627776\.0 MiB more are needed"):
+        get(UNKNOWN, blobs, mirror)
+    assert leftovers(blobs) == []
+
+
+def test_unknown_size_of_a_local_mirror(blobs, tmp_path):
+    (tmp_path / "mirror/pool").mkdir(parents=True)
+    (tmp_path / "mirror/pool/a.deb").write_bytes(DATA)
+    get(UNKNOWN, blobs, (tmp_path / "mirror").as_uri())
+    assert blobs.verify(UNKNOWN.sha256)
+
+
 # errors
 
 

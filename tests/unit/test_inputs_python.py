@@ -300,3 +300,26 @@ def test_tags_go_from_the_newest_libc_to_none():
     arm = [str(tag) for tag in platform_tags("3.13", "arm64", "trixie")]
     assert arm[0] == "cp313-cp313-manylinux_2_41_aarch64"
     assert not [tag for tag in arm if "manylinux_2_5_" in tag or "manylinux1" in tag]
+
+
+def test_what_only_tools_need_is_marked(index, lock):
+    index.add("app", "1.0", needs=["shared>=1"])
+    index.add("installer", "1.0", needs=["shared<2", "helper"])
+    for version in ("1.0", "2.0"):
+        index.add("shared", version)
+    index.add("helper", "1.0")
+    found = {wheel.package: (wheel.version, wheel.tool) for wheel in lock("app", tools=("installer",))}
+    assert found == {
+        "app": ("1.0", False),
+        "helper": ("1.0", True),
+        "installer": ("1.0", True),
+        "shared": ("1.0", False),
+    }
+
+
+def test_package_without_its_dependencies(index, lock):
+    index.add("web-app", "1.0", needs=["huge", "small<2"])
+    for version in ("1.0", "2.0"):
+        index.add("small", version)
+    wheels = lock("small", without_dependencies=("Web_App==1.0",))
+    assert [(wheel.package, wheel.version) for wheel in wheels] == [("small", "2.0"), ("web-app", "1.0")]

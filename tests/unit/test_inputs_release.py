@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -164,8 +165,27 @@ def test_everything_pinned_needs_no_answer():
     words = {"sha256": {"amd64": SHA256}, "size": {"amd64": 7}}
     (file,) = lock_files(spec(checksums="sums", **words), "amd64", reader)
     assert (file.sha256, file.size) == (SHA256, 7)
+
+
+@pytest.mark.parametrize("words", [{}, {"checksums": "sums"}])
+def test_a_pinned_file_of_an_upstream_without_answer_has_no_size(words):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for bases in ([], [closed]):
+        reader = HttpReader(lambda _, bases=bases: bases)
+        (file,) = lock_files(spec(sha256={"amd64": SHA256}, **words), "amd64", reader)
+        assert (file.sha256, file.size) == (SHA256, None)
+
+
+def test_without_a_pin_the_upstream_must_answer():
     with pytest.raises(LockError, match="cannot be had"):
-        lock_files(spec(checksums="sums", sha256={"amd64": SHA256}), "amd64", reader)
+        lock_files(spec(checksums="sums"), "amd64", HttpReader(lambda _: []))
+
+
+def test_a_checksum_file_that_is_gone_is_no_silence(upstream):
+    with pytest.raises(LockError, match="HTTP status 404"):
+        lock(upstream, checksums="sums", sha256={"amd64": SHA256})
 
 
 def test_a_checksum_file_is_small(upstream):

@@ -1,0 +1,10 @@
+# The instance's settings: whatever follows the first '=' is the value. Read whenever the service starts.
+SERVICE_ENABLED={{ config_get("user.anklume.llama_server_service_enabled", properties.llama_server_service_enabled) }}
+MODEL={{ config_get("user.anklume.llama_server_model", properties.llama_server_model) }}
+ALIAS={{ config_get("user.anklume.llama_server_alias", properties.llama_server_alias) }}
+HOST={{ config_get("user.anklume.llama_server_host", properties.llama_server_host) }}
+PORT={{ config_get("user.anklume.llama_server_port", properties.llama_server_port) }}
+API_KEY={{ config_get("user.anklume.llama_server_api_key", properties.llama_server_api_key) }}
+CONTEXT={{ config_get("user.anklume.llama_server_context", properties.llama_server_context) }}
+PARALLEL={{ config_get("user.anklume.llama_server_parallel", properties.llama_server_parallel) }}
+EXTRA_ARGS={{ config_get("user.anklume.llama_server_extra_args", properties.llama_server_extra_args) }}

@@ -1,0 +1,138 @@
+"""llama-server, built from Debian's packages and booted in both Incus: it waits for a model, then completes text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig.tiny_gguf import tiny_gguf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anklume_images.store.images import Image
+    from tests.build.images import Host, Machine
+
+pytest_plugins = ("tests.build.images",)
+pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
+
+UNIT = "llama-server"
+MODELS = "/var/lib/models"
+HOSTILE = """it's "$(touch /tmp/owned)" `touch /tmp/owned`; touch /tmp/owned \\"""
+
+
+@pytest.fixture(scope="module")
+def image(built: Callable[[str], Image]) -> Image:
+    return built("llama-server")
+
+
+@pytest.fixture(scope="module")
+def machine(host: Host, image: Image) -> Iterator[Machine]:
+    """An instance with a model; each test restarts it with the settings that it needs."""
+    with host.launched(image) as machine:
+        machine.push(tiny_gguf(), f"{MODELS}/a model/first.gguf")
+        yield machine
+
+
+def complete(machine: Machine, url: str = "http://127.0.0.1:8080", key: str = "") -> str:
+    headers = (f"Authorization: Bearer {key}",) if key else ()
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0}
+    answer = machine.request(f"{url}/v1/chat/completions", body, headers=headers)
+    assert answer.status == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_waits_for_a_model_in_its_volume_and_completes(each_host: Host, image: Image) -> None:
+    with each_host.launched(image, volumes={MODELS: "gguf"}) as machine:
+        assert machine.boot() == "running"
+        machine.wait(lambda: f"waiting for a model: there is no .gguf file in {MODELS}" in machine.journal(UNIT))
+        assert not machine.healthy()
+        assert machine.show(UNIT, "NRestarts") == "0"
+        machine.push(tiny_gguf(), f"{MODELS}/tiny.gguf", mode="0600")
+        machine.wait(machine.healthy, UNIT)
+        first = complete(machine)
+        assert first != ""
+        assert complete(machine) == first
+        models = machine.request("http://127.0.0.1:8080/v1/models").json()["data"]
+        assert [model["id"] for model in models] == ["tiny"]
+    with each_host.launched(image, volumes={MODELS: "gguf"}) as another:
+        another.wait(another.healthy, UNIT)
+        assert complete(another) == first
+
+
+def test_settings_reach_the_server_as_values(machine: Machine) -> None:
+    machine.restart(llama_server_extra_args="--seed 7 /* $(touch /tmp/owned)")
+    # Neither a pattern nor a command: llama-server itself refuses what it is given.
+    machine.wait(lambda: "error: invalid argument: /*\n" in machine.journal(UNIT), UNIT)
+    machine.restart(
+        llama_server_port="80",
+        llama_server_host="127.0.0.1",
+        llama_server_alias=HOSTILE,
+        llama_server_api_key="k$y 1",
+        llama_server_context="1024",
+        llama_server_parallel="2",
+        llama_server_extra_args="--metrics --seed 7",
+    )
+    url = "http://127.0.0.1:80"
+    machine.wait(machine.healthy, UNIT)
+    assert complete(machine, url, "k$y 1") != ""
+    assert machine.request(f"{url}/v1/models").status == 200
+    assert machine.request(f"{url}/v1/chat/completions", {"messages": []}).status == 401
+    key = ("Authorization: Bearer k$y 1",)
+    assert [model["id"] for model in machine.request(f"{url}/v1/models", headers=key).json()["data"]] == [HOSTILE]
+    assert [slot["n_ctx"] for slot in machine.request(f"{url}/slots", headers=key).json()] == [512, 512]
+    assert machine.request(f"{url}/metrics", headers=key).status == 200
+    assert machine.run("test", "-e", "/tmp/owned").code == 1
+    assert machine.output("stat", "--format", "%a %U", "/etc/anklume/llama-server.env") == "600 root\n"
+
+
+def test_a_model_by_name_and_one_that_is_not_there(machine: Machine) -> None:
+    machine.push(tiny_gguf(2), f"{MODELS}/b/second.gguf")
+    machine.restart(llama_server_model="b/second.gguf")
+    machine.wait(machine.healthy, UNIT)
+    assert machine.request("http://127.0.0.1:8080/v1/models").json()["data"][0]["id"] == "second"
+    machine.restart(llama_server_model="b/third.gguf")
+    there = f"{MODELS}/a model/first.gguf {MODELS}/b/second.gguf"
+    said = f"waiting for the model b/third.gguf, which is not in {MODELS}; there are: {there}"
+    machine.wait(lambda: said in machine.journal(UNIT), UNIT)
+    assert not machine.healthy()
+    machine.output("rm", f"{MODELS}/b/second.gguf")
+
+
+def test_a_damaged_model_is_tried_again(machine: Machine) -> None:
+    machine.push(tiny_gguf()[:100_000], f"{MODELS}/0.gguf")
+    machine.restart()
+    machine.wait(lambda: machine.show(UNIT, "NRestarts") == "1", UNIT)
+    machine.push(tiny_gguf(), f"{MODELS}/0.gguf")
+    machine.wait(machine.healthy, UNIT)
+    assert complete(machine) != ""
+    machine.output("rm", f"{MODELS}/0.gguf")
+
+
+def test_server_is_started_again_when_it_dies(machine: Machine) -> None:
+    machine.restart()
+    machine.wait(machine.healthy, UNIT)
+    machine.output("systemctl", "kill", "--signal", "KILL", UNIT)
+    machine.wait(lambda: machine.show(UNIT, "NRestarts") == "1" and machine.healthy(), UNIT)
+
+
+def test_switched_off_it_does_not_run_and_all_is_well(machine: Machine) -> None:
+    machine.restart(llama_server_service_enabled="false")
+    assert machine.boot() == "running"
+    assert machine.show(UNIT, "ActiveState") == "inactive"
+    assert machine.healthy()
+
+
+def test_server_runs_confined(machine: Machine) -> None:
+    machine.restart()
+    machine.wait(machine.healthy, UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    status = dict(line.split(":\t", 1) for line in machine.output("cat", f"/proc/{pid}/status").splitlines())
+    assert status["Uid"].split() == [machine.output("id", "-u", "llama-server").strip()] * 4
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    # Reading whatever mode a model has (2), and ports below 1024 (10).
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 1 << 2 | 1 << 10
+    mounts = machine.output("cat", f"/proc/{pid}/mountinfo").splitlines()
+    options = {line.split()[4]: line.split()[5].split(",") for line in mounts}
+    assert "ro" in options["/"]

@@ -1,0 +1,296 @@
+"""Ollama's image, built from a stand-in for its release and booted in both Incus: server, settings, wanted models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.pipeline import Pipeline
+from anklume_images.settings import load_settings
+from anklume_images.specs.catalog import Catalog, builtin_specs
+from tests.rig.ollama_standin import LIBRARIES, VERSION, copy_spec, make_tarball, serve_release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from anklume_images.build.trees import Tree
+    from anklume_images.store.images import Image
+    from tests.build.images import Host, Machine
+    from tests.conftest import Cli
+
+pytest_plugins = ("tests.build.images",)
+pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
+
+HOME = "/root/.ollama"
+URL = "http://127.0.0.1:11434"
+REGISTRY = "10.209.0.1:5000"  # an address of the private network
+
+
+@pytest.fixture(scope="session")
+def tarball(toolchain: Tree, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make_tarball(toolchain.root, tmp_path_factory.mktemp("stand-in"))
+
+
+@pytest.fixture(scope="session")
+def images(tarball: bytes, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
+    """`ollama` and `ollama-cpu` of the stand-in, locked and built as the real ones are."""
+    folder = tmp_path_factory.mktemp("release")
+    with serve_release(folder / "upstream", tarball) as address:
+        specs = copy_spec(folder / "specs", address, tarball)
+        catalog = Catalog.load([specs, builtin_specs()])
+        own = Pipeline(pipeline.store, catalog, load_settings(), pipeline.options, pipeline._console)
+        for name in ("ollama", "ollama-cpu"):
+            own.lock(name)
+        results = {result.name: result for result in own.build(["ollama", "ollama-cpu"])}
+    found = {}
+    for name, result in results.items():
+        assert result.image is not None, result.error
+        found[name] = result.image
+    return found
+
+
+@pytest.fixture(scope="session")
+def contents(images: dict[str, Image], pipeline: Pipeline, toolchain: Tree, tmp_path_factory: pytest.TempPathFactory):
+    """What is in an image: `-rw-r--r-- root/root` by path."""
+
+    def read(name: str) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("listing")
+        (folder / "stage").mkdir()
+        squashfs = pipeline.store.blobs.path(images[name].rootfs.sha256)
+        job = Job(
+            root=str(toolchain.root),
+            stage=str(folder / "stage"),
+            log=str(folder / "log"),
+            steps=(Step("list", ("unsquashfs", "-ll", "-d", "", "/image"), output=str(folder / "list")),),
+            mounts=(Mount("/image", str(squashfs)),),
+        )
+        assert run_job(job).ok
+        rows = [line.split(maxsplit=5) for line in (folder / "list").read_text().splitlines()]
+        return {row[5]: f"{row[0]} {row[1]}" for row in rows if len(row) == 6}
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def machine(host: Host, images: dict[str, Image]) -> Iterator[Machine]:
+    """An instance that each test restarts with the settings that it needs."""
+    with host.launched(images["ollama"]) as machine:
+        yield machine
+
+
+@contextlib.contextmanager
+def registry(host: Host, folder: Path) -> Iterator[None]:
+    """A stand-in for the registry, at an address of the private network."""
+    manifests = folder / "v2/library/tiny/manifests"
+    manifests.mkdir(parents=True)
+    (manifests / "latest").write_text(json.dumps({"schemaVersion": 2, "layers": []}))
+    server, port = REGISTRY.split(":")
+    argv = [sys.executable, "-m", "http.server", port, "--bind", server, "--directory", str(folder)]
+    command = host.incus.command(argv, network_only=True)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def models(machine: Machine, url: str = URL) -> list[str]:
+    return [model["name"] for model in machine.request(f"{url}/api/tags").json()["models"]]
+
+
+# what is in the image
+
+
+def test_release_is_unpacked_with_its_runners(contents: Callable[[str], dict[str, str]]) -> None:
+    found = contents("ollama")
+    assert {f"/usr/lib/ollama/{name}" for name in LIBRARIES.split()} <= found.keys()
+    assert found["/usr/bin/ollama"] == "-rwxr-xr-x root/root"
+    # The tarball's own folders are a group's to write to.
+    assert {found[path] for path in ("/usr", "/usr/bin", "/usr/lib", "/etc")} == {"drwxr-xr-x root/root"}
+
+
+def test_variant_cpu_has_no_gpu_runners(contents: Callable[[str], dict[str, str]]) -> None:
+    everything = {path for path in contents("ollama") if path.startswith("/usr/lib/ollama/")}
+    found = {path for path in contents("ollama-cpu") if path.startswith("/usr/lib/ollama/")}
+    gpu = {path for path in everything if "/cuda_" in path or "/vulkan" in path}
+    assert len(gpu) == 8
+    assert found == everything - gpu
+
+
+def test_no_key_is_in_the_image(contents: Callable[[str], dict[str, str]]) -> None:
+    found = contents("ollama")
+    assert found[HOME] == "drwx------ root/root"
+    assert not [path for path in found if "id_ed25519" in path or path.startswith(f"{HOME}/")]
+
+
+def test_image_says_what_it_is(images: dict[str, Image]) -> None:
+    image = images["ollama"]
+    assert image.version.startswith(f"{VERSION}-")
+    assert image.spec["provides"] == ["ollama_server"]
+    assert image.spec["volumes"] == [{"path": HOME, "kind": "models"}]
+    assert [package.version for package in image.packages if package.kind == "file"] == [
+        "v0.32.7/ollama-linux-amd64.tar.zst"
+    ]
+
+
+# the upstream
+
+
+def test_real_release_is_locked_by_its_pinned_hash(pipeline: Pipeline) -> None:
+    for name in ("ollama", "ollama-cpu"):
+        (file,) = pipeline.locks.get(name).files
+        assert file.sha256 == "ed1e39fe8fea90bd7f4c723bd949a2cea3153e111220ec0a183ea5b8dc8b2cae"
+        assert file.size is None
+
+
+def test_an_upstream_that_cannot_be_reached_stops_no_other_image(
+    anklume: Cli, tarball: bytes, built: Callable[[str], Image], tmp_path: Path
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    specs = copy_spec(tmp_path, closed, tarball + b"another")
+    present = built("debian")
+    anklume("--specs", str(specs), "lock", "ollama")
+    result = anklume("--specs", str(specs), "build", "ollama", "debian", "--json", check=False)
+    assert result.returncode == 1
+    assert f"{closed}/v0.32.7/ollama-linux-amd64.tar.zst: Connection refused" in result.stderr
+    assert "mirrors: {ollama: [URL]}" in result.stderr
+    states = {entry["name"]: entry["status"] for entry in json.loads(result.stdout)["images"]}
+    assert states == {"debian": "present", "ollama": "failed"}
+    assert present.version
+
+
+# in an instance
+
+
+def test_boots_answers_and_makes_its_key(each_host: Host, images: dict[str, Image]) -> None:
+    with each_host.launched(images["ollama"], volumes={HOME: "ollama"}) as machine:
+        assert machine.boot() == "running"
+        machine.wait(machine.healthy, "ollama")
+        assert machine.request(f"{URL}/api/version").json() == {"version": VERSION}
+        assert models(machine) == []
+        key = machine.output("cat", f"{HOME}/id_ed25519")
+        assert machine.output("stat", "--format", "%a %U", f"{HOME}/id_ed25519") == "600 root\n"
+        machine.wait(lambda: machine.show("ollama-models", "ActiveState") == "inactive", "ollama-models")
+        assert machine.show("ollama-models", "Result") == "success"
+    with each_host.launched(images["ollama-cpu"], volumes={HOME: "ollama"}) as another:
+        another.wait(another.healthy, "ollama")
+        assert another.output("cat", f"{HOME}/id_ed25519") == key
+
+
+def test_settings_reach_the_server_as_values(machine: Machine) -> None:
+    keep = "5m$(touch /tmp/owned)'\"\\"
+    machine.restart(
+        ollama_host="127.0.0.1:8000", ollama_keep_alive=keep, ollama_context_length="8192", ollama_no_cloud="false"
+    )
+    machine.wait(machine.healthy, "ollama")
+    assert machine.request("http://127.0.0.1:8000/api/version").status == 200
+    assert machine.run("curl", "--silent", f"{URL}/api/version").code == 7
+    environment = machine.output("cat", f"/proc/{machine.show('ollama', 'MainPID')}/environ").split("\0")
+    found = dict(entry.split("=", 1) for entry in environment if entry)
+    assert found["OLLAMA_HOST"] == "127.0.0.1:8000"
+    assert found["OLLAMA_KEEP_ALIVE"] == keep
+    assert found["OLLAMA_CONTEXT_LENGTH"] == "8192"
+    assert found["HOME"] == "/root"
+    assert "OLLAMA_NO_CLOUD" not in found
+    assert machine.run("test", "-e", "/tmp/owned").code == 1
+
+
+@pytest.mark.parametrize(
+    ("host_setting", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 - a setting
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        (":8000", "http://127.0.0.1:8000"),
+        ("10.1.2.3:90", "http://10.1.2.3:90"),
+        ("http://0.0.0.0", "http://127.0.0.1:80"),
+        ("http://10.1.2.3:90/x", "http://10.1.2.3:90"),
+        ("[::]:11434", "http://[::1]:11434"),
+        ("::", "http://[::1]:11434"),
+        ("fd00::1", "http://[fd00::1]:11434"),
+        ("a$(id)`id`;b:9", "http://a$(id)`id`;b:9"),
+    ],
+)
+def test_address_by_which_the_instance_asks_itself(host_setting: str, url: str, tmp_path: Path) -> None:
+    script = (builtin_specs() / "ollama/files/ollama-url").read_text()
+    (tmp_path / "ollama.env").write_text(f"SERVICE_ENABLED=true\nHOST={host_setting}\nNO_CLOUD=true\n")
+    script = script.replace("/etc/anklume", str(tmp_path))
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{url}\n"
+
+
+def test_wanted_models_without_a_network(machine: Machine) -> None:
+    machine.restart(
+        ollama_default_model="tiny",
+        ollama_extra_models='other:1b $(touch$IFS/tmp/owned) --help * a"},{"b',
+    )
+    assert machine.boot() == "running"
+    machine.wait(machine.healthy, "ollama")
+    machine.output("ip", "route", "del", "default")
+    machine.output("systemctl", "restart", "ollama-models")
+    said = "cannot be pulled: there is no network (no default route). Ollama says: pull model manifest: Get "
+    machine.wait(lambda: f"other:1b {said}" in machine.journal("ollama-models"), "ollama-models")
+    machine.wait(lambda: "trying again later" in machine.journal("ollama-models"), "ollama-models")
+    journal = machine.journal("ollama-models")
+    assert f'tiny {said}"https://registry.ollama.ai/v2/library/tiny/manifests/latest": dial tcp: ' in journal
+    for name in ("$(touch$IFS/tmp/owned)", "--help", "*", 'a"},{"b'):
+        assert f"{name} is not the name of a model and is left out" in journal.splitlines()
+    assert machine.run("test", "-e", "/tmp/owned").code == 1
+    machine.wait(lambda: machine.show("ollama-models", "SubState") == "auto-restart", "ollama-models")
+    assert machine.boot() == "running"
+    assert machine.healthy()
+
+
+def test_wanted_models_are_pulled_once_they_can_be(host: Host, images: dict[str, Image], tmp_path: Path) -> None:
+    model = f"{REGISTRY}/library/tiny"
+    wanted = {"ollama_default_model": model, "ollama_extra_models": f"{REGISTRY}/library/nothing"}
+    with host.launched(images["ollama"], volumes={HOME: "pulled"}, **wanted) as machine:
+        machine.wait(lambda: f"{model} cannot be pulled: pull model manifest: Get" in machine.journal("ollama-models"))
+        with registry(host, tmp_path):
+            # By its own next attempt.
+            machine.wait(lambda: f"{model} is there now" in machine.journal("ollama-models"), "ollama-models")
+        assert models(machine) == [f"{model}:latest"]
+        said = f"{REGISTRY}/library/nothing cannot be pulled: pull model manifest: file does not exist"
+        assert said in machine.journal("ollama-models").splitlines()
+        machine.restart(ollama_default_model=model)
+        machine.wait(lambda: f"{model} is there\n" in machine.journal("ollama-models"), "ollama-models")
+        machine.wait(lambda: machine.show("ollama-models", "ActiveState") == "inactive", "ollama-models")
+        assert machine.show("ollama-models", "Result") == "success"
+
+
+def test_server_is_started_again_when_it_dies(machine: Machine) -> None:
+    machine.restart()
+    machine.wait(machine.healthy, "ollama")
+    machine.output("systemctl", "kill", "--signal", "KILL", "ollama")
+    machine.wait(lambda: machine.show("ollama", "NRestarts") == "1" and machine.healthy(), "ollama")
+
+
+def test_switched_off_nothing_runs_and_all_is_well(machine: Machine) -> None:
+    machine.restart(ollama_service_enabled="false", ollama_default_model="tiny")
+    assert machine.boot() == "running"
+    for unit in ("ollama", "ollama-models"):
+        assert machine.show(unit, "ActiveState") == "inactive"
+    assert machine.healthy()
+
+
+def test_services_run_confined(machine: Machine) -> None:
+    machine.restart(ollama_default_model="tiny")
+    machine.wait(machine.healthy, "ollama")
+    pid = machine.show("ollama", "MainPID")
+    status = dict(line.split(":\t", 1) for line in machine.output("cat", f"/proc/{pid}/status").splitlines())
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    # Whatever mode models have (1), and ports below 1024 (10).
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 1 << 1 | 1 << 10
+    mounts = machine.output("cat", f"/proc/{pid}/mountinfo").splitlines()
+    options = {line.split()[4]: line.split()[5].split(",") for line in mounts}
+    assert ("ro" in options["/"], "rw" in options[HOME]) == (True, True)
