@@ -87,9 +87,10 @@ def prepare(
     spec = chain[-1]
     epoch = max(lock.epoch, base.epoch) if base else lock.epoch
     definition = render(chain, lock.architecture, epoch, partials)
+    document = spec.document() | {"archives": {}}  # where inputs are had from is no part of what they are
     recipe = make_recipe(
         lock=lock,
-        spec=json.loads(json.dumps(spec.document())),
+        spec=json.loads(json.dumps(document)),
         definition=definition,
         toolchain=toolchain,
         base=base.digest if base else None,

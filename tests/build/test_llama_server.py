@@ -77,7 +77,6 @@ def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     url = "http://127.0.0.1:80"
     machine.wait(machine.healthy, UNIT)
     assert complete(machine, url, "k$y 1") != ""
-    assert machine.request(f"{url}/v1/models").status == 200
     assert machine.request(f"{url}/v1/chat/completions", {"messages": []}).status == 401
     key = ("Authorization: Bearer k$y 1",)
     assert [model["id"] for model in machine.request(f"{url}/v1/models", headers=key).json()["data"]] == [HOSTILE]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = "0.32.7-stand-in"
 NAME = "ollama-linux-{}.tar.zst"
+NOWHERE = "http://127.0.0.1:1/stand-in"
 PINNED = {  # as the spec pins the release
     "amd64": "ed1e39fe8fea90bd7f4c723bd949a2cea3153e111220ec0a183ea5b8dc8b2cae",
     "arm64": "413cb50f2fd201b65e17e563c082607bc0ade60d700132c563c7a1c0cd529fde",
@@ -42,7 +43,7 @@ use File::Path qw(make_path);
 use IO::Socket::IP;
 
 my $version = "VERSION";
-my $home = $ENV{HOME} // die "Error: $HOME is not defined\n";
+my $home = $ENV{HOME} // die 'Error: $HOME is not defined';
 my $models = $ENV{OLLAMA_MODELS} || "$home/.ollama/models";
 my ($host, $port) = address($ENV{OLLAMA_HOST} // "");
 my $command = shift // "";
@@ -81,7 +82,8 @@ sub key {
     return if -e $path;
     make_path("$home/.ollama");
     open my $random, "<", "/dev/urandom" or die;
-    read $random, my $bytes, 32;
+    my $bytes = '';
+    read $random, $bytes, 32;
     my $mask = umask 0077;
     write_file($path, unpack("H*", $bytes) . "\n");
     umask $mask;
@@ -96,7 +98,8 @@ sub answer {
         last if $line =~ /^\r?$/;
         $length = $1 if $line =~ /^content-length:\s*(\d+)/i;
     }
-    read $client, my $body, $length;
+    my $body = '';
+    read $client, $body, $length;
     my ($name) = $body =~ /"model"\s*:\s*"((?:[^"\\]|\\.)*)"/;
     my ($status, $text) = (404, '404 page not found');
     if ($path eq "/") { ($status, $text) = (200, "Ollama is running") }
@@ -224,14 +227,17 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def copy_spec(folder: Path, address: str, tarball: bytes) -> Path:
-    """A folder of specs with Ollama's own, of which only version, upstream and hashes are the stand-in's."""
+def copy_spec(folder: Path, tarball: bytes) -> Path:
+    """A folder of specs with Ollama's own, of which only version, upstream and hashes are the stand-in's.
+
+    The upstream that it names is never there: a served release comes in as a mirror of the settings.
+    """
     target = folder / "ollama"
     shutil.copytree(builtin_specs() / "ollama", target, ignore=shutil.ignore_patterns("lock*.json"))
     text = (target / "spec.yml").read_text()
     replaced = {
         'version: "0.32.7"': f'version: "{VERSION}"',
-        "https://github.com/ollama/ollama/releases/download": address,
+        "https://github.com/ollama/ollama/releases/download": NOWHERE,
         **dict.fromkeys(PINNED.values(), hashlib.sha256(tarball).hexdigest()),
     }
     for old, new in replaced.items():
