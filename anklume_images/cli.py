@@ -177,7 +177,7 @@ def build(
     _report_build(session.console, results, differing, as_json=as_json)
     codes = {result.error.exit_code if result.error else 1 for result in results if result.status == "failed"}
     if codes:
-        sys.exit(min(codes))
+        sys.exit(min(codes))  # 2 for invalid files only when there was nothing worse
     sys.exit(3 if any(not outcome.identical for outcome in differing) else 0)
 
 
@@ -286,7 +286,8 @@ def fetch(session: Session, /, names: tuple[str, ...], *, as_json: bool, **optio
     from anklume_images.locking import TOOLCHAIN
 
     pipeline = session.pipeline(**options)
-    report = pipeline.fetch([TOOLCHAIN, *(names or pipeline.catalog.defaults())])
+    needed = [] if pipeline.unpacked(TOOLCHAIN) else [TOOLCHAIN]
+    report = pipeline.fetch([*needed, *(names or pipeline.catalog.defaults())])
     if as_json:
         session.console.json({"present": report.present, "fetched": report.fetched, "bytes": report.bytes})
     else:

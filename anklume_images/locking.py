@@ -133,7 +133,7 @@ class Locks:
             suites: dict[Suite, None] = {}
             for link in chain:
                 for suite in link.debian.suites if link.debian else ():
-                    suites[Suite(suite.archive, suite.suite, suite.components)] = None
+                    suites[Suite(suite.archive, suite.suite, suite.components, suite.pin)] = None
             request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed)
             found = self._debs(request, sources, runner)
             lock = replace(lock, debs=found.debs, indexes=found.indexes, epoch=found.epoch)

@@ -217,6 +217,10 @@ class Pipeline:
             self._console.note(f"{name}: unpacking {len(lock.debs)} packages")
             return ensure_tree(lock, self.store.blobs, self.store.home)
 
+    def unpacked(self, name: str) -> bool:
+        """Say whether a tree is there, unpacked: then nobody needs its packages."""
+        return (self.store.home / "trees" / tree_digest(self.locks.get(name))[:32]).is_dir()
+
     def toolchain(self) -> Tree:
         """The tree in which builds and locks run: this machine's, whatever architecture they are for."""
         if not self._foreign:
@@ -242,6 +246,7 @@ class Pipeline:
 
     def build(self, names: Sequence[str]) -> list[Result]:
         """Build what is missing, bases first, several at once; a failed image stops only those made from it."""
+        self.store.sweep()
         wanted = self.lineage(names)
         results: dict[str, Result] = {}
         todo: list[str] = []
@@ -254,7 +259,6 @@ class Pipeline:
 
             require_root("building an image")
             self._require_machine()
-            self.store.sweep()
             with self.leased():
                 self._build_missing(todo, results)
                 self._set_latest(results)

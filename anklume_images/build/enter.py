@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["enter"]
 
-_SHELL = ("/bin/sh", "-c", "if [ -x /bin/bash ]; then exec bash; else exec sh; fi")
+# With what distrobuilder mounts there, too; in the sandbox's own mount namespace, so nothing of it stays.
+_SHELL = """
+if [ "$1" != / ]; then for name in proc sys dev; do mount --rbind "/$name" "$1/$name"; done; fi
+exec chroot "$1" /bin/sh -c 'if [ -x /bin/bash ]; then exec bash; else exec sh; fi'
+"""
 # Where distrobuilder works: on its copy of the base, on the tree it downloads, or nowhere yet.
 _ROOTS = ("cache/overlay", "cache/rootfs", "base")
 
@@ -36,7 +40,7 @@ def enter(pipeline: Pipeline, name: str) -> int:
             root=str(tree.root),
             stage=str(scratch / "stage"),
             log=str(scratch / "log"),
-            steps=(Step("shell", _SHELL, chroot=_root(kept), terminal=True),),
+            steps=(Step("shell", ("/bin/sh", "-ec", _SHELL, "sh", _root(kept)), terminal=True),),
             mounts=(Mount("/build", str(kept), writable=True),),
             files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
             env=ENVIRONMENT | {"TERM": os.environ.get("TERM", "dumb")},

@@ -51,7 +51,7 @@ def terminal() -> Iterator[tuple[int, int, int]]:
         os.close(inner)
         os.close(end)
         relay.join()
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        termios.tcsetattr(0, termios.TCSANOW, before)  # draining could wait for ever for a reader
         signal.signal(signal.SIGWINCH, resized)
         for descriptor in (own, done):
             os.close(descriptor)

@@ -23,9 +23,10 @@ from anklume_images.inputs.lockfile import Deb, Index
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "Suite", "parse_stanza", "resolve"]
+__all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "Suite", "list_name", "parse_stanza", "resolve"]
 
 _KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
+_QUOTED = '\\|{}[]<>"^~_=!@#$%&*'
 _MERGED_USR = {"bookworm": ("usr-is-merged", "usrmerge-")}  # before trixie the merge was a package of its own
 
 
@@ -255,9 +256,7 @@ def _deb(row: tuple[str, str, str, str], stanzas: dict[str, str], mirrors: dict[
 def _indexes(lists: Path, suites: tuple[Suite, ...], mirrors: dict[str, str]) -> tuple[Index, ...]:
     found = []
     for suite in suites:
-        # apt names a list after its URL, with "_" for "/" and without the scheme (apt's URItoFileName).
-        stem = f"{mirrors[suite.archive]}/dists/{suite.suite}/InRelease".split("//", 1)[1].replace("/", "_")
-        text = (lists / stem).read_bytes()
+        text = (lists / list_name(f"{mirrors[suite.archive]}/dists/{suite.suite}/InRelease")).read_bytes()
         date = re.search(rb"^Date: (.+)$", text, re.MULTILINE)
         if date is None:
             raise LockError(f"the InRelease file of {suite.suite} has no Date")
@@ -265,6 +264,14 @@ def _indexes(lists: Path, suites: tuple[Suite, ...], mirrors: dict[str, str]) ->
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
         found.append(Index(suite.archive, suite.suite, hashlib.sha256(text).hexdigest(), stamp))
     return tuple(found)
+
+
+def list_name(url: str) -> str:
+    """The name under which apt keeps the file of a URL (URItoFileName and QuoteString of apt's strutl.cc)."""
+    host, slash, path = url.partition(":")[2].removeprefix("//").partition("/")
+    place = host.rpartition("@")[2] + slash + path
+    quoted = "".join(f"%{ord(c):02x}" if c in _QUOTED or not " " < c < "\x7f" else c for c in place)
+    return quoted.replace("/", "_")
 
 
 def _seconds(date: str) -> int:

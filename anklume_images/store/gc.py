@@ -128,4 +128,4 @@ def _left(store: Store, leased: set[str], locks: contextlib.ExitStack) -> Iterat
 
 def _size(place: Path) -> int:
     files = place.rglob("*") if place.is_dir() else [place]
-    return sum(path.lstat().st_size for path in files if path.is_file())
+    return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink())

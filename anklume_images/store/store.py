@@ -66,10 +66,9 @@ class Store:
             schema = int((home / "schema").read_text())
         except FileNotFoundError:
             return
-        except (ValueError, PermissionError) as error:
-            raise StoreError(
-                f"this is not a store: {error}", where=str(home), hint="name another with --store"
-            ) from None
+        except (ValueError, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise StoreError(f"this is not a store: {why}", where=str(home), hint="name another with --store") from None
         if schema > SCHEMA:
             raise StoreError(
                 f"the store is of schema {schema}, this program knows up to {SCHEMA}",
@@ -150,7 +149,8 @@ class Store:
     def sweep(self) -> int:
         """Remove the scratch and the leases of processes that are gone; returns how many scratch folders."""
         count = 0
-        if not (self.home / "scratch").is_dir() or not os.access(self.home, os.W_OK):
+        left = [*_entries(self.home / "scratch"), *_entries(self.home / "leases")]
+        if not left or not os.access(self.home, os.W_OK):
             return 0
         with self.guarded(exclusively=True):
             self.leased()

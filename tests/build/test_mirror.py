@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import json
-import os
-import pty
 import re
-import select
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -181,40 +176,3 @@ def test_the_sandbox_of_a_failed_build_goes_when_it_is_put_right(world: World) -
 def _bash(action: str) -> str:
     """An action whose shell is bash, which can talk to a network by itself."""
     return f"echo x > /etc/made-before\nbash -e <<'END'\n{action}\nEND"
-
-
-def test_the_sandbox_is_entered_from_a_terminal(world: World) -> None:
-    world.app("broken", "echo kept > /etc/kept; exit 1")
-    world("build", "broken", rc=1)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(world.folder)
-        os.execv(sys.executable, world.argv("enter", "broken"))  # noqa: S606  the pty wants it so
-    seen = b""
-
-    def until(word: bytes) -> None:
-        nonlocal seen
-        while word not in seen:
-            assert select.select([terminal], [], [], 20)[0], seen
-            seen += os.read(terminal, 4096)
-        seen = seen[seen.index(word) + len(word) :]
-
-    try:
-        until(b"# ")
-        os.write(terminal, b"cat /etc/kept; sleep 1000\n")
-        until(b"\nkept\r\n")
-        os.write(terminal, b"\x03")  # ends the sleep, not the shell, nor the sandbox
-        until(b"# ")
-        os.write(terminal, b"echo st'il'l here\n")
-        until(b"still here")
-        os.write(terminal, b"exit 4\n")
-        with contextlib.suppress(OSError):  # a terminal without anybody on it is an error to read
-            while os.read(terminal, 4096):
-                pass
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
-    finally:
-        status = os.waitpid(pid, 0)[1]
-        os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 4

@@ -1,0 +1,278 @@
+"""Images, channels and references of a store; verification; the bill of materials."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.errors import StoreError
+from anklume_images.inputs.lockfile import Deb, ReleaseFile, Wheel
+from anklume_images.store.images import Images, Package
+from anklume_images.store.sbom import make_sbom
+from anklume_images.store.store import Store
+from anklume_images.store.verify import verify_store
+from tests.rig.stored_images import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anklume_images.inputs.lockfile import LockedFile
+    from anklume_images.store.images import Image
+
+ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def images(store: Store) -> Images:
+    return Images(store)
+
+
+def test_an_image_comes_back_as_it_was_added(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE, inputs=(b"an input",))
+    assert images.get("debian", ONE, "amd64") == image
+    assert list(images) == [image]
+    assert images.document(image, "lock")["files"][0]["name"] == "input-0"
+    assert images.get("debian", ONE, "arm64") is None
+    assert images.get("debian", TWO, "amd64") is None
+
+
+def test_references(store: Store, images: Images) -> None:
+    one, two = put(store, "debian", ONE, channels=("prod",)), put(store, "debian", TWO)
+    assert images.resolve("debian", "amd64") == two
+    assert images.resolve("debian@prod", "amd64") == one
+    assert images.resolve(f"debian@{ONE}", "amd64") == one
+    assert one.ref == f"debian@{ONE}"
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "@latest", "Debian", "de/bian", "debian@", "debian@../x", "debian@a b", "../etc@x"]
+)
+def test_what_is_no_reference(ref: str, images: Images) -> None:
+    with pytest.raises(StoreError, match="not a reference") as caught:
+        images.resolve(ref, "amd64")
+    assert caught.value.hint == "write name, name@channel or name@version"
+
+
+def test_what_is_not_there_is_told_with_what_is(store: Store, images: Images) -> None:
+    put(store, "debian", ONE, channels=("prod",))
+    with pytest.raises(StoreError, match="the store has no debian@staging for amd64") as caught:
+        images.resolve("debian@staging", "amd64")
+    assert caught.value.hint == f"there are: prod, {ONE}"
+    with pytest.raises(StoreError, match="the store has no debain for amd64") as caught:
+        images.resolve("debain", "amd64")
+    assert caught.value.hint == "build it: anklume-images build debain"
+
+
+def test_the_same_version_with_the_same_files_is_left_as_it_is(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE)
+    folder = images.folder("debian", ONE, "amd64")
+    inode = folder.stat().st_ino
+    images.add(image, {"recipe.json": b'{"other": 1}'})
+    assert folder.stat().st_ino == inode
+    assert images.document(image, "recipe") == {}
+    assert not list((store.home / "scratch").iterdir())
+
+
+def test_other_files_of_the_same_version_take_its_place(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE)
+    images.add(replace(image, fingerprint="f" * 64), {"recipe.json": b'{"other": 1}'})
+    (only,) = images
+    assert only.fingerprint == "f" * 64
+    assert images.document(only, "recipe") == {"other": 1}
+    with pytest.raises(StoreError, match="has no lock"):
+        images.document(only, "lock")
+    assert not list((store.home / "scratch").iterdir())
+
+
+def test_what_a_killed_removal_left_is_replaced(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE)
+    (images.folder("debian", ONE, "amd64") / "manifest.json").unlink()
+    assert list(images) == []
+    images.add(image, {"recipe.json": b"{}"})
+    assert list(images) == [image]
+
+
+def test_removing_leaves_no_empty_folders(store: Store, images: Images) -> None:
+    one, two = put(store, "debian", ONE), put(store, "debian", TWO)
+    images.remove(one)
+    assert list(images) == [two]
+    images.remove(two)
+    assert not list((store.home / "images").iterdir())
+
+
+def test_channels_move(store: Store, images: Images) -> None:
+    put(store, "debian", ONE)
+    put(store, "debian", TWO, channels=())
+    assert images.channels("debian", "amd64") == {"latest": ONE}
+    images.set_channel("debian", "amd64", "latest", TWO)
+    assert images.channels("debian", "amd64") == {"latest": TWO}
+    assert images.channels("debian", "arm64") == images.channels("other", "amd64") == {}
+
+
+def test_a_channel_never_points_at_nothing(store: Store, images: Images) -> None:
+    put(store, "debian", ONE)
+    with pytest.raises(StoreError, match=f"the store has no debian@{TWO} any more"):
+        images.set_channel("debian", "amd64", "latest", TWO)
+    assert images.channels("debian", "amd64") == {"latest": ONE}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"name": "debian"}', "\0"])
+def test_a_damaged_manifest_is_told(text: str, store: Store, images: Images) -> None:
+    put(store, "debian", ONE)
+    manifest = images.folder("debian", ONE, "amd64") / "manifest.json"
+    manifest.write_text(text)
+    with pytest.raises(StoreError, match="not the manifest of an image") as caught:
+        images.resolve("debian", "amd64")
+    assert caught.value.where == str(manifest)
+    assert f"remove {manifest.parent} and build debian again" in str(caught.value.hint)
+
+
+def test_a_manifest_of_a_later_program_is_told(store: Store, images: Images) -> None:
+    put(store, "debian", ONE)
+    manifest = images.folder("debian", ONE, "amd64") / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"novelty": 1}))
+    with pytest.raises(StoreError, match="novelty") as caught:
+        images.resolve("debian", "amd64")
+    assert "update anklume-images" in str(caught.value.hint)
+
+
+def test_present_asks_for_both_files_by_size(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE)
+    assert images.present("debian", ONE, "amd64") == image
+    store.blobs.path(image.rootfs.sha256).write_bytes(b"short")
+    assert images.present("debian", ONE, "amd64") is None
+    store.blobs.remove(image.rootfs.sha256)
+    assert images.present("debian", ONE, "amd64") is None
+    assert images.present("debian", TWO, "amd64") is None
+
+
+class TestVerify:
+    """Every byte against the hash that names it."""
+
+    def test_all_is_well(self, store: Store, images: Images) -> None:
+        image = put(store, "debian", ONE, inputs=(b"an input",))
+        report = verify_store(store, images, [], "amd64")
+        assert (report.checked, report.damaged) == (3, ())
+        assert report.bytes == image.metadata.size + image.rootfs.size + len(b"an input")
+
+    def test_an_empty_store_is_well(self, store: Store, images: Images) -> None:
+        assert verify_store(store, images, [], "amd64").damaged == ()
+
+    @pytest.mark.parametrize("kind", ["metadata", "rootfs"])
+    def test_damage_names_the_image(self, kind: str, store: Store, images: Images) -> None:
+        image = put(store, "debian", ONE)
+        sha256 = getattr(image, kind).sha256
+        store.blobs.path(sha256).write_bytes(b"other bytes")
+        report = verify_store(store, images, [], "amd64")
+        assert report.damaged == (f"debian@{ONE}: blob {sha256} has other bytes",)
+        store.blobs.remove(sha256)
+        report = verify_store(store, images, ["debian"], "amd64")
+        assert report.damaged == (f"debian@{ONE}: blob {sha256} is missing",)
+
+    def test_a_wrong_fingerprint_is_damage(self, store: Store, images: Images) -> None:
+        image = put(store, "debian", ONE)
+        images.add(replace(image, fingerprint="f" * 64), {})
+        (line,) = verify_store(store, images, [], "amd64").damaged
+        assert line == f"debian@{ONE}: its files are not those of its fingerprint"
+
+    def test_repair_removes_what_is_damaged_only(self, store: Store, images: Images) -> None:
+        image = put(store, "debian", ONE, inputs=(b"an input",))
+        (sha256,) = {*store.blobs} - {image.metadata.sha256, image.rootfs.sha256}
+        store.blobs.path(sha256).write_bytes(b"AN input")
+        store.blobs.path(image.rootfs.sha256).write_bytes(b"x")
+        report = verify_store(store, images, [], "amd64", repair=True)
+        assert len(report.damaged) == 2
+        assert list(store.blobs) == [image.metadata.sha256]
+
+    def test_what_is_removed_meanwhile_is_no_damage(
+        self, store: Store, images: Images, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = put(store, "debian", ONE, inputs=(b"an input",))
+        blobs = list(store.blobs)
+        monkeypatch.setattr(type(store.blobs), "__iter__", lambda _: iter(blobs))
+        listed = list(images)
+        monkeypatch.setattr(Images, "__iter__", lambda _: iter(listed))
+        images.remove(image)
+        for sha256 in blobs:
+            store.blobs.remove(sha256)
+        assert verify_store(store, images, [], "amd64").damaged == ()
+
+
+class TestBillOfMaterials:
+    """CycloneDX 1.6, complete and the same each time."""
+
+    INPUTS: tuple[LockedFile, ...] = (
+        Deb("debian", "pool/c/curl.deb", "a" * 64, 1, "curl", "8.14.1-2", "amd64", ""),
+        Deb("debian", "pool/t/tzdata.deb", "b" * 64, 1, "tzdata", "1:2026a-0+deb13u1", "all", ""),
+        Wheel("pypi", "Flask-3.1.whl", "c" * 64, 1, "flask", "3.1"),
+        ReleaseFile("upstream", "v1/tool.tar.zst", "d" * 64, 1, "tool"),
+    )
+
+    @pytest.fixture
+    def image(self, store: Store) -> Image:
+        packages = (
+            Package("deb", "curl", "8.14.1-2"),
+            Package("deb", "tzdata", "1:2026a-0+deb13u1"),
+            Package("wheel", "flask", "3.1"),
+            Package("file", "tool", "v1/tool.tar.zst"),
+        )
+        return replace(put(store, "debian", ONE), packages=packages)
+
+    def components(self, image: Image) -> dict[str, Any]:
+        document = json.loads(make_sbom(image, self.INPUTS, "amd64"))
+        return {component["name"]: component for component in document["components"]}
+
+    def test_every_package_has_its_hash(self, image: Image) -> None:
+        found = {name: component["hashes"] for name, component in self.components(image).items()}
+        assert found == {
+            name: [{"alg": "SHA-256", "content": letter * 64}]
+            for name, letter in zip(("curl", "tzdata", "flask", "tool"), "abcd", strict=True)
+        }
+
+    def test_every_package_has_its_url(self, image: Image) -> None:
+        assert {name: component["purl"] for name, component in self.components(image).items()} == {
+            "curl": "pkg:deb/debian/curl@8.14.1-2?arch=amd64",
+            "tzdata": "pkg:deb/debian/tzdata@1:2026a-0%2Bdeb13u1?arch=all",
+            "flask": "pkg:pypi/flask@3.1",
+            "tool": "pkg:generic/tool@v1/tool.tar.zst",
+        }
+
+    def test_what_no_lock_names_has_no_hash(self, image: Image) -> None:
+        other = replace(image, packages=(Package("deb", "curl", "9.0-1"),))
+        assert "hashes" not in self.components(other)["curl"]
+
+    def test_it_says_whose_it_is_and_what_depends_on_what(self, image: Image) -> None:
+        document = json.loads(make_sbom(image, self.INPUTS, "amd64"))
+        assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+        component = document["metadata"]["component"]
+        assert (component["name"], component["version"], component["type"]) == ("debian", ONE, "container")
+        references = {component["bom-ref"] for component in document["components"]}
+        assert len(references) == 4
+        (root,) = [entry for entry in document["dependencies"] if entry["ref"] == component["bom-ref"]]
+        assert set(root["dependsOn"]) == references
+
+    def test_it_is_the_same_each_time(self, image: Image) -> None:
+        first = make_sbom(image, self.INPUTS, "amd64")
+        assert make_sbom(image, self.INPUTS[::-1], "amd64") == first
+        assert b"timestamp" not in first
+        other = make_sbom(replace(image, recipe="e" * 64), self.INPUTS, "amd64")
+        assert json.loads(other)["serialNumber"] != json.loads(first)["serialNumber"]
+
+
+def test_blobs_may_be_shared_by_images(store: Store, images: Images) -> None:
+    first = put(store, "one", ONE)
+    shared = store.blobs.add_stream(io.BytesIO(b"rootfs of one " + ONE.encode()))
+    assert shared == first.rootfs.sha256
+    assert hashlib.sha256(b"rootfs of one " + ONE.encode()).hexdigest() == shared
+    assert len(list(store.blobs)) == 2
+    assert len(list(images)) == 1
