@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from launcher.trial.home import clear, make_home, sweep
 from launcher.trial.init import ENVIRONMENT, INCUSD, STATE, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -186,7 +187,8 @@ class PrivateIncus:
     def _start(self) -> None:
         if self._parent is not None:
             sweep(self._parent)
-        self.home, self._lock = make_home(self._parent)
+        with _uninterrupted():  # a folder that is there is known to `close`
+            self.home, self._lock = make_home(self._parent)
         if self._parent is None:
             sweep(self.home.parent)
         spec = Spec(
@@ -268,6 +270,16 @@ class PrivateIncus:
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for a moment."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _program(module: str) -> list[str]:
