@@ -79,6 +79,8 @@ class Locks:
         hint = f"run: anklume-images lock {name}"
         if committed is None:
             raise LockError(f"{name} is not locked for {self.architecture}", where=where, hint=hint)
+        if committed.name != name:
+            raise LockError(f"this is the lock of {committed.name}, not of {name}", where=where, hint=hint)
         if committed.request != self.request(name):
             raise LockError(f"the spec of {name} changed since it was locked", where=where, hint=hint)
         if not self._answers(name, committed):
@@ -86,7 +88,7 @@ class Locks:
         return committed
 
     def _answers(self, name: str, lock: Lock) -> bool:
-        return lock.request == self.request(name) and lock.base == self._base_content(name)
+        return lock.name == name and lock.request == self.request(name) and lock.base == self._base_content(name)
 
     def _base_content(self, name: str) -> str | None:
         base = None if is_tree(name) else self.catalog.get(name).base

@@ -192,5 +192,8 @@ class Images:
     def _hint(self, name: str, architecture: str, channels: dict[str, str]) -> str:
         versions = sorted(path.parent.name for path in self._images.glob(f"{name}/*/{architecture}"))
         if not versions:
-            return f"build it: anklume-images build {name}"
+            from anklume_images.specs.yamlfile import nearest
+
+            close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
+            return f"did you mean '{close}'?" if close else f"build it: anklume-images build {name}"
         return f"there are: {', '.join([*channels, *versions])}"
