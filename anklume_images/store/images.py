@@ -195,5 +195,6 @@ class Images:
             from anklume_images.specs.yamlfile import nearest
 
             close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
-            return f"did you mean '{close}'?" if close else f"build it: anklume-images build {name}"
+            build = f"build it: anklume-images build {name}"
+            return f"did you mean '{close}'? Else {build}" if close else build
         return f"there are: {', '.join([*channels, *versions])}"
