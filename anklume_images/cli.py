@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -73,13 +74,17 @@ class Session:
 
 
 def _complete_images(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in _asked(context).catalog().names() if name.startswith(incomplete)]
+    with contextlib.suppress(AnklumeError, OSError):  # nobody reads errors while typing
+        return [name for name in _asked(context).catalog().names() if name.startswith(incomplete)]
+    return []
 
 
 def _complete_refs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    images = list(_asked(context).images())
-    names = {image.name for image in images} | {image.ref for image in images}
-    return sorted(name for name in names if name.startswith(incomplete))
+    with contextlib.suppress(AnklumeError, OSError):
+        images = list(_asked(context).images())
+        names = {image.name for image in images} | {image.ref for image in images}
+        return sorted(name for name in names if name.startswith(incomplete))
+    return []
 
 
 def _asked(context: click.Context) -> Session:

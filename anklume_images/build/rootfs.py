@@ -213,6 +213,8 @@ def _failure(name: str, outcome: Outcome, log: Path, keep: Path | None) -> Build
     else:
         message = f"{name}: step {outcome.step!r} failed with exit code {outcome.rc}"
     tail = _tail(log)
+    if any("signal: killed" in line for line in tail):
+        hint = "if it was for want of memory, build with fewer --jobs"
     if any("No space left on device" in line for line in tail):
         hint = "free some space on the store's disk (anklume-images gc), or build with fewer --jobs"
     enter = f"anklume-images enter {name}" if keep and any(keep.iterdir()) else None

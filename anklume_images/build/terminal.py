@@ -44,7 +44,7 @@ def terminal() -> Iterator[tuple[int, int, int]]:
     _copy_size(own)
     relay = threading.Thread(target=_relay, args=(own, done), name="terminal")
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSANOW)  # what was typed ahead is kept
         relay.start()
         yield inner, inner, inner
     finally:
@@ -65,14 +65,13 @@ def _copy_size(target: int) -> None:
 def _relay(own: int, done: int) -> None:
     """Pass on what is typed and what is shown; at the end, what is left to be shown."""
     sources = [own, 0, done]
-    while own in sources:
+    while True:
         ready = select.select(sources, [], [])[0]
-        if own in ready:
-            if not _pass(own, 1):
-                return
-        elif done in ready:  # only when nothing is left to be shown
+        if own in ready and not _pass(own, 1):  # its other side is closed, and nothing is left to be shown
             return
-        if 0 in ready and not _pass(0, own):
+        if done in ready:
+            sources = [own]
+        elif 0 in ready and not _pass(0, own):
             sources.remove(0)
 
 

@@ -141,6 +141,8 @@ def _resolve_from(
             "apt could not resolve the packages",
         )
         rows = re.findall(r"^'(\S+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", printed, re.MULTILINE)
+        if len(rows) != len(re.findall(r"^'", printed, re.MULTILINE)):
+            raise LockError("apt names packages without their SHA-256", hint="check the archive's indexes")
         stanzas = _stanzas(runner, config, [file for _, file, _, _ in rows])
         debs = tuple(sorted((_deb(row, stanzas, mirrors) for row in rows), key=lambda deb: (deb.package, deb.version)))
         indexes = _indexes(place / "state" / "lists", request.suites, mirrors)
@@ -160,7 +162,13 @@ def _configure(
         for suite in request.suites
     )
     (place / "etc" / "locked.sources").write_text("\n".join(sources))
-    pins = (f"Package: *\nPin: release n={s.suite}\nPin-Priority: {s.pin}\n" for s in request.suites if s.pin)
+    # By codename and by suite: `sid` and `unstable` are the same archive.
+    pins = (
+        f"Package: *\nPin: release {kind}={suite.suite}\nPin-Priority: {suite.pin}\n"
+        for suite in request.suites
+        for kind in ("n", "a")
+        if suite.pin
+    )
     (place / "etc" / "preferences").write_text("\n".join(pins))
     options = {
         "Dir::State": f"{mounted}/state",
@@ -237,7 +245,12 @@ def _deb(row: tuple[str, str, str, str], stanzas: dict[str, str], mirrors: dict[
     uri, file, size, sha256 = row
     if sha256 not in stanzas:
         raise LockError(f"apt names {file} but shows no stanza with its hash", hint="run the lock again")
-    archive = next((name for name, base in mirrors.items() if uri.startswith(base + "/")), None)
+    # The longest: one archive's address may lie below another's.
+    archive = max(
+        (name for name, base in mirrors.items() if uri.startswith(base + "/")),
+        key=lambda name: len(mirrors[name]),
+        default=None,
+    )
     if archive is None:
         raise LockError(f"apt would fetch {file} from none of the configured mirrors")
     fields = parse_stanza(stanzas[sha256])

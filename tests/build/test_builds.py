@@ -14,13 +14,16 @@ import pytest
 
 from anklume_images.build.pack import fingerprint
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Images
+from anklume_images.store.images import Images, host_architecture
 from anklume_images.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.build.trees import Tree
+    from anklume_images.pipeline import Pipeline
+    from anklume_images.store.images import Image
+    from tests.conftest import Cli
     from tests.rig.tiny import World
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
@@ -218,3 +221,63 @@ def test_a_list_of_contents_goes_with_each_image(world: World) -> None:
     names = {component["name"]: component for component in document["components"]}
     assert set(names) == {"note", "rootfs"}
     assert names["rootfs"]["hashes"][0]["alg"] == "SHA-256"
+
+
+def test_gc_at_the_same_time_does_no_harm(fresh: World) -> None:
+    """While images are fetched and built, gc over and over: bases are not yet in a channel, blobs in no image."""
+    for number in range(3):
+        fresh.app(f"app-{number}", f"echo {number} > /etc/number", inputs={"note": "note.txt"})
+    names = ["tiny-app", *(f"app-{number}" for number in range(3))]
+    rounds = 0
+    with fresh.start("build", *names, "--jobs", "2", "--json") as process:
+        while process.poll() is None:
+            fresh("gc")
+            rounds += 1
+        out, errors = process.communicate()
+    assert process.returncode == 0, out + errors
+    assert rounds > 3
+    assert {entry["status"] for entry in json.loads(out)["images"]} == {"built"}
+    assert " 0 damaged" in fresh("verify").stdout
+    assert [entry["name"] for entry in fresh.json("list")] == sorted([*names, "tiny"])
+    assert fresh.json("gc")["removed"] == []
+    # What is kept is enough to build all of it again, without a network.
+    for name in names:
+        assert fresh.json("build", name, "--check", "--offline")["checks"][0]["identical"]
+
+
+def test_gc_removes_what_no_channel_names(world: World) -> None:
+    old = world.built("tiny-app")["version"]
+    world.app("tiny-app", "cp /etc/passwd /etc/copied-elsewhere")
+    new = world.built("tiny-app")["version"]
+    plan = world.json("gc", "--dry-run")
+    assert f"image tiny-app@{old} ({host_architecture()})" in plan["removed"]
+    assert world.json("gc")["removed"] == plan["removed"]
+    assert [entry["version"] for entry in world.json("list") if entry["name"] == "tiny-app"] == [new]
+    assert world("gc", "--why", "tiny").stdout.splitlines() == ["channel latest", f"base of tiny-app@{new}"]
+    assert not list(world.store.glob("partial/*"))
+    assert not list(world.store.glob("building/*"))
+
+
+def test_what_a_failed_build_left_goes_with_gc(world: World) -> None:
+    world.app("broken", "exit 1")
+    world("build", "broken", rc=1)
+    assert "leftover failed/broken" in world.json("gc")["removed"]
+    assert not list((world.store / "failed").iterdir())
+    assert "no failed build of broken is kept" in world("enter", "broken", rc=1).stderr
+
+
+def test_debians_list_of_contents_is_what_is_installed(
+    pipeline: Pipeline, anklume: Cli, built: Callable[[str], Image]
+) -> None:
+    image = built("debian")
+    text = anklume("sbom", "debian").stdout
+    assert anklume("sbom", "debian").stdout == text
+    components = json.loads(text)["components"]
+    locked = {deb.package: deb for deb in pipeline.locks.get("debian").debs}
+    assert {c["name"]: c["version"] for c in components} == {p.name: p.version for p in image.packages}
+    assert {c["name"] for c in components} == set(locked)
+    for component in components:
+        deb = locked[component["name"]]
+        assert component["hashes"] == [{"alg": "SHA-256", "content": deb.sha256}]
+        assert component["purl"].startswith(f"pkg:deb/debian/{deb.package.replace('+', '%2B')}@")
+        assert component["purl"].endswith(f"?arch={deb.architecture}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def validate(definitions: dict[str, str], toolchain: Tree, folder: Path) -> tuple[int, str]:
-    """Run `distrobuilder validate` on each, in the toolchain; the exit code of the first that fails, and what it said."""
+    """Run `distrobuilder validate` on each, in the toolchain; the first exit code that is not 0, and what was said."""
     (folder / "stage").mkdir()
     (folder / "definitions").mkdir()
     for name, text in definitions.items():

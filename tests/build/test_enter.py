@@ -94,14 +94,16 @@ def test_a_terminal_shows_what_the_failure_left(terminal: Terminal) -> None:
     terminal.until("# ")
     terminal.type("cat /root/left-behind; dpkg-query -W -f '${Status}|' nginx\n")
     assert "half-way" in terminal.until("install ok installed|")
-    terminal.type("echo going; sleep 1000\n")
+    terminal.until("# ")
+    terminal.type("sh -c 'echo going; exec sleep 1000'\n")
     terminal.until("going\r\n")
     terminal.type("\x03")  # ends the program, not the shell
     terminal.until("# ")
     terminal.type("echo still $((40 + 2))\n")
     terminal.until("still 42")
+    terminal.until("# ")
     terminal.type("exit 3\n")
-    terminal.until("exit")
+    terminal.until("exit\r\n")  # bash's own, after the echo
     assert terminal.wait() == 3
 
 

@@ -236,9 +236,11 @@ def small_disk(fresh: World) -> Iterator[Callable[[int], None]]:
     fresh.store.rename(pattern)
     fresh.store.mkdir()
     linux.mount("tmpfs", fresh.store, "tmpfs", 0, "size=1M")
-    shutil.copytree(pattern, fresh.store, symlinks=True, dirs_exist_ok=True)
-    yield lambda size: linux.mount("tmpfs", fresh.store, "tmpfs", linux.REMOUNT, f"size={size}k")
-    linux.umount(fresh.store)
+    try:
+        shutil.copytree(pattern, fresh.store, symlinks=True, dirs_exist_ok=True)
+        yield lambda size: linux.mount("tmpfs", fresh.store, "tmpfs", linux.REMOUNT, f"size={size}k")
+    finally:
+        linux.umount(fresh.store)
 
 
 # The tarball of the root takes 4.1 MB, the image 3.3 MB.
@@ -275,11 +277,11 @@ def test_killed_while_it_packs(victim: str, world: World) -> None:
         out, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, out
     assert "Traceback" not in errors
-    assert "error: large: " in errors
+    assert "error: large: " in errors, errors
     assert "  log: " in errors
     if victim == "worker":
-        assert "distrobuilder said it was done, but its squashfs is cut short" in errors or "signal 9" in errors
-        assert "build with fewer --jobs" in errors
+        assert "distrobuilder said it was done, but its squashfs is cut short" in errors
+    assert "build with fewer --jobs" in errors
     assert "large" not in world("list").stdout
     nothing_left(world.folder)
 

@@ -48,7 +48,17 @@ def put(
         toolchain=toolchain,
         base={"name": base.name, "version": base.version} if base else None,
         packages=tuple(Package("file", file.name, file.path) for file in locked),
-        spec={"provides": [], "variables": {}},
+        spec={
+            "distribution": "debian",
+            "healthcheck": None,
+            "ports": [],
+            "provides": [],
+            "release": "trixie",
+            "tags": [],
+            "variables": {},
+            "variant": None,
+            "volumes": [],
+        },
     )
     lock = Lock(name, "amd64", "", 0, "1.0", files=locked)
     images = Images(store)

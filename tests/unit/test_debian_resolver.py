@@ -102,7 +102,8 @@ def test_apt_sees_nothing_of_the_host(apt: StandInApt) -> None:
     assert configuration["Acquire::Check-Valid-Until"] == "true"
     assert configuration["Acquire::ForceHash"] == "SHA256"
     assert apt.files["etc/locked.sources"].count("Signed-By: /keyring.pgp") == 2
-    assert apt.files["etc/preferences"] == "Package: *\nPin: release n=trixie-security\nPin-Priority: 990\n"
+    pins = [f"Package: *\nPin: release {kind}=trixie-security\nPin-Priority: 990\n" for kind in ("n", "a")]
+    assert apt.files["etc/preferences"] == "\n".join(pins)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +178,17 @@ def test_answers_that_do_not_fit_are_refused(change: dict[str, str], message: st
 
 
 def test_md5_answers_are_no_answers(apt: StandInApt) -> None:
-    """Without Acquire::ForceHash apt prints MD5 sums: then nothing is locked rather than something unverified."""
+    """Without Acquire::ForceHash apt prints MD5 sums."""
     apt.printed = f"'{MIRROR}/pool/c/curl.deb' curl_8.14-2_amd64.deb 300 MD5Sum:{'0' * 32}\n"
-    assert ask(apt, "curl").debs == ()
+    with pytest.raises(LockError, match="without their SHA-256"):
+        ask(apt, "curl")
+
+
+def test_an_archive_may_lie_below_another(apt: StandInApt) -> None:
+    apt.printed = f"'{MIRROR}/security/pool/c/curl.deb' curl_8.14-2_amd64.deb 300 SHA256:{CURL}\n"
+    request = DebianRequest((Suite("debian", "trixie"), Suite("security", "trixie-security")), ("curl",), "amd64")
+    found = resolve(request, lambda name: (MIRROR if name == "debian" else f"{MIRROR}/security",), apt)
+    assert [deb.archive for deb in found.debs] == ["security"]
 
 
 # As `apt-get indextargets` of apt 3.0 names them.
