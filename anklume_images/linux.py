@@ -32,6 +32,7 @@ __all__ = [
     "REC",
     "REMOUNT",
     "die_with_parent",
+    "drop_capability",
     "loopback_up",
     "mount",
     "pivot_root",
@@ -46,6 +47,7 @@ NEWCGROUP = 0x02000000
 RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # arch/*/syscall tables; libc has no wrapper
 
@@ -107,6 +109,11 @@ def die_with_parent(parent: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def drop_capability(number: int) -> None:
+    """Take a capability (capabilities(7)) from whatever this process executes next, for good."""
+    _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
 
 
 def loopback_up() -> None:

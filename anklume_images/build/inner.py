@@ -21,22 +21,8 @@ from typing import Any
 from anklume_images import linux
 from anklume_images.build.mirror import LoopbackMirror
 
+_PACKAGES = str(Path(__file__).resolve().parents[2])
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-_CHROOT = """
-import fcntl, os, signal, sys, warnings  # the last one by execvp, which could not find it any more
-if os.isatty(0) and os.getsid(0) == os.getpid():
-    fcntl.ioctl(0, 0x540E, 0)  # TIOCSCTTY: Ctrl-C and job control are this program's
-os.chroot(sys.argv[1])
-os.chdir("/")
-for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-    signal.signal(number, signal.SIG_DFL)  # Python ignores some, the caller may ignore others
-signal.pthread_sigmask(signal.SIG_SETMASK, ())
-try:
-    os.execvp(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\\n")
-    sys.exit(127)
-"""
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 
 
@@ -121,7 +107,7 @@ def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> in
         out = stack.enter_context(Path(step["output"]).open("wb")) if step["output"] else log
         streams = job["terminal"] if step["terminal"] else (subprocess.DEVNULL, out, log)
         process = subprocess.Popen(
-            _chroot(root / step["chroot"].lstrip("/"), step["argv"]),
+            _confined(root / step["chroot"].lstrip("/"), step["argv"]),
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],
@@ -131,9 +117,10 @@ def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> in
         return process.wait()
 
 
-def _chroot(root: Path, argv: list[str]) -> list[str]:
-    """The command, run in `root`. A program of its own: a fork of this one, whose mirror has threads, could hang."""
-    return [sys.executable, "-I", "-S", "-c", _CHROOT, str(root), *argv]
+def _confined(root: Path, argv: list[str]) -> list[str]:
+    """The command, run in `root` by `step.py`: a fork of this program, whose mirror has threads, could hang."""
+    code = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from anklume_images.build.step import main; main()"
+    return [sys.executable, "-I", "-S", "-c", code, str(root), *argv]
 
 
 def _assemble(job: dict[str, Any]) -> Path:
@@ -201,7 +188,7 @@ def _keep(root: Path, job: dict[str, Any]) -> None:
     target.mkdir()
     linux.mount(keep["to"], target, flags=linux.BIND)
     source = keep["from"].rstrip("/")
-    argv = _chroot(root, ["cp", "-ax", f"{source}/.", "/kept/"])
+    argv = _confined(root, ["cp", "-ax", f"{source}/.", "/kept/"])
     subprocess.run(argv, env=job["env"], check=False, capture_output=True)
 
 

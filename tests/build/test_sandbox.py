@@ -338,3 +338,20 @@ def test_a_missing_kernel_feature_is_told(feature: str, fresh: World) -> None:
     assert "Traceback" not in result.stderr
     # What was fetched stays; nothing else came of it.
     assert fresh.built("tiny")["status"] == "built"
+
+
+# Out of a chroot by way of a folder that was opened before another chroot.
+BREAK_OUT = (
+    'opendir(D, "/"); mkdir("/tmp/below"); chroot("/tmp/below"); chdir(D); chdir("..") for 1..64; chroot(".");'
+    'open(F, "<", $ARGV[0]) and print <F>'
+)
+
+
+@pytest.mark.parametrize(
+    "way", ["cat /proc/1/root{path} /proc/1/cwd{path}", "ls -d /proc/1/root/{path}", "perl -e '{escape}' {path}"]
+)
+def test_root_in_a_sandbox_cannot_reach_the_hosts_files(way: str, toolchain: Tree, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the host\n")
+    probe(toolchain.root, tmp_path, way.replace("{path}", str(secret)).replace("{escape}", BREAK_OUT))
+    assert (tmp_path / "out").read_text() == ""
