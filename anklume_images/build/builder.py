@@ -10,13 +10,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.build.pack import fingerprint, installed_packages, pack_metadata, unpacked_size
+from anklume_images.build.pack import installed_packages, pack_metadata, unpacked_size
 from anklume_images.build.recipe import make_recipe, recipe_digest, version_of
 from anklume_images.build.rootfs import Plan, Unpack, build_rootfs, memory_needed
 from anklume_images.build.sandbox import Surroundings
 from anklume_images.errors import BuildError, StoreError
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Image, Package, StoredFile
+from anklume_images.store.images import Image, Package, StoredFile, fingerprint
 from anklume_images.store.sbom import make_sbom
 
 if TYPE_CHECKING:

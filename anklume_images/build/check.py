@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.build.builder import built_files, plan_of
-from anklume_images.build.pack import fingerprint
 from anklume_images.build.sandbox import Job, Mount, Step, Surroundings, run_job
 from anklume_images.errors import BuildError
+from anklume_images.store.images import fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,6 @@ root file system as squashfs. The fingerprint of such a split image is the sha25
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import tarfile
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.build.sandbox import Job, Mount, Step, run_job
 from anklume_images.errors import BuildError
-from anklume_images.store.blobs import CHUNK
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["fingerprint", "installed_packages", "pack_metadata", "unpacked_size"]
+__all__ = ["installed_packages", "pack_metadata", "unpacked_size"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -68,16 +66,6 @@ def _tar(members: dict[str, bytes], epoch: int) -> bytes:
             member.size, member.mtime, member.mode = len(data), epoch, 0o644
             archive.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
-
-
-def fingerprint(metadata: Path, rootfs: Path) -> str:
-    """Incus' fingerprint of a split image, read in chunks."""
-    digest = hashlib.sha256()
-    for path in (metadata, rootfs):
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def installed_packages(status: Path) -> dict[str, str]:

@@ -6,12 +6,11 @@ were and can be asked for again.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import StoreError
-from anklume_images.store.blobs import CHUNK
+from anklume_images.store.images import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus import Incus
 
-__all__ = ["AliasChange", "ImageFiles", "PublishReport", "fingerprint_of", "publish"]
+__all__ = ["AliasChange", "ImageFiles", "PublishReport", "publish"]
 
 
 @dataclass(frozen=True)
@@ -75,23 +74,13 @@ def publish(
 
 
 def _check(files: ImageFiles) -> None:
-    found = fingerprint_of(files.metadata, files.rootfs)
+    found = fingerprint(files.metadata, files.rootfs)
     if found != files.fingerprint:
         raise StoreError(
             f"the image's files hash to {found}, not to {files.fingerprint}",
             where=str(files.rootfs),
             hint="build it again; anklume-images verify lists what else changed",
         )
-
-
-def fingerprint_of(metadata: Path, rootfs: Path) -> str:
-    """Incus' fingerprint of a split image: the sha256 of both files, one after the other."""
-    digest = hashlib.sha256()
-    for path in (metadata, rootfs):
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _fix_properties(files: ImageFiles, incus: Incus) -> tuple[str, ...]:

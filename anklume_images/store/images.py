@@ -5,6 +5,7 @@ An image is a folder with its manifest, recipe, lock and SBOM; its two big files
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import StoreError
+from anklume_images.store.blobs import CHUNK
 from anklume_images.store.files import fsync_directory, write_atomic
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "host_architecture"]
+__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "host_architecture"]
 
 LATEST = "latest"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -79,6 +81,16 @@ class Image:
     def ref(self) -> str:
         """`name@version`."""
         return f"{self.name}@{self.version}"
+
+
+def fingerprint(metadata: Path, rootfs: Path) -> str:
+    """Incus' fingerprint of a split image: the sha256 of both files, one after the other, read in chunks."""
+    digest = hashlib.sha256()
+    for path in (metadata, rootfs):
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 class Images:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.build.pack import fingerprint
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Images, host_architecture
+from anklume_images.store.images import Images, fingerprint, host_architecture
 from anklume_images.store.store import Store
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import tarfile
 import uuid
 from typing import TYPE_CHECKING
 
-from anklume_images.ship.publish import ImageFiles, fingerprint_of
+from anklume_images.ship.publish import ImageFiles
+from anklume_images.store.images import fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,4 +51,4 @@ def make_image(folder: Path, rootfs: Path, *, aliases: tuple[str, ...] = (), **p
         member = tarfile.TarInfo("metadata.yaml")
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text))
-    return ImageFiles(metadata, rootfs, fingerprint_of(metadata, rootfs), aliases, properties)
+    return ImageFiles(metadata, rootfs, fingerprint(metadata, rootfs), aliases, properties)

@@ -189,8 +189,8 @@ def make_tarball(tree: Path, folder: Path) -> bytes:
         root=str(tree),
         stage=str(stage),
         log=str(folder / "zstd.log"),
-        steps=(Step("compress", ("zstd", "-q", "/work/ollama.tar")),),
-        mounts=(Mount("/work", str(work), writable=True),),
+        steps=(Step("compress", ("zstd", "-q", "/made/ollama.tar")),),
+        mounts=(Mount("/made", str(work), writable=True),),
     )
     outcome = run_job(job)
     assert outcome.ok, (folder / "zstd.log").read_text()
