@@ -144,9 +144,7 @@ def build_rootfs(
 
 
 def _steps(plan: Plan) -> list[Step]:
-    # Its overlay would be gone when it fails, and with it what `enter` is to show; a copy costs nothing measurable.
-    kept = ("--cleanup=false", "--disable-overlay")
-    common = ("--cache-dir", "/build/cache", *kept, "--compression", COMPRESSION)
+    common = ("--cache-dir", "/build/cache", "--cleanup=false", "--compression", COMPRESSION)
     definition = "/build/in/definition.yaml"
     if plan.base is None:
         return [Step("distrobuilder", ("distrobuilder", "build-incus", definition, "/build/out", *common))]
@@ -158,7 +156,8 @@ def _steps(plan: Plan) -> list[Step]:
         keep = ("--no-same-owner", "--no-overwrite-dir", "--keep-directory-symlink")
         argv_tar = ("tar", "--extract", *keep, *excludes, f"--directory={target}")
         steps.append(Step(f"unpack {entry.name}", (*argv_tar, f"--file=/build/files/{entry.name}")))
-    argv = ("distrobuilder", "pack-incus", definition, "/build/base", "/build/out", *common)
+    # Over a base all work is in its overlay, which would be gone when it fails, and with it what `enter` is to show.
+    argv = ("distrobuilder", "pack-incus", definition, "/build/base", "/build/out", *common, "--disable-overlay")
     return [*steps, Step("distrobuilder", argv)]
 
 
