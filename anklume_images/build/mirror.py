@@ -75,7 +75,7 @@ class LoopbackMirror:
                         if self.command == "GET":
                             shutil.copyfileobj(stream, self.wfile, 1 << 20)
 
-            do_HEAD = do_GET  # noqa: N815
+            do_HEAD = do_GET  # noqa: N815  the name that http.server looks for
 
             def _answer(self, status: int, length: int, kind: str = "application/octet-stream") -> None:
                 self.send_response(status)
