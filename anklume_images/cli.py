@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +17,7 @@ from anklume_images.console import Console
 from anklume_images.errors import AnklumeError
 from anklume_images.session import Session
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,8 +41,7 @@ def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch
     """Build reproducible Incus images from locked inputs, and keep them in a store."""
     console = context.obj or Console()
     given = [("--specs", folder) for folder in specs] + [("--store", home)] * (home is not None) + [("--arch", arch)]
-    program = shlex.join(["anklume-images", *(str(word) for pair in given if pair[1] for word in pair)])
-    console.configure(quiet=quiet, program=program)
+    console.configure(quiet=quiet, options=[str(word) for pair in given if pair[1] for word in pair])
     context.obj = Session(specs, home.absolute() if home else None, arch, console)
 
 
@@ -56,10 +54,11 @@ for verb in (
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors become text, a hint and an exit code, never a traceback."""
-    _run(cli, argv)
+    run(cli, argv)
 
 
-def _run(command: click.Group, argv: list[str] | None) -> None:
+def run(command: click.Group, argv: list[str] | None) -> None:
+    """Run a command of this project; errors become text, a hint and an exit code."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the caller closed them
     console = Console()
     try:

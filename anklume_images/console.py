@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -44,19 +46,19 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._program = "anklume-images"
+        self._options = ""
         self._terminal = sys.stderr.isatty()
         self._lock = threading.RLock()
         self._bar: Any = None
         self._total = self._count = self._done = 0
 
-    def configure(self, *, quiet: bool, program: str) -> None:
-        """What the options before the verb say; `program` is the command with these options.
+    def configure(self, *, quiet: bool, options: Sequence[str]) -> None:
+        """What the options before the verb say; `options` are those that name store, specs and architecture.
 
         A command that an error names is shown with them, and so does what it says, to the same store.
         """
         self._quiet = quiet
-        self._program = program
+        self._options = shlex.join(options)
 
     def note(self, text: str) -> None:
         """One line of progress."""
@@ -132,4 +134,6 @@ class Console:
         self._line("\n".join(lines))
 
     def _command(self, text: str) -> str:
-        return text.replace("anklume-images ", f"{self._program} ")
+        if not self._options:
+            return text
+        return re.sub(r"\b(anklume-(?:images|launch)) ", lambda match: f"{match[1]} {self._options} ", text)

@@ -1,0 +1,5 @@
+"""`python -m launcher`: the `anklume-launch` command."""
+
+from launcher.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What a person wants: the model of an infra.yml, its loader and its rules."""

@@ -1,0 +1,1 @@
+"""What is to be, what is, and the difference between them."""

@@ -1,0 +1,104 @@
+"""What the options before a verb say, and the arguments and options that verbs share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from anklume_images.console import Console
+    from anklume_images.incus import Incus
+    from anklume_images.pipeline import Pipeline
+    from anklume_images.specs.catalog import Catalog
+    from anklume_images.store.images import Images
+    from anklume_images.store.store import Store
+    from launcher.infra.model import Infra
+
+__all__ = ["INFRA", "JSON", "ONLY", "REMOTE", "TAGS", "YES", "YOLO", "Launch"]
+
+
+@dataclass
+class Launch:
+    """What the options before the verb say."""
+
+    specs: tuple[Path, ...]
+    home: Path | None
+    console: Console
+
+    def catalog(self) -> Catalog:
+        """The specs, the user's own folders first."""
+        from anklume_images.specs.catalog import Catalog, builtin_specs
+
+        return Catalog.load([*self.specs, builtin_specs()])
+
+    def store(self) -> Store:
+        """The store."""
+        from anklume_images.settings import store_home
+        from anklume_images.store.store import Store
+
+        return Store(self.home or store_home(os.environ))
+
+    def images(self) -> Images:
+        """The images of the store."""
+        from anklume_images.store.images import Images
+
+        return Images(self.store())
+
+    def pipeline(self, *, offline: bool = False) -> Pipeline:
+        """The pipeline that builds what the store lacks."""
+        from anklume_images.pipeline import Options, Pipeline
+        from anklume_images.settings import load_settings
+        from anklume_images.store.images import host_architecture
+
+        settings = load_settings(os.environ)
+        jobs = settings.jobs or os.cpu_count() or 1
+        options = Options(host_architecture(), jobs=jobs, offline=offline, refresh_missing=not offline)
+        return Pipeline(self.store(), self.catalog(), settings, options, self.console)
+
+    def incus(self, remote: str | None = None) -> Incus:
+        """A connection to Incus, found as the `incus` client finds it."""
+        from anklume_images.incus import Incus
+
+        return Incus.find(remote)
+
+    def infra(self, path: Path, *, yolo: bool = False) -> Infra:
+        """The valid infra.yml at `path`, its warnings shown; InvalidFileError with every problem otherwise."""
+        from launcher.infra.load import load_infra
+
+        infra, warnings = load_infra(path, self.catalog(), yolo=yolo)
+        for warning in warnings:
+            self.console.warn(str(warning))
+        return infra
+
+
+def _complete_machines(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Machines of the file that is named so far."""
+    from anklume_images.console import Console
+    from anklume_images.errors import AnklumeError
+
+    given = context.find_root().params
+    launch = Launch(given.get("specs") or (), given.get("home"), Console(quiet=True))
+    try:
+        infra = launch.infra(Path(context.params.get("infra") or "infra.yml"))
+    except (AnklumeError, OSError):  # nobody reads errors while typing
+        return []
+    return [machine.name for machine in infra.machines() if machine.name.startswith(incomplete)]
+
+
+INFRA = click.argument("infra", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+YES = click.option("-y", "--yes", is_flag=True, help="Do not ask before changing anything.")
+YOLO = click.option("--yolo", is_flag=True, help="Let privileged containers pass, with a warning.")
+REMOTE = click.option("--remote", help="A remote of the incus client's configuration.")
+ONLY = click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_complete_machines,
+    help="These machines or domains only; may be given again.",
+)
+TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Machines whose image has this tag, such as llm.")
