@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -114,6 +115,20 @@ class Incus:
             project=address.project,
         )
 
+    def within(self, project: str | None) -> Incus:
+        """The same connection, for another project (None: none named, as requests about all projects want it).
+
+        Closing one of them closes both.
+        """
+        api = self._client.api
+        node = type(api)(api._api_endpoint, api.session, project=project)  # noqa: SLF001 - pylxd has no other way
+        return Incus(SimpleNamespace(api=node), self.address, self.server, project or "default")
+
+    @property
+    def session(self) -> Any:
+        """The HTTP session with its certificates, for what is not a request below /1.0."""
+        return self._client.api.session
+
     def close(self) -> None:
         """Close the connection."""
         self._client.api.session.close()
@@ -133,6 +148,12 @@ class Incus:
         with translated(self.address):
             return self._node(path).get(params=params).json()["metadata"]
 
+    def read(self, path: str) -> bytes:
+        """GET a file below /1.0: a log."""
+        with translated(self.address):
+            content: bytes = self._node(path).get(is_api=False).content
+        return content
+
     def send(
         self, method: Literal["post", "put", "patch", "delete"], path: str, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -140,6 +161,12 @@ class Incus:
         with translated(self.address):
             answer = getattr(self._node(path), method)(json=dict(body or {})).json()
         return self.wait(answer["operation"]) if answer.get("type") == "async" else (answer.get("metadata") or {})
+
+    def begin(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST below /1.0 what starts an operation, and return the operation without waiting for it."""
+        with translated(self.address):
+            operation: dict[str, Any] = self._node(path).post(json=dict(body)).json()["metadata"]
+        return operation
 
     def wait(
         self, operation: str, progress: Callable[[dict[str, Any]], None] | None = None, *, timeout: float | None = None

@@ -1,1 +1,1 @@
-"""Looks at what runs: status, verify, doctor."""
+"""Looking at machines that are there: status, verify, doctor, logs and shell."""

@@ -1,0 +1,107 @@
+"""What Incus has for each machine of a file: one request for all projects, and who owns what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher.plan.names import IMAGE, MACHINE, owner_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from anklume_images.incus import Incus
+    from launcher.infra.model import Infra, Machine
+    from launcher.plan.names import Names
+
+__all__ = ["MISSING", "NOT_OURS", "RUNNING", "Mount", "Seen", "look", "seen"]
+
+RUNNING, STOPPED, MISSING, NOT_OURS = "running", "stopped", "missing", "not ours"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A custom volume (`pool`) or a folder of the host (no pool) in a machine."""
+
+    name: str
+    path: str
+    pool: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A machine of the file and the instance of its name.
+
+    `state` is running, stopped, missing, `not ours`, or another word of Incus'. `config` and `devices` are the
+    instance's with those of its profiles; they are empty unless the instance is ours. `image` is the mark that the
+    launcher left.
+    """
+
+    machine: Machine
+    project: str
+    instance: str
+    state: str
+    architecture: str = ""
+    image: str | None = None
+    addresses: tuple[str, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        """Whether something can be asked inside."""
+        return self.state == RUNNING
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Its disks but for the root."""
+        disks = [keys for keys in self.devices.values() if keys.get("type") == "disk" and keys.get("path") != "/"]
+        return tuple(Mount(keys.get("source", ""), keys.get("path", ""), keys.get("pool")) for keys in disks)
+
+    @property
+    def gpus(self) -> tuple[Mapping[str, str], ...]:
+        """Its gpu devices."""
+        return tuple(keys for keys in self.devices.values() if keys.get("type") == "gpu")
+
+
+def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[Seen, ...]:
+    """The instances of these machines."""
+    instances = incus.within(None).get("instances", **{"recursion": 2, "all-projects": "true"})
+    there = {(instance["project"], instance["name"]): instance for instance in instances}
+    found = []
+    for machine in machines:
+        key = names.project(machine.domain), names.instance(machine.name)
+        found.append(seen(machine, *key, there.get(key), infra.project_name))
+    return tuple(found)
+
+
+def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] | None, owner: str) -> Seen:
+    """A machine beside what Incus said of its instance, None where there is none."""
+    if instance is None:
+        return Seen(machine, project, name, MISSING)
+    config = instance.get("expanded_config") or {}
+    if owner_of(config) != owner or config.get(MACHINE) != machine.name:
+        return Seen(machine, project, name, NOT_OURS)
+    return Seen(
+        machine,
+        project,
+        name,
+        str(instance["status"]).lower(),
+        architecture=_ARCHITECTURES.get(instance["architecture"], instance["architecture"]),
+        image=config.get(IMAGE),
+        addresses=_addresses(instance),
+        config=config,
+        devices=instance.get("expanded_devices") or {},
+    )
+
+
+def _addresses(instance: Mapping[str, Any]) -> tuple[str, ...]:
+    """IPv4 addresses of its interfaces, those of eth0 first."""
+    interfaces = (instance.get("state") or {}).get("network") or {}
+    return tuple(
+        address["address"]
+        for name, interface in sorted(interfaces.items(), key=lambda item: (item[0] != "eth0", item[0]))
+        for address in interface.get("addresses") or ()
+        if address["family"] == "inet" and address["scope"] == "global" and name != "lo"
+    )
