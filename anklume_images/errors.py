@@ -16,6 +16,7 @@ __all__ = [
     "IncusError",
     "InvalidFileError",
     "LockError",
+    "PolicyError",
     "Problem",
     "StoreError",
 ]
@@ -101,6 +102,12 @@ class StoreError(AnklumeError):
 
 class IncusError(AnklumeError):
     """Incus refused a request, could not be reached, or is too old."""
+
+
+class PolicyError(AnklumeError):
+    """Refused by a policy of the file that was asked for, such as `gpu_policy`."""
+
+    exit_code = 4
 
 
 class BuildError(AnklumeError):

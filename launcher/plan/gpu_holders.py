@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from launcher.plan.cards import Card
 
-__all__ = ["Holder", "Mode", "collide", "holders", "mig_part"]
+__all__ = ["Holder", "Mode", "collide", "holders", "mig_part", "mig_uuid", "mode_of"]
 
 Mode = Literal["physical", "mig", "sriov", "mdev", "node", "pci", "raw"]
 _TRUE = frozenset({"true", "1", "yes", "on"})  # what Incus takes for true
 _SELECTORS = ("pci", "id", "vendorid", "productid")
-_DIVIDED = frozenset({"mig", "sriov", "mdev"})
+_DIVIDED: tuple[Mode, ...] = ("mig", "sriov", "mdev")
 _ALLOW = frozenset({"lxc.cgroup.devices.allow", "lxc.cgroup2.devices.allow"})
 _VISIBLE = "NVIDIA_VISIBLE_DEVICES="
 
@@ -82,11 +82,24 @@ def collide(first: tuple[Mode, str | None], second: tuple[Mode, str | None]) -> 
     return part == other
 
 
+def mode_of(device: Mapping[str, str]) -> Mode:
+    """How a gpu device gives its card; Incus 6.0 takes a gputype that it does not know for physical."""
+    for mode in _DIVIDED:
+        if device.get("gputype") == mode:
+            return mode
+    return "physical"
+
+
 def mig_part(device: Mapping[str, str]) -> str:
-    """The name of a MIG device: its UUID without `MIG-`, or `<gpu instance>/<compute instance>`."""
-    if uuid := device.get("mig.uuid"):
-        return uuid.removeprefix("MIG-").lower()
-    return f"{device.get('mig.gi', '')}/{device.get('mig.ci', '')}"
+    """The name of a gpu device's MIG device on its card: a UUID, or `<gpu instance>/<compute instance>`."""
+    if not (uuid := mig_uuid(device.get("mig.uuid", ""))):
+        return f"{device.get('mig.gi', '')}/{device.get('mig.ci', '')}"
+    return uuid.partition("/")[2] or uuid  # drivers before R470 say GPU-<uuid of the card>/<gi>/<ci>
+
+
+def mig_uuid(text: str) -> str:
+    """A MIG device's UUID in one form: Incus takes it with and without `MIG-`."""
+    return text.removeprefix("MIG-").lower()
 
 
 def _of_instance(cards: Sequence[Card], instance: Mapping[str, Any]) -> Iterator[Holder]:
@@ -144,8 +157,7 @@ def _by_device(cards: Sequence[Card], instance: str, name: str, device: Mapping[
 
 
 def _by_gpu(cards: Sequence[Card], instance: str, name: str, device: Mapping[str, str]) -> Iterator[_Way]:
-    kind = device.get("gputype", "")
-    mode: Mode = kind if kind in _DIVIDED else "physical"  # type: ignore[assignment]  # Incus 6.0: unknown is physical
+    mode = mode_of(device)
     part = None
     if mode == "mig":
         part = mig_part(device)
