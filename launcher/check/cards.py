@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from launcher.plan.cards import normal_pci
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-__all__ = ["QUERY", "HostCard", "InnerCard", "host_cards", "inner_cards", "strangers"]
+    from launcher.plan.cards import Card
+
+__all__ = ["QUERY", "InnerCard", "inner_cards", "strangers"]
 
 # `nvidia-smi --help-query-gpu` lists the fields.
 QUERY = (
@@ -17,16 +21,6 @@ QUERY = (
     "--format=csv,noheader,nounits",
 )
 _MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True)
-class HostCard:
-    """A card as Incus lists it; `uuid` is NVIDIA's, empty where the host does not tell."""
-
-    pci: str
-    uuid: str
-    model: str
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -44,40 +38,23 @@ class InnerCard:
         return f"{self.model}, {self.uuid}, {self.pci}, driver {self.driver}"
 
 
-def host_cards(resources: Mapping[str, Any]) -> tuple[HostCard, ...]:
-    """The cards in the answer of GET /1.0/resources."""
-    found = []
-    for card in (resources.get("gpu") or {}).get("cards") or ():
-        nvidia = card.get("nvidia") or {}
-        model = nvidia.get("model") or card.get("product") or card.get("vendor") or ""
-        found.append(
-            HostCard(card.get("pci_address", ""), nvidia.get("uuid", ""), model, card.get("driver_version", ""))
-        )
-    return tuple(found)
-
-
 def inner_cards(text: str) -> tuple[InnerCard, ...]:
     """The cards in the answer to QUERY; lines of another form are none."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return tuple(
-        InnerCard(row[0], _pci(row[1]), row[2], row[3], _mebibytes(row[4]), _mebibytes(row[5]))
+        InnerCard(row[0], normal_pci(row[1]) or row[1], row[2], row[3], _mebibytes(row[4]), _mebibytes(row[5]))
         for row in rows
         if len(row) == 6
     )
-
-
-def _pci(text: str) -> str:
-    """`00000000:01:00.0` as the kernel and Incus write it: `0000:01:00.0`."""
-    domain, _, rest = text.lower().partition(":")
-    return f"{domain[-4:]}:{rest}"
 
 
 def _mebibytes(text: str) -> int | None:
     return int(text) * _MEBIBYTE if text.isdigit() else None
 
 
-def strangers(inner: Iterable[InnerCard], host: Iterable[HostCard]) -> tuple[InnerCard, ...]:
+def strangers(inner: Iterable[InnerCard], host: Iterable[Card]) -> tuple[InnerCard, ...]:
     """The cards inside that are none of the host's, by UUID where the host tells it, else by PCI address."""
     host = tuple(host)
-    uuids, addresses = {card.uuid for card in host if card.uuid}, {card.pci for card in host}
+    uuids = {card.nvidia.uuid for card in host if card.nvidia and card.nvidia.uuid}
+    addresses = {card.pci for card in host}
     return tuple(card for card in inner if card.uuid not in uuids and (uuids or card.pci not in addresses))

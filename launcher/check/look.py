@@ -67,7 +67,8 @@ class Seen:
 
 def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[Seen, ...]:
     """The instances of these machines."""
-    instances = incus.within(None).get("instances", **{"recursion": 2, "all-projects": "true"})
+    every: dict[str, str | int] = {"recursion": 2, "all-projects": "true"}
+    instances = incus.within(None).get("instances", **every)
     there = {(instance["project"], instance["name"]): instance for instance in instances}
     found = []
     for machine in machines:

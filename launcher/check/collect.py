@@ -1,0 +1,166 @@
+"""Collecting evidence for `doctor`: what Incus says, what the daemon's host shows, what is seen inside machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import IncusError
+from launcher.check.cards import QUERY, inner_cards
+from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
+from launcher.check.inside import Inside
+from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
+from launcher.check.status import AT_ONCE
+from launcher.plan.cards import cards_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anklume_images.incus import Incus, Result
+    from launcher.check.images import ImageBook
+    from launcher.check.look import Seen
+
+__all__ = ["host_evidence", "machine_evidence", "unreachable"]
+
+_JOURNAL_LINES = 1000
+_UNITS = {OLLAMA: "ollama", LLAMA_SERVER: "llama-server"}
+_TOOL, _HOOK = "nvidia-container-cli", "usr/share/lxc/hooks/nvidia"
+_PATHS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/incus/bin")
+
+
+def unreachable(error: IncusError) -> HostEvidence:
+    """What is left to see when Incus cannot be used: this machine's own kernel."""
+    return HostEvidence(
+        error.where or "",
+        error.message,
+        error.hint or "",
+        controllers=_controllers(Path("/")),
+        filesystems=_filesystems(),
+    )
+
+
+def host_evidence(incus: Incus) -> HostEvidence:
+    """The host of the daemon; its files are looked at when it is reached over a socket."""
+    resources = incus.get("resources")
+    memory = resources.get("memory") or {}
+    root = None if incus.address.startswith("https://") else _root_of_daemon(incus.address)
+    return HostEvidence(
+        incus.address,
+        version=incus.server.version,
+        pools=tuple(_pool(incus, pool) for pool in incus.within(None).get("storage-pools", recursion=1)),
+        cards=cards_of(resources),
+        memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
+        container_tools=None if root is None else any((root / place / _TOOL).exists() for place in _PATHS),
+        lxc_hook=None if root is None else (root / _HOOK).exists(),
+        ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
+        controllers=None if root is None else _controllers(root),
+        filesystems=_filesystems(),
+    )
+
+
+def _root_of_daemon(path: str) -> Path | None:
+    """The root directory as the daemon sees it, which may be in namespaces of its own; None when it may not be read."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        size = struct.calcsize("3i")  # struct ucred: pid, uid, gid
+        pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+        root = Path(f"/proc/{pid}/root")
+        os.listdir(root)
+        return root
+    return None
+
+
+def _pool(incus: Incus, pool: dict[str, Any]) -> Pool:
+    space: dict[str, Any] = {}
+    with contextlib.suppress(IncusError):  # of a pool that is not there, Incus tells none
+        space = incus.get(f"storage-pools/{pool['name']}/resources").get("space") or {}
+    total, used = int(space.get("total") or 0), int(space.get("used") or 0)
+    return Pool(pool["name"], pool["driver"], pool.get("status", ""), total, used)
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text()
+    return None
+
+
+def _controllers(root: Path) -> tuple[str, ...] | None:
+    text = _text(root / "sys/fs/cgroup/cgroup.controllers")
+    return None if text is None else tuple(text.split())
+
+
+def _filesystems() -> frozenset[str] | None:
+    text = _text(Path("/proc/filesystems"))
+    return None if text is None else frozenset(line.split()[-1] for line in text.splitlines() if line.strip())
+
+
+def machine_evidence(incus: Incus, found: Iterable[Seen], book: ImageBook) -> list[MachineEvidence]:
+    """What is seen inside these machines, in parallel."""
+    with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
+        return list(pool.map(lambda seen: _machine(incus, seen, book), found))
+
+
+def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
+    facts = book.facts(seen)
+    services, settings, gpu = offered(seen, facts), Settings.of(seen, facts), wants_gpu(seen)
+    if not seen.running:
+        return MachineEvidence(seen, services, settings, gpu)
+    inside = Inside(incus, seen)
+    smi = inside.run(*QUERY) if gpu else None
+    engine = next((service for service in (OLLAMA, LLAMA_SERVER) if service in services), None)
+    webui = OPEN_WEBUI in services
+    return MachineEvidence(
+        seen,
+        services,
+        settings,
+        gpu,
+        nvidia_smi=None if smi is None else Said(smi.code, _said(smi)),
+        cards=inner_cards(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
+        journal=_journal(inside, _UNITS[engine]) if engine else (),
+        loaded=_loaded(inside, settings) if engine == OLLAMA else (),
+        listening=_listening(inside) if engine else (),
+        tests=_tests(inside, settings) if webui else (),
+    )
+
+
+def _said(result: Result) -> str:
+    return " ".join((result.stderr or result.stdout).decode(errors="replace").split())[:300]
+
+
+def _journal(inside: Inside, unit: str) -> tuple[str, ...]:
+    """The lines of a unit since it was last started: older ones tell of troubles that may be over."""
+    show = inside.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
+    invocation = show.stdout.decode(errors="replace").strip()
+    which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--boot", "--unit", unit]
+    lines = ["--lines", str(_JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"]
+    return tuple(inside.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
+
+
+def _loaded(inside: Inside, settings: Settings) -> tuple[Loaded, ...]:
+    answer = inside.request(f"{listening_url(OLLAMA, settings)}/api/ps")
+    document = answer.json() if answer.ok else None
+    models = document.get("models") if isinstance(document, dict) else None
+    return tuple(
+        Loaded(str(model.get("name")), int(model.get("size") or 0), int(model.get("size_vram") or 0))
+        for model in models or ()
+    )
+
+
+def _listening(inside: Inside) -> tuple[str, ...]:
+    """Local addresses of listening TCP sockets: `127.0.0.1:11434`, `*:8080`."""
+    lines = inside.run("ss", "--no-header", "--listening", "--tcp", "--numeric").stdout.decode(errors="replace")
+    columns = [line.split() for line in lines.splitlines()]
+    return tuple(sorted({words[3] for words in columns if len(words) >= 4}))
+
+
+def _tests(inside: Inside, settings: Settings) -> tuple[EngineTest, ...]:
+    found = []
+    for engine in settings.engines:
+        answer = inside.request(engine.probe, bearer=engine.key, seconds=5)
+        found.append(EngineTest(engine, answer.code, answer.status, answer.said()))
+    return tuple(found)

@@ -1,0 +1,188 @@
+"""Whether a host can do what a file asks of it: findings from evidence, with nothing looked at here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from anklume_images.console import human_size
+from launcher.check.evidence import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.check.evidence import HostEvidence, Pool
+
+__all__ = ["OLDEST_DRIVER", "host_findings"]
+
+OLDEST_DRIVER = 535
+_HOST = "host"
+_GIBIBYTE = 1 << 30
+_CONTROLLERS = ("cpu", "memory", "pids")
+_RANGE = 65536  # ids that one unprivileged container takes
+
+
+def host_findings(host: HostEvidence, *, pool: str, gpu: bool) -> list[Finding]:
+    """What stands in the way; `pool` is the one the file wants, `gpu` says whether a machine wants a card."""
+    if host.error:
+        return [_unreachable(host), *_kernel(host)]
+    return [*_pools(host, pool), *_ranges(host), *_kernel(host), *(_gpu(host) if gpu else ())]
+
+
+def _unreachable(host: HostEvidence) -> Finding:
+    code = "incus-unreachable"
+    cause = "the daemon does not run here, or listens elsewhere"
+    if "permission denied" in host.error:
+        code, cause = "incus-permission", "this user may not use the daemon's socket"
+    elif "not Incus" in host.error:
+        code, cause = "incus-too-old", "the server is not one that this program works with"
+    elif "certificate" in host.error:
+        code, cause = "incus-trust", "server and client do not trust each other's certificates"
+    remedy = host.hint or "start it: systemctl start incus"
+    return Finding(code, "error", _HOST, "Incus cannot be used", (f"{host.address}: {host.error}",), cause, remedy)
+
+
+def _pools(host: HostEvidence, wanted: str) -> Iterator[Finding]:
+    pool = next((pool for pool in host.pools if pool.name == wanted), None)
+    if pool is None:
+        names = ", ".join(pool.name for pool in host.pools) or "none"
+        yield Finding(
+            "pool-missing",
+            "error",
+            _HOST,
+            f"there is no storage pool {wanted}",
+            (f"pools: {names}",),
+            "the file names a pool that this host does not have",
+            f"make it (incus storage create {wanted} btrfs), or name another in global.storage_pool",
+        )
+    elif pool.status not in ("", "Created"):
+        yield Finding(
+            "pool-unavailable",
+            "error",
+            _HOST,
+            f"the storage pool {wanted} cannot be used",
+            (f"its status is {pool.status}",),
+            "Incus could not bring it up",
+            f"look at incus storage info {wanted} and at the daemon's log",
+        )
+    else:
+        yield from _space(pool)
+
+
+def _space(pool: Pool) -> Iterator[Finding]:
+    free = pool.total - pool.used
+    if pool.total and free < _GIBIBYTE:
+        yield Finding(
+            "pool-full",
+            "error" if free < _GIBIBYTE // 8 else "warning",
+            _HOST,
+            f"the storage pool {pool.name} is nearly full",
+            (f"{human_size(free)} of {human_size(pool.total)} are free",),
+            "images, instances and volumes have taken the room",
+            "delete what is not needed (incus image list, incus storage volume list), or make the pool larger",
+        )
+
+
+def _ranges(host: HostEvidence) -> Iterator[Finding]:
+    for name, text in zip(("/etc/subuid", "/etc/subgid"), host.ranges, strict=True):
+        # Without the file Incus takes a range of its own.
+        if text is not None and _allotted(text) < _RANGE:
+            yield Finding(
+                "uid-ranges",
+                "error",
+                _HOST,
+                "root has too few ids for unprivileged containers",
+                (f"{name}: {' '.join(text.split()) or 'empty'}",),
+                f"containers take {_RANGE} ids that {name} must give to root",
+                f"add the line root:1000000:1000000000 to {name} and restart Incus",
+            )
+
+
+def _allotted(text: str) -> int:
+    return sum(int(count) for count in re.findall(r"^(?:root|0):\d+:(\d+)$", text, re.MULTILINE))
+
+
+def _kernel(host: HostEvidence) -> Iterator[Finding]:
+    if host.controllers is not None:
+        missing = [name for name in _CONTROLLERS if name not in host.controllers]
+        if missing:
+            yield Finding(
+                "cgroup-controllers",
+                "warning",
+                _HOST,
+                "limits of CPU and memory do nothing here",
+                (f"cgroup v2 has no {', '.join(missing)}",),
+                "the kernel has these controllers switched off, or on cgroup v1",
+                "start the kernel with systemd.unified_cgroup_hierarchy=1 and without cgroup_disable=",
+            )
+    if host.filesystems is not None and "overlay" not in host.filesystems:
+        yield Finding(
+            "no-overlay",
+            "warning",
+            _HOST,
+            "images cannot be built here",
+            ("/proc/filesystems has no overlay",),
+            "builds work on an overlay file system, and the kernel's module is not loaded",
+            "modprobe overlay",
+        )
+
+
+def _gpu(host: HostEvidence) -> Iterator[Finding]:
+    if not host.cards:
+        yield Finding(
+            "gpu-no-card",
+            "error",
+            _HOST,
+            "a machine wants a graphics card, and the host has none",
+            ("Incus lists no card (incus info --resources)",),
+            "there is none, or it is given to something else",
+            "check it on the host (lspci), or take gpu: true out of the machine",
+        )
+    nvidia = [card for card in host.cards if card.is_nvidia]
+    for card in nvidia:
+        if not card.driver_version:
+            yield Finding(
+                "gpu-no-driver",
+                "error",
+                _HOST,
+                "the host has no NVIDIA driver",
+                (f"{card.pci} ({card.model}): driver {card.driver or 'none'}, without a version",),
+                "NVIDIA's driver is not installed or not loaded",
+                "install it as your distribution says, and see that nvidia-smi works on the host",
+            )
+        elif int(card.driver_version.partition(".")[0] or 0) < OLDEST_DRIVER:
+            yield Finding(
+                "gpu-old-driver",
+                "error",
+                _HOST,
+                "the host's NVIDIA driver is too old",
+                (f"{card.pci} ({card.model}): driver {card.driver_version}",),
+                f"Ollama's runners want {OLDEST_DRIVER} or newer",
+                "update the host's driver",
+            )
+    if nvidia:
+        yield from _tools(host)
+
+
+def _tools(host: HostEvidence) -> Iterator[Finding]:
+    what = "containers get no nvidia-smi and no CUDA"
+    if host.container_tools is False:
+        yield Finding(
+            "gpu-no-container-tools",
+            "error",
+            _HOST,
+            what,
+            ("there is no nvidia-container-cli in the daemon's PATH",),
+            "nvidia.runtime needs libnvidia-container's tool on the host",
+            "install libnvidia-container-tools (in NVIDIA's container toolkit) and restart Incus",
+        )
+    if host.lxc_hook is False:
+        yield Finding(
+            "gpu-no-lxc-hook",
+            "error",
+            _HOST,
+            what,
+            ("there is no /usr/share/lxc/hooks/nvidia",),
+            "nvidia.runtime needs LXC's hook of that name on the host",
+            "install LXC's common files (lxc-common, or Incus from a package that has them)",
+        )
