@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
     from launcher.infra.model import Infra
 
-__all__ = ["INFRA", "JSON", "ONLY", "REMOTE", "TAGS", "YES", "YOLO", "Launch"]
+__all__ = ["INFRA", "JSON", "ONLY", "REMOTE", "TAGS", "YES", "YOLO", "Launch", "complete_machines"]
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Launch:
         return infra
 
 
-def _complete_machines(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_machines(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Machines of the file that is named so far."""
     from anklume_images.console import Console
     from anklume_images.errors import AnklumeError
@@ -98,7 +98,7 @@ ONLY = click.option(
     "--only",
     multiple=True,
     metavar="NAME",
-    shell_complete=_complete_machines,
+    shell_complete=complete_machines,
     help="These machines or domains only; may be given again.",
 )
 TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Machines whose image has this tag, such as llm.")
