@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -153,6 +154,12 @@ class Incus:
         with translated(self.address):
             content: bytes = self._node(path).get(is_api=False).content
         return content
+
+    def clock(self) -> float:
+        """The server's own time, in seconds since 1970."""
+        with translated(self.address):
+            stamp: str = self._node("").get().headers["Date"]
+        return parsedate_to_datetime(stamp).timestamp()
 
     def send(
         self, method: Literal["post", "put", "patch", "delete"], path: str, body: Mapping[str, Any] | None = None
