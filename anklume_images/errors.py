@@ -14,6 +14,7 @@ __all__ = [
     "FetchError",
     "HostError",
     "IncusError",
+    "IncusUnreachableError",
     "InvalidFileError",
     "LockError",
     "PolicyError",
@@ -108,6 +109,10 @@ class PolicyError(AnklumeError):
     """Refused by a policy of the file that was asked for, such as `gpu_policy`."""
 
     exit_code = 4
+
+
+class IncusUnreachableError(IncusError):
+    """Incus does not answer, or not any more: it may be starting again."""
 
 
 class BuildError(AnklumeError):

@@ -10,6 +10,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Image", "Incus", "Result", "Server"]
+__all__ = ["Image", "Incus", "Result", "Server", "is_missing"]
 
 _PIECE = 1 << 20
 _WAIT_SECONDS = 5  # one request for an operation's end; below the transport's own limit of 60
@@ -55,8 +56,11 @@ class Result:
 class Incus:
     """One connection to one project of one server; a context manager that closes it."""
 
-    def __init__(self, client: Any, address: str, server: Server, project: str) -> None:
+    def __init__(
+        self, client: Any, address: str, server: Server, project: str, open_again: Callable[..., Any]
+    ) -> None:
         self._client = client
+        self._open_again = open_again
         self.address = address
         self.server = server
         self.project = project
@@ -82,14 +86,21 @@ class Incus:
         if (socket is None) == (https is None):
             raise ValueError("one of socket and https")
         endpoint = str(socket) if socket is not None else str(https)
+        open_again = partial(open_client, endpoint, cert=cert, key=key, server_cert=server_cert)
         with translated(endpoint):
-            client = open_client(endpoint, cert=cert, key=key, server_cert=server_cert, project=project)
+            client = open_again(project=project)
         try:
             server = check_server(client.host_info, endpoint)
         except BaseException:
             client.api.session.close()
             raise
-        return cls(client, endpoint, server, project or "default")
+        return cls(client, endpoint, server, project or "default", open_again)
+
+    def another(self, project: str | None = None) -> Self:
+        """A connection of its own to the same server (one is for one thread), to a project of it."""
+        with translated(self.address):
+            client = self._open_again(project=project or self.project)
+        return type(self)(client, self.address, self.server, project or self.project, self._open_again)
 
     @classmethod
     def find(cls, remote: str | None = None, *, project: str | None = None) -> Self:
@@ -123,7 +134,8 @@ class Incus:
         """
         api = self._client.api
         node = type(api)(api._api_endpoint, api.session, project=project)  # noqa: SLF001 - pylxd has no other way
-        return Incus(SimpleNamespace(api=node), self.address, self.server, project or "default")
+        client = SimpleNamespace(api=node)
+        return Incus(client, self.address, self.server, project or "default", self._open_again)
 
     @property
     def session(self) -> Any:
@@ -161,13 +173,32 @@ class Incus:
             stamp: str = self._node("").get().headers["Date"]
         return parsedate_to_datetime(stamp).timestamp()
 
+    def find_one(self, path: str, **params: str | int) -> Any:
+        """GET below /1.0 and return the answer's metadata, or None when there is no such thing."""
+        try:
+            return self.get(path, **params)
+        except IncusError as error:
+            if is_missing(error):
+                return None
+            raise
+
     def send(
-        self, method: Literal["post", "put", "patch", "delete"], path: str, body: Mapping[str, Any] | None = None
+        self,
+        method: Literal["post", "put", "patch", "delete"],
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        **params: str | int,
     ) -> dict[str, Any]:
-        """Send a request below /1.0, wait for the operation that it started, and return its metadata."""
+        """Send a request below /1.0, wait for the operation that it started, and return its metadata.
+
+        `progress` is that of `wait`; `params` are the request's, such as `project`.
+        """
         with translated(self.address):
-            answer = getattr(self._node(path), method)(json=dict(body or {})).json()
-        return self.wait(answer["operation"]) if answer.get("type") == "async" else (answer.get("metadata") or {})
+            answer = getattr(self._node(path), method)(json=dict(body or {}), params=params).json()
+        if answer.get("type") == "async":
+            return self.wait(answer["operation"], progress)
+        return answer.get("metadata") or {}
 
     def begin(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST below /1.0 what starts an operation, and return the operation without waiting for it."""
@@ -221,12 +252,9 @@ class Incus:
 
     def image(self, fingerprint: str) -> Image | None:
         """The image of that whole fingerprint, or None."""
-        try:
-            found = self.get(f"images/{fingerprint}")
-        except IncusError as error:
-            if _is_missing(error):
-                return None
-            raise
+        found = self.find_one(f"images/{fingerprint}")
+        if found is None:
+            return None
         return Image(
             found["fingerprint"],
             found.get("properties") or {},
@@ -394,7 +422,8 @@ class _Pieces:
         return piece
 
 
-def _is_missing(error: IncusError) -> bool:
+def is_missing(error: IncusError) -> bool:
+    """Whether the server said that there is no such thing."""
     from pylxd.exceptions import NotFound
 
     return isinstance(error.__cause__, NotFound)

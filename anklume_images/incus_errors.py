@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import IncusError
+from anklume_images.errors import IncusError, IncusUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,8 @@ def _unreachable(error: BaseException, address: str) -> IncusError:
     if any(isinstance(cause, PermissionError) for cause in causes):
         return IncusError("permission denied", where=address, hint="run as root, or join the group incus-admin")
     if any(isinstance(cause, (ConnectionRefusedError, FileNotFoundError)) for cause in causes):
-        return IncusError("no Incus daemon answers", where=address, hint="is it running? systemctl status incus")
+        hint = "is it running? systemctl status incus"
+        return IncusUnreachableError("no Incus daemon answers", where=address, hint=hint)
     text = " ".join(str(cause) for cause in causes)
     if "Fingerprints did not match" in text:
         return IncusError(
@@ -66,7 +67,7 @@ def _unreachable(error: BaseException, address: str) -> IncusError:
             where=address,
             hint="pin it: incus remote add stores it beside the client's configuration",
         )
-    return IncusError(f"no answer: {causes[-1]}", where=address)
+    return IncusUnreachableError(f"no answer: {causes[-1]}", where=address)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -97,8 +97,12 @@ def loads(raw: bytes, file: str) -> Document:
         problem = Problem(file, line, column, "yaml-encoding", f"not UTF-8: byte 0x{raw[error.start]:02x}")
         raise InvalidFileError([problem]) from None
     try:
-        _check_depth(text)
+        _check_events(text)
         root = yaml.compose(text, Loader=_Loader)
+    except _TooMuchError as error:
+        line, column = error.position
+        message = f"more than {MAX_NODES} keys and values"
+        raise InvalidFileError([Problem(file, line, column, "yaml-too-large", message)]) from None
     except _TooDeepError as error:
         line, column = error.position
         message = f"nested deeper than {MAX_DEPTH} levels"
@@ -118,10 +122,16 @@ class _TooDeepError(Exception):
         self.position = position
 
 
-def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the composer, which recurses, sees it."""
+class _TooMuchError(_TooDeepError):
+    pass
+
+
+def _check_events(text: str) -> None:
+    """Refuse deep nesting before the composer, which recurses, sees it, and too much before it is in memory."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if count > 2 * MAX_NODES:  # a node is one event, a collection two
+            raise _TooMuchError(_position(event.start_mark))
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -227,12 +237,8 @@ class _Builder:
             extra = taken.build(mapping, path, depth)
             self._nodes = taken._nodes
             self.problems += taken.problems
-            for key, value in extra.items():
-                if key in result:
-                    continue
-                result[key] = value
-                here = (*path, key)
-                self.keys[here] = taken.keys[here]
-                length = len(here)
-                self.values.update({at: spot for at, spot in taken.values.items() if at[:length] == here})
-                self.keys.update({at: spot for at, spot in taken.keys.items() if at[:length] == here})
+            new = {key: value for key, value in extra.items() if key not in result}
+            result.update(new)
+            length = len(path)
+            for own, others in ((self.values, taken.values), (self.keys, taken.keys)):
+                own.update({at: spot for at, spot in others.items() if len(at) > length and at[length] in new})

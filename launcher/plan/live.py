@@ -1,0 +1,102 @@
+"""What is there: the state of a server in a few calls, whatever the number of machines.
+
+One call for each kind over all projects (and for each storage pool), recursion=1: see doc/rest-api.md of Incus.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher.plan.resources import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from anklume_images.incus import Incus
+
+__all__ = ["Live", "read_live", "read_one"]
+
+_PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
+
+
+@dataclass(frozen=True)
+class Live:
+    """The objects of a server by key, as its API gives them.
+
+    Images are by fingerprint. `resources` are the host's (empty when nobody asked), `host_addresses` those of its
+    interfaces that Incus does not manage, `pools` its storage pools.
+    """
+
+    objects: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
+    instances: tuple[Mapping[str, Any], ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    host_addresses: tuple[str, ...] = ()
+    pools: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, key: Key) -> Mapping[str, Any] | None:
+        """The object of that key, or None."""
+        return self.objects.get(key)
+
+
+def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) -> Live:
+    """Read everything that a plan looks at; `pools` are those whose volumes count."""
+    objects: dict[Key, Mapping[str, Any]] = {}
+    for found in incus.get("projects", recursion=1):
+        objects[Key("project", "", found["name"])] = found
+    networks = incus.get("networks", recursion=1)
+    for found in networks:
+        if found["managed"]:
+            objects[Key("network", "default", found["name"])] = found
+    for found in incus.get("network-acls", recursion=1):
+        objects[Key("acl", "default", found["name"])] = found
+    for found in incus.get("profiles", recursion=1, **_EVERYWHERE):
+        objects[Key("profile", found["project"], found["name"])] = found
+    for found in incus.get("images", recursion=1):
+        objects[Key("image", "default", found["fingerprint"])] = found
+    there = {pool["name"]: pool["driver"] for pool in incus.get("storage-pools", recursion=1)}
+    for pool in sorted(set(pools) & set(there)):
+        for found in incus.get(f"storage-pools/{pool}/volumes/custom", recursion=1, **_EVERYWHERE):
+            objects[Key("volume", found["project"], f"{pool}/{found['name']}")] = found
+    instances = tuple(incus.get("instances", recursion=1, **_EVERYWHERE))
+    for found in instances:
+        objects[Key("machine", found["project"], found["name"])] = found
+    return Live(
+        objects,
+        instances,
+        incus.get("resources") if resources else {},
+        tuple(sorted(_host_addresses(incus, networks))),
+        there,
+    )
+
+
+_EVERYWHERE = {"all-projects": "true"}
+_COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
+
+
+def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
+    """One object as it is now, or None."""
+    params = {"project": key.project} if key.project else {}
+    if key.kind == "volume":
+        pool, _, name = key.name.partition("/")
+        path = f"storage-pools/{pool}/volumes/custom/{name}"
+    elif key.kind == "machine":
+        path = f"instances/{key.name}"
+    elif key.kind == "image":
+        path = f"images/{key.name}"
+    else:
+        path = f"{_COLLECTIONS[key.kind]}/{key.name}"
+    found: Mapping[str, Any] | None = incus.find_one(path, **params)
+    return found
+
+
+def _host_addresses(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """The IPv4 addresses of the interfaces that reach beyond the host: a machine must not find the host there either."""
+    for network in networks:
+        if network["managed"] or network["type"] not in _PHYSICAL:
+            continue
+        state = incus.find_one(f"networks/{network['name']}/state") or {}
+        for address in state.get("addresses") or ():
+            if address["family"] == "inet" and not ipaddress.IPv4Address(address["address"]).is_loopback:
+                yield address["address"]
