@@ -25,6 +25,7 @@ MODEL = "NVIDIA GeForce RTX 4090"
 DRIVER = "550.54.15"
 CUDA = "12.4"
 _VENDOR, _PRODUCT, _CLASS = "10de", "2684", "030000"
+_MEMORY = 24564  # MiB, as the real one has
 _STUFF = "run/fakegpu"  # inside the new root
 _NULL = os.makedev(1, 3)
 _NULL_TEXT = "1:3\n"
@@ -146,11 +147,14 @@ def _cover_dev(dev: Path, stuff: Path, count: int) -> None:
 def _write_stand_in(program: Path, count: int) -> None:
     """A stand-in for libnvidia-container's tool: `info --csv` for Incus, `configure … ROOTFS` for LXC's hook.
 
-    It must be in /usr/bin: LXC runs hooks with a PATH of its own.
+    It must be in /usr/bin: LXC runs hooks with a PATH of its own. What it puts into a container is a stand-in for
+    nvidia-smi.
     """
     listing = "\n".join(
         f"{card.index},{card.index},{MODEL},GeForce,{card.uuid},0000{card.pci},8.9" for card in cards(count)
     )
+    smi = program.parent.parent / "share/nvidia-smi-stand-in"
+    smi.write_text(_nvidia_smi(count))
     program.write_text(
         f"""#!/bin/sh
 for word in "$@"; do
@@ -166,7 +170,7 @@ END
       exit 0;;
     configure)
       for rootfs in "$@"; do :; done
-      printf '#!/bin/sh\\necho "stand-in for nvidia-smi, driver {DRIVER}"\\n' > "$rootfs/usr/bin/nvidia-smi"
+      cat /usr/share/{smi.name} > "$rootfs/usr/bin/nvidia-smi"
       chmod 755 "$rootfs/usr/bin/nvidia-smi"
       exit 0;;
   esac
@@ -175,3 +179,27 @@ exit 1
 """
     )
     program.chmod(0o755)
+
+
+def _nvidia_smi(count: int) -> str:
+    """A shell program that answers `-L`, one query of a container's cards (those with a node there), and a name."""
+    known = [
+        f"  test ! -e /dev/nvidia{card.index} || $show {card.index} {card.uuid} 0000{card.pci.upper()}"
+        for card in cards(count)
+    ]
+    return f"""#!/bin/sh
+list() {{ echo "GPU $1: {MODEL} (UUID: $2)"; }}
+query() {{ echo "$3, $2, {MODEL}, {_MEMORY} MiB, 1 MiB, {DRIVER}"; }}
+each() {{
+  show=$1
+{chr(10).join(known)}
+}}
+case "$1" in
+  -L) each list;;
+  --query-gpu=pci.bus_id,uuid,name,memory.total,memory.used,driver_version)
+    echo "pci.bus_id, uuid, name, memory.total [MiB], memory.used [MiB], driver_version"
+    each query;;
+  "") echo "stand-in for nvidia-smi, driver {DRIVER}"; each list;;
+  *) echo "the stand-in for nvidia-smi does not know $1" >&2; exit 2;;
+esac
+"""

@@ -70,6 +70,9 @@ sub serve {
     my $server = IO::Socket::IP->new(LocalHost => $host, LocalPort => $port, Listen => 16, ReuseAddr => 1)
         or die "Error: listen tcp $host:$port: $@\n";
     print "Listening on $host:$port (version $version)\n";
+    # As Ollama tells of the devices that it will compute on.
+    my $library = -e "/dev/nvidia0" && -x "/usr/bin/nvidia-smi" ? "CUDA" : "cpu";
+    print qq(level=INFO source=types.go:42 msg="inference compute" id=0 library=$library compute="" name=stand-in\n);
     while (my $client = $server->accept) {
         next if fork;
         answer($client);
@@ -111,6 +114,8 @@ sub answer {
         my $known = grep { $_ eq canonical($name) } names();
         ($status, $text) = $known ? (200, '{"details":{}}') : (404, qq({"error":"model '$name' not found"}));
     }
+    if ($path eq "/api/ps") { ($status, $text) = (200, '{"models":[]}') }
+    if ($path eq "/api/generate" and $method eq "POST") { ($status, $text) = generate($name, $body) }
     if ($path eq "/api/pull" and $method eq "POST") {
         my $error = pull($name);
         $error =~ s/(["\\])/\\$1/g;
@@ -119,6 +124,21 @@ sub answer {
     printf $client "HTTP/1.1 %d Stand-in\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
         $status, length $text, $text;
     close $client;
+}
+
+# It repeats what it is asked. A model called `too-large` fails as one does that the card has no room for.
+sub generate {
+    my ($name, $body) = @_;
+    my $canonical = canonical($name);
+    return (404, qq({"error":"model '$name' not found"})) unless grep { $_ eq $canonical } names();
+    if ($canonical =~ /^too-large:/) {
+        print "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 40960.00 MiB on device 0: ",
+            "cudaMalloc failed: out of memory\n";
+        return (500, '{"error":"llama runner process has terminated: cudaMalloc failed: out of memory"}');
+    }
+    my ($prompt) = $body =~ /"prompt"\s*:\s*"((?:[^"\\]|\\.)*)"/;
+    return (200, qq({"model":"$canonical","response":"stand-in: $prompt","done":true,)
+        . qq("eval_count":4,"eval_duration":2000000}));
 }
 
 sub parts {
