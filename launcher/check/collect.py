@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
-from launcher.check.cards import QUERY, inner_cards
+from launcher.apply.nvidia_smi import nvidia_smi
+from launcher.check.cards import QUERY
 from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.check.inside import Inside
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
@@ -120,7 +121,7 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         settings,
         gpu,
         nvidia_smi=None if smi is None else Said(smi.code, _said(smi)),
-        cards=inner_cards(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
+        cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
         journal=_journal(inside, _UNITS[engine]) if engine else (),
         loaded=_loaded(inside, settings) if engine == OLLAMA else (),
         listening=_listening(inside) if engine else (),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from launcher.check.cards import InnerCard
+    from launcher.apply.nvidia_smi import Figures
     from launcher.check.look import Seen
     from launcher.check.services import Engine, Settings
     from launcher.plan.cards import Card
@@ -108,7 +108,7 @@ class MachineEvidence:
     settings: Settings
     wants_gpu: bool
     nvidia_smi: Said | None = None
-    cards: tuple[InnerCard, ...] = ()
+    cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()
     loaded: tuple[Loaded, ...] = ()
     listening: tuple[str, ...] = ()

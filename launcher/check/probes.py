@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.check.cards import QUERY, inner_cards, strangers
+from launcher.apply.nvidia_smi import nvidia_smi
+from launcher.check.cards import QUERY, strangers
 from launcher.check.inside import NOT_FOUND
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, listening_url
 
 if TYPE_CHECKING:
+    from launcher.apply.nvidia_smi import Figures
     from launcher.check.inside import Answer, Inside
     from launcher.check.services import Settings
     from launcher.plan.cards import Card
@@ -70,13 +72,17 @@ def gpu(probe: Probe) -> Outcome:
         return failed("there is no nvidia-smi in the machine: anklume-launch doctor says why")
     if result.code:
         return failed(f"nvidia-smi ended with {result.code}: {said[:_SHOWN]}")
-    found = inner_cards(result.stdout.decode(errors="replace"))
+    found = nvidia_smi(result.stdout.decode(errors="replace"))
     if not found:
         return failed(f"nvidia-smi lists no card: {said[:_SHOWN]}")
-    text = "; ".join(str(card) for card in found)
+    text = "; ".join(_card(card) for card in found)
     if others := strangers(found, probe.cards):
-        return failed(f"not a card of this host: {'; '.join(str(card) for card in others)}")
+        return failed(f"not a card of this host: {'; '.join(_card(card) for card in others)}")
     return Outcome("ok", f"{text}: the host's")
+
+
+def _card(card: Figures) -> str:
+    return f"{card.name}, {card.uuid}, {card.pci}, driver {card.driver_version}"
 
 
 def ollama_api(probe: Probe) -> Outcome:

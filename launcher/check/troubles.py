@@ -143,9 +143,9 @@ def _on_cpu(machine: MachineEvidence) -> Iterator[Finding]:
 def _out_of_memory(machine: MachineEvidence) -> Iterator[Finding]:
     lines = tuple(line for line in machine.journal if _NO_VRAM.search(line))[-_SHOWN:]
     sizes = [
-        f"{card.pci}: {human_size(card.used)} of {human_size(card.total)} are in use"
+        f"{card.pci}: {human_size(card.memory_used)} of {human_size(card.memory_total)} are in use"
         for card in machine.cards
-        if card.used is not None and card.total
+        if card.memory_used is not None and card.memory_total
     ]
     partly = [
         f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card (/api/ps)"

@@ -1,0 +1,218 @@
+"""The verbs that look at machines: status, verify, doctor, logs, shell."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, Launch, complete_machines
+
+if TYPE_CHECKING:
+    from anklume_images.incus import Incus
+    from launcher.check.images import ImageBook
+    from launcher.check.look import Seen
+    from launcher.infra.model import Infra
+
+__all__ = ["doctor_verb", "logs_verb", "shell_verb", "status_verb", "verify_verb"]
+
+_MOST_LINES = 10_000
+_LONGEST_PROMPT = 100_000  # bytes; the kernel's limit for one argument is 128 KiB
+_MACHINE = click.argument("machine", shell_complete=complete_machines)
+
+
+@click.command(name="status")
+@INFRA
+@ONLY
+@TAGS
+@REMOTE
+@JSON
+@click.pass_obj
+def status_verb(
+    launch: Launch, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
+) -> None:
+    """Show the machines and how they are; exit 0 when all run and are healthy, else 1."""
+    from launcher.check import status
+
+    with launch.incus(remote) as incus:
+        rows = status.statuses(incus, _found(launch, incus, launch.infra(infra), only, tags), _book(launch))
+    if as_json:
+        launch.console.json(status.as_json(rows))
+    else:
+        launch.console.result(status.as_table(rows))
+    sys.exit(0 if all(row.ok for row in rows) else 1)
+
+
+@click.command(name="verify")
+@INFRA
+@ONLY
+@TAGS
+@click.option("--prompt", default="Hello, world!", show_default=True, help="What a model is asked.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.IntRange(1, 3600),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer of a model may take.",
+)
+@REMOTE
+@JSON
+@click.pass_obj
+def verify_verb(
+    launch: Launch,
+    infra: Path,
+    only: tuple[str, ...],
+    tags: tuple[str, ...],
+    prompt: str,
+    seconds: int,
+    remote: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Prove that machines do their work: card, models, page, an answer; exit 1 when a check failed."""
+    from launcher.check import verify
+
+    if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
+        raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
+    with launch.incus(remote) as incus:
+        found = _found(launch, incus, launch.infra(infra), only, tags)
+        checks = verify.verified(incus, found, _book(launch), prompt=prompt, seconds=seconds)
+    document = verify.as_json(checks)
+    if as_json:
+        launch.console.json(document)
+    else:
+        launch.console.result(verify.as_text(checks))
+    sys.exit(0 if document["ok"] else 1)
+
+
+@click.command(name="doctor")
+@click.argument("infra", required=False, type=click.Path(path_type=Path))
+@ONLY
+@TAGS
+@REMOTE
+@JSON
+@click.pass_obj
+def doctor_verb(
+    launch: Launch,
+    infra: Path | None,
+    only: tuple[str, ...],
+    tags: tuple[str, ...],
+    remote: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Look for the usual troubles of the host and, with an infra.yml, of its machines; exit 1 when there is one."""
+    from anklume_images.errors import IncusError
+    from launcher.check import doctor
+    from launcher.check.collect import host_evidence, unreachable
+
+    file = launch.infra(infra) if infra else None
+    try:
+        incus = launch.incus(remote)
+    except IncusError as error:
+        report = doctor.examine_host(unreachable(error))
+    else:
+        with incus:
+            if file is None:
+                report = doctor.examine_host(host_evidence(incus))
+            else:
+                report = doctor.examine(incus, file, _found(launch, incus, file, only, tags), _book(launch))
+    if as_json:
+        launch.console.json(doctor.as_json(report))
+    else:
+        launch.console.result(doctor.as_text(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command(name="logs")
+@INFRA
+@_MACHINE
+@click.option("--unit", metavar="UNIT", help="Of this unit of systemd only.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(1, _MOST_LINES),
+    default=100,
+    show_default=True,
+    help="So many of the last lines.",
+)
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@REMOTE
+@click.pass_obj
+def logs_verb(
+    launch: Launch, infra: Path, machine: str, unit: str | None, lines: int, remote: str | None, *, following: bool
+) -> None:
+    """Show the journal of a machine, or the console of one that does not run."""
+    from launcher.check import logs
+    from launcher.check.inside import Inside
+
+    with launch.incus(remote) as incus:
+        seen = _one(launch, incus, infra, machine)
+        if not seen.running:
+            launch.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
+            text = logs.last_words(incus, seen, lines)
+            if text:
+                launch.console.result(text)
+        elif following:
+            for text in logs.follow(Inside(incus, seen), lines, unit):
+                launch.console.result(text.removesuffix("\n"))
+                sys.stdout.flush()
+        else:
+            text, _ = logs.journal(Inside(incus, seen), lines, unit)
+            if text:
+                launch.console.result(text.removesuffix("\n"))
+
+
+@click.command(name="shell")
+@INFRA
+@_MACHINE
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+@REMOTE
+@click.pass_obj
+def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ...], remote: str | None) -> None:
+    """Open a shell in a machine, or run CMD there and end with its exit code."""
+    from anklume_images.errors import IncusError
+    from launcher.check import shell
+
+    with launch.incus(remote) as incus:
+        seen = _one(launch, incus, infra, machine)
+        if not seen.running:
+            raise IncusError(f"{machine} is {seen.state}", hint=f"anklume-launch {infra} starts it")
+        code = shell.run(incus, seen, command, remote)
+    sys.exit(code)
+
+
+def _book(launch: Launch) -> ImageBook:
+    from launcher.check.images import ImageBook
+
+    return ImageBook(launch.images(), launch.catalog())
+
+
+def _found(
+    launch: Launch, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
+) -> tuple[Seen, ...]:
+    from launcher.check.look import look
+    from launcher.infra.selection import selected
+    from launcher.plan.names import names_for
+
+    machines = selected(infra, only, tags)
+    if not machines:
+        launch.console.warn("the file has no such machine: nothing to look at")
+    return look(incus, infra, names_for(infra), machines)
+
+
+def _one(launch: Launch, incus: Incus, path: Path, name: str) -> Seen:
+    """The instance of one machine, which is there and ours."""
+    from launcher.check.logs import require_ours
+    from launcher.infra.selection import SelectionError
+
+    infra = launch.infra(path)
+    if infra.machine(name) is None and name in infra.domains:
+        raise SelectionError(f"{name} is a domain, not a machine", where=str(path))
+    (seen,) = _found(launch, incus, infra, (name,), ())
+    require_ours(seen)
+    return seen
