@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,17 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.build.sandbox import Job, Mount, Step, run_job
-from anklume_images.pipeline import Pipeline
-from anklume_images.settings import load_settings
-from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.specs.catalog import builtin_specs
 from anklume_images.store.images import host_architecture
-from tests.rig.ollama_standin import LIBRARIES, NAME, NOWHERE, PINNED, VERSION, copy_spec, make_tarball, serve_release
+from tests.rig.ollama_standin import LIBRARIES, NAME, NOWHERE, PINNED, VERSION, build_images, copy_spec, make_tarball
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from anklume_images.build.trees import Tree
+    from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.build.images import Host, Machine
     from tests.conftest import Cli
@@ -43,20 +41,7 @@ def tarball(toolchain: Tree, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="session")
 def images(tarball: bytes, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
     """`ollama` and `ollama-cpu` of the stand-in, locked and built as the real ones are."""
-    folder = tmp_path_factory.mktemp("release")
-    with serve_release(folder / "upstream", tarball) as address:
-        catalog = Catalog.load([copy_spec(folder / "specs", tarball), builtin_specs()])
-        settings = load_settings()
-        settings = dataclasses.replace(settings, mirrors={**settings.mirrors, "ollama": (address,)})
-        own = Pipeline(pipeline.store, catalog, settings, pipeline.options, pipeline._console)
-        for name in ("ollama", "ollama-cpu"):
-            own.lock(name)
-        results = {result.name: result for result in own.build(["ollama", "ollama-cpu"])}
-    found = {}
-    for name, result in results.items():
-        assert result.image is not None, result.error
-        found[name] = result.image
-    return found
+    return build_images(pipeline, tarball, tmp_path_factory.mktemp("release"), ("ollama", "ollama-cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ Ollama does. Its runners are empty words.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -18,11 +19,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from anklume_images.build.sandbox import Job, Mount, Step, run_job
-from anklume_images.specs.catalog import builtin_specs
+from anklume_images.pipeline import Pipeline
+from anklume_images.settings import load_settings
+from anklume_images.specs.catalog import Catalog, builtin_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from anklume_images.store.images import Image
 
 VERSION = "0.32.7-stand-in"
 NAME = "ollama-linux-{}.tar.zst"
@@ -240,6 +245,23 @@ def serve_release(folder: Path, tarball: bytes) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def build_images(pipeline: Pipeline, tarball: bytes, folder: Path, names: Sequence[str]) -> dict[str, Image]:
+    """Images of the stand-in, `ollama` and `ollama-cpu`, locked and built as the real ones are."""
+    with serve_release(folder / "upstream", tarball) as address:
+        catalog = Catalog.load([copy_spec(folder / "specs", tarball), builtin_specs()])
+        settings = load_settings()
+        settings = dataclasses.replace(settings, mirrors={**settings.mirrors, "ollama": (address,)})
+        own = Pipeline(pipeline.store, catalog, settings, pipeline.options, pipeline._console)
+        for name in names:
+            own.lock(name)
+        results = {result.name: result for result in own.build(list(names))}
+    found = {}
+    for name, result in results.items():
+        assert result.image is not None, result.error
+        found[name] = result.image
+    return found
 
 
 class _Quiet(SimpleHTTPRequestHandler):
