@@ -1,0 +1,77 @@
+"""The verb `gpu`: the host's cards and who holds each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from launcher.session import JSON, REMOTE, Launch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anklume_images.incus import Incus
+    from launcher.apply.nvidia_smi import Figures
+    from launcher.plan.cards import Card
+
+__all__ = ["gpu_verb"]
+
+
+@click.command(name="gpu")
+@click.argument("infra", required=False, type=click.Path(path_type=Path))
+@REMOTE
+@JSON
+@click.pass_obj
+def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json: bool) -> None:
+    """Show the host's cards and who holds each, over every instance of every project.
+
+    With an infra.yml also which card each of its machines would get; exit 4 when the policy refuses one.
+    """
+    from launcher.apply.host_cards import read_cards
+    from launcher.plan import gpu_report
+    from launcher.plan.gpu import decide
+    from launcher.plan.gpu_holders import holders
+    from launcher.plan.names import names_for
+
+    file = launch.infra(infra) if infra else None
+    with launch.incus(remote) as incus:
+        cards = read_cards(incus)
+        instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
+        figures, mig = _figures(incus, cards)
+    memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
+    found = holders(cards, instances)
+    decision = None
+    if file is not None:
+        names = names_for(file)
+        decision = decide(
+            file,
+            cards,
+            instances,
+            lambda machine: (names.project(machine.domain), names.instance(machine.name)),
+            memory={pci: total for pci, (total, _) in memory.items() if total is not None},
+            mig=mig,
+        )
+    if as_json:
+        launch.console.json(gpu_report.as_json(cards, found, memory, decision))
+    else:
+        launch.console.result(gpu_report.as_text(cards, found, memory))
+    if decision is not None:
+        if not as_json:
+            launch.console.result(gpu_report.granted_text(decision))
+        for warning in decision.warnings:
+            launch.console.warn(warning)
+        decision.check()
+
+
+def _figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:
+    """What nvidia-smi says of the cards, and which card each MIG device is of; nothing for another host's cards."""
+    from launcher.apply.nvidia_smi import ask, matching
+
+    if not incus.address.startswith("/") or not any(card.is_nvidia for card in cards):
+        return {}, {}
+    rows, parts = ask()
+    figures = matching(rows, cards)
+    by_uuid = {entry.uuid: pci for pci, entry in figures.items()}
+    return figures, {part: by_uuid[uuid] for part, uuid in parts.items() if uuid in by_uuid}
