@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus import Incus
     from launcher.apply.nvidia_smi import Figures
+    from launcher.infra.model import Machine
     from launcher.plan.cards import Card
 
 __all__ = ["gpu_verb"]
@@ -31,7 +32,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     """
     from launcher.apply.host_cards import read_cards
     from launcher.plan import gpu_report
-    from launcher.plan.gpu import decide
+    from launcher.plan.gpu import decide, members_of
     from launcher.plan.gpu_holders import holders
     from launcher.plan.names import names_for
 
@@ -45,11 +46,16 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     decision = None
     if file is not None:
         names = names_for(file)
+
+        def instance_of(machine: Machine) -> tuple[str, str]:
+            return names.project(machine.domain), names.instance(machine.name)
+
         decision = decide(
             file,
             cards,
             instances,
-            lambda machine: (names.project(machine.domain), names.instance(machine.name)),
+            instance_of,
+            members=members_of(file, instances, instance_of),
             memory={pci: total for pci, (total, _) in memory.items() if total is not None},
             mig=mig,
         )

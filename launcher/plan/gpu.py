@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.errors import InvalidFileError, PolicyError, Problem
-from launcher.plan.cards import describe
+from launcher.plan.cards import ANYWHERE, describe
 from launcher.plan.gpu_grants import Grant, Refusal, asked, merged_config, merged_devices
 from launcher.plan.gpu_holders import holders
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from launcher.plan.cards import Card
     from launcher.plan.gpu_holders import Holder
 
-__all__ = ["GpuDecision", "GpuRefusedError", "decide"]
+__all__ = ["GpuDecision", "GpuRefusedError", "decide", "members_of"]
 
 
 class GpuRefusedError(PolicyError):
@@ -93,10 +93,24 @@ def decide(
     """Decide for the whole file.
 
     `instance_of` gives a machine's project and instance. `members` says where a machine runs in a cluster, by its
-    name. `memory` is the size of cards in bytes and `mig` the card of MIG devices, both by PCI address and where known.
+    name (`members_of`). `memory` is the size of cards in bytes and `mig` the card of MIG devices, both by PCI address and where known.
     """
     case = _Case(infra, tuple(cards), tuple(instances), instance_of, dict(members or {}), dict(memory or {}))
     return case.decide(mig or {})
+
+
+def members_of(
+    infra: Infra, instances: Iterable[Mapping[str, Any]], instance_of: Callable[[Machine], tuple[str, str]]
+) -> dict[str, str]:
+    """The cluster member of each machine where it is known: an instance stays where it is, a new one has a target."""
+    there = {(str(found.get("project", "default")), str(found["name"])): found.get("location") for found in instances}
+    members: dict[str, str] = {}
+    for machine in infra.machines():
+        target = machine.target if machine.target and not machine.target.startswith("@") else None
+        member = there.get(instance_of(machine)) or target
+        if member and member != ANYWHERE:
+            members[machine.name] = member
+    return members
 
 
 class _Case:

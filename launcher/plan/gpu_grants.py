@@ -155,7 +155,8 @@ class _Wishes:
             if not words:
                 return self._mig(device.get("mig.uuid", part), name, _options(device))
         elif mode != "physical":
-            part = f"{self.machine.name}/{name}"
+            part = f"{self.machine.name}/{name}"  # a function of its own
+            found = tuple(card for card in found if mode == "mdev" or card.virtual) or found
         return self._one(found, f"device {name} ({words or mode})", name, mode, _options(device), part)
 
     def of_selector(self, selector: GpuSelector, slot: tuple[str, Mapping[str, str]]) -> Grant | Refusal:
@@ -230,9 +231,9 @@ class _Wishes:
                 return self._refusal(
                     "gpu-type", f"{name} is a VM, and MIG devices are for containers", "give it a whole card by pci"
                 )
-            if not has_address:
+            if mode == "physical" and not has_address:
                 return self._refusal(
-                    "gpu-vm-address",
+                    "gpu-vm-without-pci",
                     f"{name} is a VM, which takes its card away from the host, and does not say which by its address",
                     f'gpu_devices: [{{pci: "…"}}]; there: {_list(self.cards) or "no card at all"}',
                 )

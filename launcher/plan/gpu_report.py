@@ -57,9 +57,9 @@ def _row(holder: Holder) -> list[str]:
 
 
 def _memory(figures: Memory | None) -> str:
-    if figures is None or figures[0] is None:
+    total, used = figures or (None, None)
+    if total is None:
         return "-"
-    total, used = figures
     return human_size(total) if used is None else f"{human_size(used)} of {human_size(total)}"
 
 
@@ -105,8 +105,7 @@ def _card(card: Card, holders: Iterable[Holder], memory: Memory) -> dict[str, An
         "driver_version": card.driver_version or None,
         "cuda_version": (card.nvidia.cuda_version or None) if card.nvidia else None,
         "uuid": (card.nvidia.uuid or None) if card.nvidia else None,
-        "nodes": [f"/dev/dri/{name}" for name in card.drm]
-        + [f"/dev/{card.nvidia.node}"] * bool(card.nvidia and card.nvidia.node),
+        "nodes": [f"/dev/{node}" for node in _nodes(card)],
         "memory_total": memory[0],
         "memory_used": memory[1],
         "free": not mine,
@@ -123,6 +122,11 @@ def _card(card: Card, holders: Iterable[Holder], memory: Memory) -> dict[str, An
             for holder in mine
         ],
     }
+
+
+def _nodes(card: Card) -> list[str]:
+    own = [card.nvidia.node] if card.nvidia is not None and card.nvidia.node else []
+    return [*own, *(f"dri/{name}" for name in card.drm)]
 
 
 def _member(card: Card) -> str | None:
