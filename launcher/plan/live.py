@@ -92,7 +92,7 @@ def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
 
 
 def _host_addresses(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    """The IPv4 addresses of the interfaces that reach beyond the host: a machine must not find the host there either."""
+    """The IPv4 addresses of the interfaces that reach beyond the host: it is to be found there neither."""
     for network in networks:
         if network["managed"] or network["type"] not in _PHYSICAL:
             continue

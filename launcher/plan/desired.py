@@ -1,0 +1,297 @@
+"""What is to be: every object that a file asks for, as Incus is to be told; pure.
+
+What is not in the file comes in as `Circumstances`: the images that channels mean today, the cards granted, the limits
+divided, the host's addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import AnklumeError
+from launcher.plan.gpu_config import gpu_config
+from launcher.plan.isolation import rules_of
+from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
+from launcher.plan.resources import Key, Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from anklume_images.store.images import Image
+    from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
+    from launcher.plan.gpu_grants import Grant
+
+__all__ = ["Circumstances", "Desired", "desired", "volumes_of"]
+
+_LONGEST_DEVICE = 63
+_TYPES = {"lxc": "container", "vm": "virtual-machine"}
+_DHCP = "100", "199"
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a file does not say itself. `images`, `grants` and `limits` are by machine."""
+
+    names: Names = field(default_factory=Names)
+    images: Mapping[str, Image] = field(default_factory=dict)
+    grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
+    waits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    host_addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Everything wanted, in the order of making it; `notices` are for the plan."""
+
+    resources: tuple[Resource, ...]
+    notices: tuple[str, ...] = ()
+
+
+def desired(infra: Infra, around: Circumstances) -> Desired:
+    """All objects of the enabled domains."""
+    return _Builder(infra, around).build()
+
+
+def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str) -> tuple[StorageVolume, ...]:
+    """The machine's custom volumes: those of the file, and one for each place whose data its image wants kept."""
+    from launcher.infra.model import StorageVolume
+
+    declared = image.spec.get("volumes", []) if image else []
+    devices: list[Mapping[str, str]] = [*machine.devices.values()]
+    devices += [device for name in machine.profiles if name in domain.profiles for device in _devices(domain, name)]
+    taken = {volume.path for volume in machine.volumes}
+    taken |= {data.path for data in machine.persistent_data} | {share.path for share in machine.shares}
+    taken |= {device["path"] for device in devices if device.get("type") == "disk" and "path" in device}
+    made: list[StorageVolume] = []
+    for entry in declared:
+        if entry["path"] not in taken:
+            same = sum(volume.name.startswith(f"{machine.name}-{entry['kind']}") for volume in made)
+            name = f"{machine.name}-{entry['kind']}" + (f"-{same + 1}" if same else "")
+            made.append(StorageVolume(name, entry["path"], pool))
+    return (*machine.volumes, *made)
+
+
+def _devices(domain: Domain, profile: str) -> list[Mapping[str, str]]:
+    return list(domain.profiles[profile].devices.values())
+
+
+class _Builder:
+    def __init__(self, infra: Infra, around: Circumstances) -> None:
+        self.infra = infra
+        self.around = around
+        self.names = around.names
+        self.pool = infra.settings.storage_pool
+        self.mark = {OWNER: infra.project_name}
+        self.notices: list[str] = []
+        self.found: dict[Key, Resource] = {}
+
+    def build(self) -> Desired:
+        problems = []
+        for domain in self.infra.domains.values():
+            if domain.enabled:
+                for resource in self._domain(domain):
+                    self.found[resource.key] = resource
+                for machine in domain.machines.values():
+                    try:
+                        self._machine(domain, machine)
+                    except AnklumeError as error:
+                        problems.append(error)
+        if problems:
+            first = problems[0]
+            raise first if len(problems) == 1 else AnklumeError("\n".join(str(error) for error in problems))
+        order = {key: number for number, key in enumerate(self.found)}
+        kinds = ("image", "project", "acl", "network", "profile", "volume", "machine")
+        ordered = sorted(self.found, key=lambda key: (kinds.index(key.kind), order[key]))
+        return Desired(tuple(self.found[key] for key in ordered), tuple(self.notices))
+
+    # Domains
+
+    def _domain(self, domain: Domain) -> Iterator[Resource]:
+        project = Key("project", "", self.names.project(domain.name))
+        features = {
+            "features.images": "false",  # the images of the default project: each is there once
+            "features.networks": "false",  # bridges can be nowhere else
+            "features.profiles": "true",
+            "features.storage.volumes": "true",
+        }
+        body = {"description": domain.description, "config": features | self.mark | {DOMAIN: domain.name}}
+        yield Resource(project, body, domain.name)
+        ingress, egress = rules_of(self.infra, domain, self.around.host_addresses)
+        acl = Key("acl", "default", self.names.acl(domain.name))
+        text = f"What may enter the domain {domain.name}"
+        yield Resource(
+            acl, {"description": text, "config": self.mark, "ingress": ingress, "egress": egress}, domain.name
+        )
+        yield Resource(
+            Key("network", "default", self.names.network(domain.name)),
+            {"description": f"The domain {domain.name}", "config": self._bridge(domain, acl), "type": "bridge"},
+            domain.name,
+            needs=(acl,),
+        )
+        for profile in domain.profiles.values():
+            yield self._profile(domain, profile, project)
+
+    def _bridge(self, domain: Domain, acl: Key) -> dict[str, str]:
+        first, last = (f"{domain.gateway.rpartition('.')[0]}.{end}" for end in _DHCP)
+        return self.mark | {
+            "ipv4.address": f"{domain.gateway}/{domain.subnet.partition('/')[2]}",
+            "ipv4.dhcp": "true",
+            "ipv4.dhcp.ranges": f"{first}-{last}",
+            "ipv4.nat": "true",
+            "ipv6.address": "none",
+            "security.acls": acl.name,
+            "security.acls.default.egress.action": "allow",
+            "security.acls.default.ingress.action": "drop",
+        }
+
+    def _profile(self, domain: Domain, profile: Profile, project: Key) -> Resource:
+        used = tuple(machine.name for machine in domain.machines.values() if profile.name in machine.profiles)
+        return Resource(
+            Key("profile", project.name, profile.name),
+            {
+                "description": f"Profile {profile.name} of the domain {domain.name}",
+                "config": {**profile.config, **self.mark},
+                "devices": {name: dict(keys) for name, keys in profile.devices.items()},
+            },
+            domain.name,
+            used,
+            needs=(project,),
+        )
+
+    # Machines
+
+    def _machine(self, domain: Domain, machine: Machine) -> None:
+        image = self.around.images.get(machine.name)
+        if machine.type == "vm" and image:
+            raise AnklumeError(
+                f"{machine.name} is a VM, and {image.name} is an image for containers",
+                where=machine.where,
+                hint="name an os_image that has a VM, such as images:debian/13",
+            )
+        project = self.names.project(domain.name)
+        needs = [Key("project", "", project), Key("network", "default", self.names.network(domain.name))]
+        needs += [Key("profile", project, name) for name in machine.profiles if name in domain.profiles]
+        needs += [
+            Key("machine", self.names.project(self._domain_of(other)), self.names.instance(other))
+            for other in self.around.waits.get(machine.name, ())
+        ]
+        if image:
+            needs.append(self._image(image, machine))
+        volumes = volumes_of(machine, domain, image, self.pool)
+        needs += [self._volume(domain, machine, volume) for volume in volumes]
+        granted, runtime = gpu_config(machine, domain, self.around.grants.get(machine.name, ()))
+        variables, secrets = self._variables(machine, image)
+        body: dict[str, Any] = {
+            "description": machine.description,
+            "type": _TYPES[machine.type],
+            "profiles": list(machine.profiles),
+            "config": {
+                **self.around.limits.get(machine.name, {}),
+                **self._own_config(machine),
+                **runtime,
+                **machine.config,
+                **variables,
+                **self.mark,
+                MACHINE: machine.name,
+                IMAGE: image.ref if image else str(machine.image.remote),
+            },
+            "devices": {**self._plain_devices(domain, machine, volumes), **_copied(machine.devices), **granted},
+        }
+        key = Key("machine", project, self.names.instance(machine.name))
+        self.found[key] = Resource(
+            key, body, domain.name, (machine.name,), tuple(needs), machine, image, frozenset(secrets)
+        )
+
+    def _domain_of(self, name: str) -> str:
+        machine = self.infra.machine(name)
+        assert machine is not None  # noqa: S101 - the GPU policy names machines of the file only
+        return machine.domain
+
+    def _image(self, image: Image, machine: Machine) -> Key:
+        key = Key("image", "default", image.fingerprint)
+        there = self.found.get(key)
+        machines = (*(there.machines if there else ()), machine.name)
+        self.found[key] = Resource(key, {}, machines=machines, image=image)
+        return key
+
+    def _volume(self, domain: Domain, machine: Machine, volume: StorageVolume) -> Key:
+        project = self.names.project(domain.name)
+        key = Key("volume", project, f"{volume.pool}/{volume.name}")
+        config = dict(self.mark) | ({"size": volume.size} if volume.size else {})
+        there = self.found.get(key)
+        if there is None:
+            text = f"{volume.path} of {machine.name}"
+            body = {"description": text, "config": config}
+            self.found[key] = Resource(key, body, domain.name, (machine.name,), (Key("project", "", project),))
+        else:
+            machines = (*there.machines, machine.name)
+            shared = {**there.config, **config, "security.shifted": "true"}
+            body = {"description": f"Shared by {', '.join(machines)}", "config": shared}
+            self.found[key] = replace(there, body=body, machines=machines)
+        if machine.config.get("security.idmap.isolated") == "true":
+            shifted = {**self.found[key].config, "security.shifted": "true"}
+            self.found[key] = replace(self.found[key], body={**self.found[key].body, "config": shifted})
+        return key
+
+    @staticmethod
+    def _own_config(machine: Machine) -> dict[str, str]:
+        keys = {"security.protection.delete": "false" if machine.ephemeral else "true"}
+        if machine.boot_autostart is not None:
+            keys["boot.autostart"] = "true" if machine.boot_autostart else "false"
+        if machine.boot_priority is not None:
+            keys["boot.autostart.priority"] = str(machine.boot_priority)
+        if machine.snapshots_schedule is not None:
+            keys["snapshots.schedule"] = machine.snapshots_schedule
+        if machine.snapshots_expiry is not None:
+            keys["snapshots.expiry"] = machine.snapshots_expiry
+        return keys
+
+    def _variables(self, machine: Machine, image: Image | None) -> tuple[dict[str, str], set[str]]:
+        """Config of the variables; Incus holds no empty values, so an empty one is left to the image's default."""
+        declared = image.spec.get("variables", {}) if image else {}
+        secrets = {f"{VARIABLE}{name}" for name, variable in declared.items() if variable.get("secret")}
+        for name, value in machine.variables.items():
+            default = (declared.get(name) or {}).get("default")
+            if value == "" and default not in (None, "", []):
+                self.notices.append(
+                    f"{machine.name}: Incus holds no empty values, so {name} stays at the image's default, {default}"
+                )
+        return {f"{VARIABLE}{name}": value for name, value in machine.variables.items() if value}, secrets
+
+    def _plain_devices(
+        self, domain: Domain, machine: Machine, volumes: Iterable[StorageVolume]
+    ) -> dict[str, dict[str, str]]:
+        devices = {
+            "root": {"type": "disk", "path": "/", "pool": self.pool},
+            "eth0": {
+                "type": "nic",
+                "name": "eth0",
+                "network": self.names.network(domain.name),
+                "ipv4.address": machine.address,
+            },
+        }
+        for volume in volumes:
+            disk = {"type": "disk", "pool": volume.pool, "source": volume.name, "path": volume.path}
+            devices[_device(f"vol-{volume.name}")] = disk
+        shift = {"shift": "true"} if machine.type == "lxc" else {}
+        for data in machine.persistent_data:
+            disk = {"type": "disk", "source": data.source, "path": data.path, **shift}
+            devices[_device(f"pd-{data.name}")] = disk | ({"readonly": "true"} if data.readonly else {})
+        for share in machine.shares:
+            disk = {"type": "disk", "source": share.source, "path": share.path, **(shift if share.shift else {})}
+            devices[_device(f"sv-{share.name}")] = disk | ({"readonly": "true"} if share.readonly else {})
+        return devices
+
+
+def _copied(devices: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: dict(keys) for name, keys in devices.items()}
+
+
+def _device(name: str) -> str:
+    """A device's name, cut with a hash at its end where it is longer than Incus takes."""
+    if len(name) <= _LONGEST_DEVICE:
+        return name
+    return f"{name[: _LONGEST_DEVICE - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

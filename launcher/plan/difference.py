@@ -1,0 +1,283 @@
+"""The difference between what is to be and what is: a plan, step by step; pure.
+
+Compared is what the launcher itself says: a project's, network's or volume's own keys; all config and devices of
+profiles and instances but `volatile.*`, `image.*` and `user.*` of others. What is changed by hand there is put back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from launcher.plan.names import CLAIM, DOMAIN, IMAGE, MARK, OWNER, VARIABLE, owner_of
+from launcher.plan.resources import KINDS, Key, Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    from launcher.plan.live import Live
+
+__all__ = ["Action", "Change", "Conflict", "Plan", "Step", "changes_of", "difference", "owned"]
+
+Action = Literal["create", "change", "start", "restart", "replace", "none"]
+_NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
+_LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
+_PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config
+_BASE_IMAGE = "volatile.base_image"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that differs: `config.limits.cpu`, `devices.eth0.network`; None where there is or will be none."""
+
+    key: str
+    before: Any
+    after: Any
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done about one object; `stopped` says that an instance does not run now."""
+
+    resource: Resource
+    action: Action
+    changes: tuple[Change, ...] = ()
+    stopped: bool = False
+
+    @property
+    def key(self) -> Key:
+        """The object."""
+        return self.resource.key
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Something that is there under a wanted name and is not this file's."""
+
+    key: Key
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps for every wanted object, those with nothing to do included; `orphans` are this file's and no longer in it.
+
+    `waiting` are machines whose image has a newer version that only a replacement brings.
+    """
+
+    steps: tuple[Step, ...]
+    conflicts: tuple[Conflict, ...] = ()
+    orphans: tuple[Key, ...] = ()
+    waiting: tuple[tuple[str, str, str], ...] = ()
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def todo(self) -> tuple[Step, ...]:
+        """The steps that do something."""
+        return tuple(step for step in self.steps if step.action != "none")
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether a running machine is stopped on the way."""
+        return any(step.action in ("restart", "replace") and not step.stopped for step in self.steps)
+
+
+def difference(
+    resources: Iterable[Resource],
+    live: Live,
+    owner: str,
+    *,
+    adopt: bool = False,
+    replace: bool = False,
+    chosen: Callable[[Resource], bool] | None = None,
+) -> Plan:
+    """Compare; `replace` brings newer images to machines, `chosen` leaves out what was not selected."""
+    everything = tuple(resources)
+    steps, conflicts, waiting = [], [], []
+    made = {resource.key for resource in everything}
+    for resource in _selected(everything, chosen):
+        there = live.get(resource.key)
+        if there is None:
+            conflicts += _taken(resource, live, made)
+            steps.append(Step(resource, "create"))
+            continue
+        if not adopt and (conflict := _not_ours(resource, there, live, owner)):
+            conflicts.append(conflict)
+            continue
+        step = _step(resource, there, replace=replace)
+        steps.append(step)
+        if (newer := _newer(resource, there)) and step.action != "replace":
+            waiting.append(newer)
+    orphans = owned(live, owner)
+    steps = _with_profiles(steps)
+    return Plan(tuple(steps), tuple(conflicts), tuple(key for key in orphans if key not in made), tuple(waiting))
+
+
+def owned(live: Live, owner: str) -> list[Key]:
+    """Everything on the server that the launcher made for this file."""
+    configs = ((key, there.get("config") or {}) for key, there in live.objects.items())
+    found = [key for key, config in configs if owner_of(config) == owner and CLAIM not in config]
+    return sorted(found, key=lambda key: (KINDS.index(key.kind), key))
+
+
+def changes_of(resource: Resource, there: Mapping[str, Any]) -> tuple[Change, ...]:
+    """What differs, key by key."""
+    if resource.key.kind == "image":
+        return ()
+    return tuple(_changes(resource, there))
+
+
+def _selected(resources: tuple[Resource, ...], chosen: Callable[[Resource], bool] | None) -> Iterator[Resource]:
+    """What was selected, and what that needs, and so on."""
+    if chosen is None:
+        yield from resources
+        return
+    by_key = {resource.key: resource for resource in resources}
+    wanted: set[Key] = set()
+    todo = [resource.key for resource in resources if chosen(resource)]
+    while todo:
+        key = todo.pop()
+        if key not in wanted:
+            wanted.add(key)
+            todo += [need for need in by_key[key].needs if need.kind != "machine"]
+    yield from (resource for resource in resources if resource.key in wanted)
+
+
+def _taken(resource: Resource, live: Live, made: Collection[Key]) -> list[Conflict]:
+    """Conflicts of something new with what bears another name: a subnet that another network has."""
+    if resource.key.kind != "network":
+        return []
+    import ipaddress
+
+    wanted = ipaddress.IPv4Interface(resource.config["ipv4.address"]).network
+    found = []
+    for key, there in live.objects.items():
+        address = (there.get("config") or {}).get("ipv4.address", "")
+        if key.kind != "network" or key in made or "/" not in address:
+            continue
+        if ipaddress.IPv4Interface(address).network.overlaps(wanted):
+            found.append(
+                Conflict(
+                    resource.key,
+                    f"the subnet {wanted} of domain {resource.domain} is in use by network {key.name} ({address})",
+                    "choose another subnet_id or addressing, or delete that network",
+                )
+            )
+    return found
+
+
+def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: str) -> Conflict | None:
+    key = resource.key
+    if key.kind == "image":
+        return None
+    found = owner_of(there.get("config") or {})
+    if found == owner:
+        return None
+    if key.kind == "profile" and key.name == "default":  # Incus makes it with the project
+        project = live.get(Key("project", "", key.project))
+        if project is not None and owner_of(project.get("config") or {}) == owner:
+            return None
+    what = f"{key.kind} {key.name}" + (f" of project {key.project}" if key.project not in ("", "default") else "")
+    if found is None:
+        return Conflict(key, f"{what} is there and was not made by anklume-launch", "--adopt takes it over")
+    return Conflict(
+        key, f"{what} belongs to the file with project_name {found}", "give one of the two another name in its file"
+    )
+
+
+def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Step:
+    changes = changes_of(resource, there)
+    if resource.key.kind != "machine":
+        return Step(resource, "change" if changes else "none", changes)
+    stopped = there["status"] != "Running"
+    if replace and _newer(resource, there):
+        return Step(resource, "replace", changes, stopped)
+    changes = tuple(change for change in changes if change.key != f"config.{IMAGE}")
+    if any(not _is_live(change, resource, there) for change in changes):
+        return Step(resource, "restart", changes, stopped)
+    if stopped:
+        return Step(resource, "start", changes, stopped)
+    return Step(resource, "change" if changes else "none", changes)
+
+
+def _with_profiles(steps: list[Step]) -> list[Step]:
+    """A profile's change that running instances do not take as it is restarts those that have the profile."""
+    stale = {
+        step.key
+        for step in steps
+        if step.key.kind == "profile" and any(not _is_live(change, step.resource, {}) for change in step.changes)
+    }
+    restarting = [
+        dataclasses.replace(step, action="restart")
+        if step.action in ("none", "change") and stale.intersection(step.resource.needs)
+        else step
+        for step in steps
+    ]
+    return restarting if stale else steps
+
+
+def _newer(resource: Resource, there: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Machine, running and wanted image, where they differ; of an image that Incus itself gets only the name counts."""
+    if resource.machine is None:
+        return None
+    base = there["config"].get(_BASE_IMAGE, "")
+    running = there["config"].get(IMAGE) or base[:12] or "an unknown image"
+    wanted = resource.config[IMAGE]
+    same = base == resource.image.fingerprint if resource.image else running == wanted
+    return None if same else (resource.machine.name, running, wanted)
+
+
+def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
+    kind = resource.key.kind
+    before, after = dict(there.get("config") or {}), dict(resource.config)
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name) and (name in after or not _is_others(kind, name)):
+            secret = name in resource.secrets
+            yield Change(f"config.{name}", before.get(name), after.get(name), secret)
+    if "devices" in resource.body:
+        yield from _device_changes(there.get("devices") or {}, resource.body["devices"])
+    for name in ("description", "profiles", "ingress", "egress"):
+        if name in resource.body and resource.body[name] != _plain(there.get(name)):
+            yield Change(name, there.get(name), resource.body[name])
+
+
+def _plain(value: Any) -> Any:
+    """ACL rules come back with a key for everything: those that say nothing are left out."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [{key: text for key, text in rule.items() if text not in ("", None)} for rule in value]
+    return value
+
+
+def _is_others(kind: str, name: str) -> bool:
+    """Whether a config key that nobody asked for is none of the launcher's business."""
+    if name.startswith((MARK, VARIABLE)):
+        return name in (OWNER, DOMAIN)  # an adopted thing's
+    return kind in _PARTLY or name.startswith(("volatile.", "image.", "user."))
+
+
+def _device_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            yield Change(f"devices.{name}", before.get(name), after.get(name))
+            continue
+        for key in sorted({*before[name], *after[name]}):
+            if before[name].get(key) != after[name].get(key):
+                yield Change(f"devices.{name}.{key}", before[name].get(key), after[name].get(key))
+
+
+def _is_live(change: Change, resource: Resource, there: Mapping[str, Any]) -> bool:
+    """Whether a running instance takes a change as it is, to all that matters: templates are rendered at a start."""
+    section, _, name = change.key.partition(".")
+    if section == "config":
+        return name.startswith(_LIVE_CONFIG) and not name.startswith(VARIABLE)
+    if section == "devices":
+        device = name.partition(".")[0]
+        kinds = {
+            (devices.get(device) or {}).get("type")
+            for devices in (resource.body["devices"], there.get("devices") or {})
+        }
+        return not kinds & _NOT_LIVE_DEVICES and device != "root"
+    return section == "description"
