@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import struct
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
+from launcher.apply.daemon_root import daemon_root
+from launcher.apply.gpu_preflight import preflight
+from launcher.apply.host_cards import read_cards
 from launcher.apply.nvidia_smi import nvidia_smi
 from launcher.check.cards import QUERY
 from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.check.inside import Inside
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.check.status import AT_ONCE
-from launcher.plan.cards import cards_of
+from launcher.plan.gpu_grants import asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from anklume_images.incus import Incus, Result
     from launcher.check.images import ImageBook
     from launcher.check.look import Seen
+    from launcher.infra.model import Infra
+    from launcher.plan.cards import Card
 
 __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 
@@ -49,12 +52,12 @@ def host_evidence(incus: Incus) -> HostEvidence:
     """The host of the daemon; its files are looked at when it is reached over a socket."""
     resources = incus.get("resources")
     memory = resources.get("memory") or {}
-    root = None if incus.address.startswith("https://") else _root_of_daemon(incus.address)
+    root = daemon_root(incus.address)
     return HostEvidence(
         incus.address,
         version=incus.server.version,
         pools=tuple(_pool(incus, pool) for pool in incus.within(None).get("storage-pools", recursion=1)),
-        cards=cards_of(resources),
+        cards=read_cards(incus),
         memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
         container_tools=None if root is None else any((root / place / _TOOL).exists() for place in _PATHS),
         lxc_hook=None if root is None else (root / _HOOK).exists(),
@@ -62,18 +65,6 @@ def host_evidence(incus: Incus) -> HostEvidence:
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
     )
-
-
-def _root_of_daemon(path: str) -> Path | None:
-    """The root directory as the daemon sees it, which may be in namespaces of its own; None when it may not be read."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        size = struct.calcsize("3i")  # struct ucred: pid, uid, gid
-        pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
-        root = Path(f"/proc/{pid}/root")
-        os.listdir(root)
-        return root
-    return None
 
 
 def _pool(incus: Incus, pool: dict[str, Any]) -> Pool:
@@ -100,10 +91,21 @@ def _filesystems() -> frozenset[str] | None:
     return None if text is None else frozenset(line.split()[-1] for line in text.splitlines() if line.strip())
 
 
-def machine_evidence(incus: Incus, found: Iterable[Seen], book: ImageBook) -> list[MachineEvidence]:
-    """What is seen inside these machines, in parallel."""
+def machine_evidence(
+    incus: Incus, infra: Infra, found: Iterable[Seen], book: ImageBook, cards: Sequence[Card]
+) -> list[MachineEvidence]:
+    """What is seen of these machines, in parallel; `cards` are the host's."""
+    root = daemon_root(incus.address)
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
-        return list(pool.map(lambda seen: _machine(incus, seen, book), found))
+        evidence = list(pool.map(lambda seen: _machine(incus, seen, book), found))
+    return [_with_cards(entry, infra, cards, root) if entry.wants_gpu else entry for entry in evidence]
+
+
+def _with_cards(entry: MachineEvidence, infra: Infra, cards: Sequence[Card], root: Path | None) -> MachineEvidence:
+    machine = entry.seen.machine
+    domain = infra.domains[machine.domain]
+    grants, refusals = asked(machine, domain, cards)
+    return replace(entry, refusals=refusals, obstacles=preflight(machine, domain, grants, root))
 
 
 def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:

@@ -35,17 +35,16 @@ class Report:
         return not any(finding.severity == "error" for finding in self.findings)
 
 
-def examine_host(host: HostEvidence, *, pool: str = "default", gpu: bool = False) -> Report:
-    """The host alone; `gpu` says whether it has to lend a card."""
-    return Report(_host_lines(host), tuple(host_findings(host, pool=pool, gpu=gpu)))
+def examine_host(host: HostEvidence, pool: str = "default") -> Report:
+    """The host alone; `pool` is the one that has to be there."""
+    return Report(_host_lines(host), tuple(host_findings(host, pool)))
 
 
 def examine(incus: Incus, infra: Infra, found: Sequence[Seen], book: ImageBook) -> Report:
     """The host and these machines of a file."""
     host = host_evidence(incus)
-    machines = machine_evidence(incus, found, book)
-    gpu = any(machine.wants_gpu for machine in machines)
-    report = examine_host(host, pool=infra.settings.storage_pool, gpu=gpu)
+    machines = machine_evidence(incus, infra, found, book, host.cards)
+    report = examine_host(host, infra.settings.storage_pool)
     looked = [f"{machine.name}: {machine.seen.state}" + _services(machine.services) for machine in machines]
     findings = (*report.findings, *machine_findings(infra, machines, host))
     return Report((*report.looked_at, *looked), findings)

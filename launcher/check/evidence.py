@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from launcher.apply.gpu_preflight import Obstacle
     from launcher.apply.nvidia_smi import Figures
     from launcher.check.look import Seen
     from launcher.check.services import Engine, Settings
     from launcher.plan.cards import Card
+    from launcher.plan.gpu_grants import Refusal
 
 __all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "Pool", "Said"]
 
@@ -97,7 +99,9 @@ class EngineTest:
 
 @dataclass(frozen=True)
 class MachineEvidence:
-    """A machine from inside; all but the first four is empty unless it runs.
+    """A machine, and how it looks from inside when it runs.
+
+    `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
 
     `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
     sockets, as `ss` writes them.
@@ -107,6 +111,8 @@ class MachineEvidence:
     services: frozenset[str]
     settings: Settings
     wants_gpu: bool
+    refusals: tuple[Refusal, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
     nvidia_smi: Said | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()

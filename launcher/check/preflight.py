@@ -1,4 +1,4 @@
-"""Whether a host can do what a file asks of it: findings from evidence, with nothing looked at here."""
+"""Whether a host can do what a file asks of it, cards aside: findings from evidence, with nothing looked at here."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ if TYPE_CHECKING:
 
     from launcher.check.evidence import HostEvidence, Pool
 
-__all__ = ["OLDEST_DRIVER", "host_findings"]
+__all__ = ["host_findings"]
 
-OLDEST_DRIVER = 535
 _HOST = "host"
 _GIBIBYTE = 1 << 30
 _CONTROLLERS = ("cpu", "memory", "pids")
 _RANGE = 65536  # ids that one unprivileged container takes
 
 
-def host_findings(host: HostEvidence, *, pool: str, gpu: bool) -> list[Finding]:
-    """What stands in the way; `pool` is the one the file wants, `gpu` says whether a machine wants a card."""
+def host_findings(host: HostEvidence, pool: str) -> list[Finding]:
+    """What stands in the way; `pool` is the one that the file wants."""
     if host.error:
         return [_unreachable(host), *_kernel(host)]
-    return [*_pools(host, pool), *_ranges(host), *_kernel(host), *(_gpu(host) if gpu else ())]
+    return [*_pools(host, pool), *_ranges(host), *_kernel(host)]
 
 
 def _unreachable(host: HostEvidence) -> Finding:
@@ -124,65 +123,4 @@ def _kernel(host: HostEvidence) -> Iterator[Finding]:
             ("/proc/filesystems has no overlay",),
             "builds work on an overlay file system, and the kernel's module is not loaded",
             "modprobe overlay",
-        )
-
-
-def _gpu(host: HostEvidence) -> Iterator[Finding]:
-    if not host.cards:
-        yield Finding(
-            "gpu-no-card",
-            "error",
-            _HOST,
-            "a machine wants a graphics card, and the host has none",
-            ("Incus lists no card (incus info --resources)",),
-            "there is none, or it is given to something else",
-            "check it on the host (lspci), or take gpu: true out of the machine",
-        )
-    nvidia = [card for card in host.cards if card.is_nvidia]
-    for card in nvidia:
-        if not card.driver_version:
-            yield Finding(
-                "gpu-no-driver",
-                "error",
-                _HOST,
-                "the host has no NVIDIA driver",
-                (f"{card.pci} ({card.model}): driver {card.driver or 'none'}, without a version",),
-                "NVIDIA's driver is not installed or not loaded",
-                "install it as your distribution says, and see that nvidia-smi works on the host",
-            )
-        elif int(card.driver_version.partition(".")[0] or 0) < OLDEST_DRIVER:
-            yield Finding(
-                "gpu-old-driver",
-                "error",
-                _HOST,
-                "the host's NVIDIA driver is too old",
-                (f"{card.pci} ({card.model}): driver {card.driver_version}",),
-                f"Ollama's runners want {OLDEST_DRIVER} or newer",
-                "update the host's driver",
-            )
-    if nvidia:
-        yield from _tools(host)
-
-
-def _tools(host: HostEvidence) -> Iterator[Finding]:
-    what = "containers get no nvidia-smi and no CUDA"
-    if host.container_tools is False:
-        yield Finding(
-            "gpu-no-container-tools",
-            "error",
-            _HOST,
-            what,
-            ("there is no nvidia-container-cli in the daemon's PATH",),
-            "nvidia.runtime needs libnvidia-container's tool on the host",
-            "install libnvidia-container-tools (in NVIDIA's container toolkit) and restart Incus",
-        )
-    if host.lxc_hook is False:
-        yield Finding(
-            "gpu-no-lxc-hook",
-            "error",
-            _HOST,
-            what,
-            ("there is no /usr/share/lxc/hooks/nvidia",),
-            "nvidia.runtime needs LXC's hook of that name on the host",
-            "install LXC's common files (lxc-common, or Incus from a package that has them)",
         )

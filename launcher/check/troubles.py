@@ -7,7 +7,7 @@ ollama) and llama.cpp's CUDA and Vulkan backends (ggml/src/ of https://github.co
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
 from launcher.check.engines import engine_findings
@@ -15,6 +15,7 @@ from launcher.check.evidence import Finding
 from launcher.check.inside import NOT_FOUND
 from launcher.check.look import MISSING, NOT_OURS
 from launcher.check.services import LLAMA_SERVER, OLLAMA
+from launcher.plan.cards import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +54,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
     """The troubles of these machines, in their order."""
     found: list[Finding] = []
     for machine in machines:
+        found += _cards(machine, host)
         if not machine.seen.running:
             found.append(_not_running(machine))
             continue
@@ -61,6 +63,19 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
         found += _out_of_memory(machine)
         found += engine_findings(infra, machine, machines)
     return found
+
+
+def _cards(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+    """What is in the way of the cards that the file gives the machine."""
+    cards = tuple(f"the host: {describe(card)}, driver {card.driver_version or 'none'}" for card in host.cards)
+    seen = cards or ("the host: no card (incus info --resources)",)
+    for refusal in machine.refusals:
+        cause = f"what the file says at {refusal.where} does not go with the host's cards"
+        yield Finding(refusal.code, "error", machine.name, refusal.message, seen, cause, refusal.hint)
+    for obstacle in machine.obstacles:
+        severity: Literal["error", "warning"] = "error" if obstacle.fatal else "warning"
+        what = "its card does not work without more" if obstacle.fatal else "its card may not work"
+        yield Finding("gpu-preflight", severity, machine.name, what, seen, obstacle.cause, obstacle.remedy)
 
 
 def _not_running(machine: MachineEvidence) -> Finding:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
+from launcher.apply.host_cards import read_cards
 from launcher.check import probes
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
 from launcher.check.status import AT_ONCE
-from launcher.plan.cards import cards_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +73,7 @@ def verified(incus: Incus, found: Iterable[Seen], book: ImageBook, *, prompt: st
     `seconds` is how long an answer of a model may take.
     """
     found = tuple(found)
-    cards = cards_of(incus.get("resources")) if any(wants_gpu(seen) for seen in found) else ()
+    cards = read_cards(incus) if any(wants_gpu(seen) for seen in found) else ()
     with ThreadPoolExecutor(AT_ONCE, "verify") as pool:
         results = pool.map(lambda seen: _machine(incus, seen, book, cards, prompt, seconds), found)
         return [check for checks in results for check in checks]
