@@ -93,7 +93,8 @@ def decide(
     """Decide for the whole file.
 
     `instance_of` gives a machine's project and instance. `members` says where a machine runs in a cluster, by its
-    name (`members_of`). `memory` is the size of cards in bytes and `mig` the card of MIG devices, both by PCI address and where known.
+    name (`members_of`). Where known: `memory` is the size of cards in bytes by PCI address, `mig` the address of the
+    card of each MIG device by its UUID.
     """
     case = _Case(infra, tuple(cards), tuple(instances), instance_of, dict(members or {}), dict(memory or {}))
     return case.decide(mig or {})
@@ -215,7 +216,7 @@ class _Case:
         why = "a VM cannot share its card" if vm else "gpu_policy is exclusive"
         return [
             Refusal(
-                "gpu-twice" if self.exclusive else "gpu-vm-shared",
+                "gpu-exclusive" if self.exclusive else "gpu-vm-shared",
                 machine.name,
                 f"{machine.name} and {other.name} ({other.where}) both want card {describe(grant.card)}, and {why}",
                 "; or ".join(ways),

@@ -20,7 +20,7 @@ __all__ = ["POLICY_CODES", "Grant", "Refusal", "asked", "gpu_devices_of", "merge
 
 # The file is clear and the host or another machine stands against it: exit 4. The other codes mean that the file has
 # to say more, or something else, for this host: exit 2.
-POLICY_CODES = frozenset({"gpu-absent", "gpu-held", "gpu-memory", "gpu-twice", "gpu-vm-shared"})
+POLICY_CODES = frozenset({"gpu-absent", "gpu-held", "gpu-memory", "gpu-exclusive", "gpu-vm-shared"})
 _SELECTORS = ("pci", "id", "vendorid", "productid")
 
 
