@@ -187,7 +187,10 @@ class Domain:
 
 @dataclass(frozen=True)
 class Policy:
-    """Traffic that is let through between domains, machines and the host (`host`); no ports means all of them."""
+    """Traffic that is let through between domains, machines and the host (`host`); no ports means all of them.
+
+    `any_protocol`: all ports, and no protocol was named, which lets through whatever there is.
+    """
 
     source: str
     destination: str
@@ -195,6 +198,7 @@ class Policy:
     protocol: Literal["tcp", "udp"] = "tcp"
     bidirectional: bool = False
     description: str = ""
+    any_protocol: bool = False
 
 
 @dataclass(frozen=True)

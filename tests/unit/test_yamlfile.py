@@ -220,3 +220,15 @@ def test_any_bytes_give_data_or_problems(raw):
     else:
         found = [document.data]
     assert found
+
+
+def test_more_nodes_than_anything_needs_are_refused_before_they_are_in_memory():
+    assert only("a: [" + "b," * (2 * yamlfile.MAX_NODES) + "]") == (1, 2 * 2 * yamlfile.MAX_NODES - 3, "yaml-too-large")
+
+
+def test_a_large_mapping_is_merged_in_one_pass():
+    keys = "".join(f"  k{number}: 1\n" for number in range(50_000))
+    document = loads(f"a: &a\n{keys}b:\n  <<: *a\n  k0: 2\n".encode(), "a.yml")  # took minutes, a pass for each key
+    assert len(document.data["b"]) == 50_000
+    assert document.data["b"]["k0"] == 2
+    assert document.position(("b", "k7")) == (9, 7)

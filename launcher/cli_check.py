@@ -1,0 +1,61 @@
+"""The verb `check`: everything that is wrong with an infra.yml at once, and what it would become."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from launcher.session import INFRA, JSON, YOLO, Launch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from launcher.infra.load import Checked
+
+__all__ = ["check_verb"]
+
+
+@click.command(name="check")
+@INFRA
+@JSON
+@YOLO
+@click.pass_obj
+def check_verb(launch: Launch, infra: Path, *, as_json: bool, yolo: bool) -> None:
+    """Check an infra.yml, or a folder of one: needs no Incus, no root and no store.
+
+    Exit code 0 when it may be launched, 2 when not.
+    """
+    from launcher.infra.load import check_infra
+
+    checked = check_infra(infra, launch.catalog(), yolo=yolo)
+    if as_json:
+        launch.console.json(checked.document())
+    else:
+        for warning in checked.warnings:
+            launch.console.warn(str(warning))
+        launch.console.result(_text(checked))
+    if not checked.valid:
+        sys.exit(2)
+
+
+def _text(checked: Checked) -> str:
+    from anklume_images.console import table
+
+    lines = [str(problem) for problem in checked.errors]
+    infra = checked.infra
+    if checked.errors or infra is None:
+        count = len(checked.errors)
+        return "\n".join([*lines, f"not valid: {count} error{'' if count == 1 else 's'}"])
+    machines = list(infra.machines())
+    if machines:
+        rows = [
+            (machine.name, machine.domain, machine.address, machine.image.ref, "yes" if machine.gpu else "-")
+            for machine in machines
+        ]
+        lines.append(table(rows, ("MACHINE", "DOMAIN", "ADDRESS", "IMAGE", "GPU")))
+    lines += infra.notices
+    domains = sum(domain.enabled for domain in infra.domains.values())
+    lines.append(f"valid: {len(machines)} machines in {domains} domains")
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""Make the frozen model out of what was read, chosen and checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher.infra.addressing import GATEWAY, Addresses
+from launcher.infra.model import (
+    Domain,
+    GpuSelector,
+    ImageChoice,
+    Infra,
+    Machine,
+    PersistentData,
+    Policy,
+    Profile,
+    ResourcePolicy,
+    Settings,
+    StorageVolume,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from launcher.infra.entries import Entry
+    from launcher.infra.images import Shelf
+    from launcher.infra.mounts import Shares
+    from launcher.infra.report import Report
+
+__all__ = ["build_infra"]
+
+_AS_WRITTEN = (
+    *("type", "description", "weight", "boot_autostart", "boot_priority", "snapshots_schedule", "snapshots_expiry"),
+    *("config", "devices", "gpu_memory", "target"),
+)
+
+
+def build_infra(
+    report: Report,
+    tree: Mapping[str, Any],
+    machines: Sequence[Entry],
+    addresses: Addresses,
+    choices: Mapping[str, ImageChoice],
+    variables: Mapping[str, Mapping[str, str]],
+    shares: Shares,
+    policies: Sequence[Policy],
+    shelf: Shelf,
+) -> Infra:
+    """The model of a document in which nothing structural is wrong."""
+    settings = _settings(tree.get("global") or {})
+    made: dict[str, dict[str, Machine]] = {}
+    for entry in machines:
+        name, image = entry.name, choices[entry.name]
+        made.setdefault(entry.domain, {})[name] = Machine(
+            name=name,
+            domain=entry.domain,
+            address=str(addresses.machines[name]),
+            image=image,
+            where=report.source.where(entry.path),
+            ephemeral=entry.data.get("ephemeral", entry.of.get("ephemeral", False)),
+            gpu=entry.wants_gpu,
+            gpu_devices=tuple(GpuSelector(**card) for card in entry.data.get("gpu_devices", ())),
+            profiles=entry.profiles,
+            roles=tuple(dict.fromkeys(entry.data.get("roles", ()))),
+            tags=shelf.specs[image.store].tags if image.store else (),
+            variables=variables.get(name, {}),
+            volumes=tuple(_volumes(entry, settings.storage_pool)),
+            persistent_data=tuple(_persistent_data(entry, settings.persistent_data_base)),
+            shares=shares.get(name, ()),
+            **{key: entry.data[key] for key in _AS_WRITTEN if key in entry.data},
+        )
+    domains = {
+        name: Domain(
+            name=name,
+            subnet=str(addresses.subnets[name]),
+            gateway=str(addresses.subnets[name][GATEWAY]),
+            where=report.source.where(("domains", name)),
+            profiles=_profiles(domain.get("profiles", {})),
+            machines=made.get(name, {}),
+            **{key: domain[key] for key in ("description", "enabled", "trust_level") if key in domain},
+        )
+        for name, domain in tree.get("domains", {}).items()
+    }
+    return Infra(
+        file=report.source.file,
+        project_name=tree["project_name"],
+        settings=settings,
+        domains=domains,
+        policies=tuple(policies),
+        notices=tuple(report.notices),
+    )
+
+
+def _settings(written: Mapping[str, Any]) -> Settings:
+    plain = {key: value for key, value in written.items() if key in Settings.__dataclass_fields__}
+    policy = plain.pop("resource_policy", None)
+    if policy is not None:
+        reserve = policy.get("host_reserve", {})
+        own = {key: value for key, value in policy.items() if key != "host_reserve"}
+        plain["resource_policy"] = ResourcePolicy(**own, **{f"reserve_{key}": value for key, value in reserve.items()})
+    return Settings(**plain)
+
+
+def _profiles(written: Mapping[str, Any]) -> dict[str, Profile]:
+    return {
+        name: Profile(name, profile.get("config", {}), profile.get("devices", {})) for name, profile in written.items()
+    }
+
+
+def _volumes(entry: Entry, pool: str) -> list[StorageVolume]:
+    return [
+        StorageVolume(name, volume["path"], volume.get("pool", pool), volume.get("size"))
+        for name, volume in entry.data.get("storage_volumes", {}).items()
+    ]
+
+
+def _persistent_data(entry: Entry, base: str) -> list[PersistentData]:
+    folder = f"{base.rstrip('/')}/{entry.domain}/{entry.name}"
+    return [
+        PersistentData(name, f"{folder}/{name}", data["path"], data.get("readonly", False))
+        for name, data in entry.data.get("persistent_data", {}).items()
+    ]

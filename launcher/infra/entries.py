@@ -1,0 +1,107 @@
+"""The machines of a document one by one, each with what its domain and its profiles give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from anklume_images.specs.yamlfile import KeyPath
+
+__all__ = ["Entry", "entries", "written_names"]
+
+_TRUE = ("true", "1", "yes", "on")  # what Incus takes for true
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One machine as it was read: `data` are its own keys, `of` those of its domain."""
+
+    domain: str
+    name: str
+    data: Mapping[str, Any]
+    of: Mapping[str, Any]
+
+    @property
+    def path(self) -> KeyPath:
+        """Where it stands."""
+        return ("domains", self.domain, "machines", self.name)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether its domain is."""
+        return bool(self.of.get("enabled", True))
+
+    @property
+    def is_vm(self) -> bool:
+        """Whether it is a virtual machine."""
+        return self.data.get("type") == "vm"
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The names of its profiles, each once."""
+        named = self.data.get("profiles")
+        return ("default",) if named is None else tuple(dict.fromkeys(name for _, name in named))
+
+    @cached_property
+    def devices(self) -> Mapping[str, tuple[KeyPath, Mapping[str, str]]]:
+        """Its devices, and where each stands: a later profile's beats an earlier one's, its own beat all."""
+        found: dict[str, tuple[KeyPath, Mapping[str, str]]] = {}
+        for path, part in self._parts():
+            for name, device in part.get("devices", {}).items():
+                found[name] = ((*path, "devices", name), device)
+        return found
+
+    def setting(self, key: str) -> tuple[KeyPath, str] | None:
+        """Where a key of Incus' configuration is set for it, and to what."""
+        found = None
+        for path, part in self._parts():
+            if key in part.get("config", {}):
+                found = ((*path, "config", key), part["config"][key])
+        return found
+
+    def is_set(self, key: str) -> KeyPath | None:
+        """Where a key of Incus' configuration is set to true, if it is."""
+        found = self.setting(key)
+        return found[0] if found and found[1].lower() in _TRUE else None
+
+    def _parts(self) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+        known = self.of.get("profiles", {})
+        for name in self.profiles:
+            if name in known:
+                yield ("domains", self.domain, "profiles", name), known[name]
+        yield self.path, self.data
+
+    @property
+    def gpus(self) -> list[tuple[KeyPath, Mapping[str, str]]]:
+        """Its gpu devices."""
+        return [(path, device) for path, device in self.devices.values() if device["type"] == "gpu"]
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it has a GPU, by whatever way."""
+        return bool(self.data.get("gpu") or self.data.get("gpu_devices") or self.gpus)
+
+
+def entries(domains: Mapping[str, Any]) -> list[Entry]:
+    """Every machine, in file order, those of disabled domains too."""
+    return [
+        Entry(name, machine, data, domain)
+        for name, domain in domains.items()
+        for machine, data in domain.get("machines", {}).items()
+    ]
+
+
+def written_names(data: Mapping[Any, Any]) -> tuple[set[str], set[str]]:
+    """The names of domains and of machines that a person wrote; what is wrong with one does not make it unknown."""
+    domains = data.get("domains")
+    names: set[str] = set()
+    machines: set[str] = set()
+    for name, domain in domains.items() if isinstance(domains, dict) else ():
+        names.add(str(name))
+        within = domain.get("machines") if isinstance(domain, dict) else None
+        machines.update(str(machine) for machine in (within if isinstance(within, dict) else ()))
+    return names, machines

@@ -1,0 +1,229 @@
+"""Which image a machine is made of: by its roles, by name, or by what Incus calls an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import InvalidFileError
+from anklume_images.specs.catalog import UnknownImageError
+from anklume_images.specs.yamlfile import nearest
+from launcher.infra.model import ImageChoice
+from launcher.infra.report import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anklume_images.errors import Problem
+    from anklume_images.specs.catalog import Catalog
+    from anklume_images.specs.model import Spec, Variable
+    from anklume_images.specs.yamlfile import KeyPath
+    from launcher.infra.entries import Entry
+    from launcher.infra.report import Code, Report
+
+__all__ = ["BASE_ROLE", "NO_IMAGE", "Shelf", "choose_images"]
+
+BASE_ROLE = "base_system"
+"""The role that every image provides."""
+
+NO_IMAGE = ImageChoice(None, reason="no image could be chosen")
+
+_RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}  # Debian's numbers on image servers
+
+
+class Shelf:
+    """The images that there are specs of; one whose spec is broken is known by its name only."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.specs: dict[str, Spec] = {}
+        self.broken: dict[str, tuple[Problem, ...]] = {}
+        for name in catalog.names():
+            try:
+                self.specs[name] = catalog.get(name)
+            except InvalidFileError as error:
+                self.broken[name] = tuple(error.problems)
+            except UnknownImageError as error:  # a variant of a spec that an earlier folder hides
+                self.broken[name] = ()
+                del error
+        self._variables: dict[str, Mapping[str, Variable]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Every image."""
+        return [*self.specs, *self.broken]
+
+    def variables(self, name: str | None) -> Mapping[str, Variable]:
+        """The variables of an image of the store; an image of Incus has none."""
+        if name is None or name not in self.specs:
+            return {}
+        if name not in self._variables:
+            self._variables[name] = self._catalog.variables(name)
+        return self._variables[name]
+
+    def declared(self) -> dict[str, list[str]]:
+        """Every variable, with the images that declare it."""
+        found: dict[str, list[str]] = {}
+        for name in self.specs:
+            for variable in self.variables(name):
+                found.setdefault(variable, []).append(name)
+        return found
+
+    def provided(self, name: str | None) -> frozenset[str]:
+        """The roles that an image provides itself, the base's included."""
+        if name is None or name not in self.specs:
+            return frozenset()
+        return frozenset(role for spec in self._catalog.chain(name) for role in spec.provides) | {BASE_ROLE}
+
+    def providing(self, roles: Sequence[str]) -> list[str]:
+        """The images that provide all of some roles: those built by default if any are, and of them the simplest."""
+        found = [name for name in self.specs if set(roles) <= self.provided(name)]
+        defaults = [name for name in found if self.specs[name].default]
+        simplest = min((len(self.provided(name)) for name in defaults or found), default=0)
+        return [name for name in defaults or found if len(self.provided(name)) == simplest]
+
+    def base(self, remote: str) -> str | None:
+        """The root image that is what a remote calls `images:debian/13`."""
+        parts = remote.partition(":")[2].split("/")
+        if len(parts) < 2 or parts[2:] not in ([], ["default"]):
+            return None
+        release = _RELEASES.get(parts[1], parts[1]) if parts[0] == "debian" else parts[1]
+        for name, spec in self.specs.items():
+            if spec.base is None and (spec.distribution, spec.release) == (parts[0], release):
+                return name
+        return None
+
+
+@dataclass
+class _Finding:
+    key: KeyPath
+    code: Code
+    message: str
+    hint: str | None = None
+
+
+@dataclass
+class _Chosen:
+    """The choice for one way of asking, and what is wrong with it; many machines ask the same."""
+
+    image: ImageChoice = NO_IMAGE
+    findings: list[_Finding] = field(default_factory=list)
+    notice: str | None = None
+
+
+def choose_images(
+    machines: Sequence[Entry], default: str, channel: str, shelf: Shelf, report: Report
+) -> dict[str, ImageChoice]:
+    """The image of each machine; what is wrong with those of disabled domains is not reported."""
+    chooser = _Chooser(default, channel, shelf)
+    asked: dict[object, _Chosen] = {}
+    choices: dict[str, ImageChoice] = {}
+    for machine in machines:
+        data = machine.data
+        roles = tuple(dict.fromkeys(data.get("roles", ())))
+        question = (roles, data.get("image"), data.get("os_image"), machine.is_vm)
+        if question not in asked:
+            asked[question] = chooser.choose(*question)
+        chosen = asked[question]
+        refused = any(
+            report.source.has((*machine.path, key)) and key not in data for key in ("image", "os_image", "roles")
+        )
+        choices[machine.name] = NO_IMAGE if refused else chosen.image
+        if not machine.enabled or refused:
+            continue
+        for finding in chosen.findings:
+            path = (
+                (*machine.path, *finding.key) if report.source.has((*machine.path, *finding.key[:1])) else machine.path
+            )
+            report.image_error(path, finding.code, f"'{machine.name}': {finding.message}", hint=finding.hint)
+        if chosen.notice:
+            report.notices.append(f"'{machine.name}': {chosen.notice}")
+    return choices
+
+
+class _Chooser:
+    def __init__(self, default: str, channel: str, shelf: Shelf) -> None:
+        self._default = default
+        self._channel = channel
+        self._shelf = shelf
+
+    def choose(self, roles: tuple[str, ...], image: str | None, os_image: str | None, vm: bool) -> _Chosen:
+        """Roles first, then `image`, `os_image`, and the file's default."""
+        wanted = [role for role in roles if role != BASE_ROLE]
+        if image is not None:
+            chosen = self._named(image, wanted)
+        elif wanted:
+            chosen = self._by_roles(wanted)
+        else:
+            chosen = self._of_incus(os_image, vm=vm)
+        if vm and chosen.image.store is not None:
+            key = ("image",) if image is not None else ("roles",) if wanted else ("type",)
+            message = f"the image '{chosen.image.store}' is for containers, and this is a virtual machine"
+            hint = "make it type: lxc, or take an image of a remote with os_image"
+            return _Chosen(NO_IMAGE, [_Finding(key, "image-not-for-vm", message, hint)])
+        if os_image is not None and chosen.image.store is not None and (image is not None or wanted):
+            chosen.notice = f"os_image is not used: {chosen.image.reason}"
+        return chosen
+
+    def _named(self, ref: str, roles: Sequence[str]) -> _Chosen:
+        name, _, wanted = ref.partition("@")
+        if name in self._shelf.broken:
+            return self._broken(name, ("image",))
+        if name not in self._shelf.specs:
+            close = nearest(name, self._shelf.names)
+            hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(self._shelf.names)}"
+            return _Chosen(findings=[_Finding(("image",), "unknown-image", f"no image is called {shown(name)}", hint)])
+        missing = [role for role in roles if role not in self._shelf.provided(name)]
+        if missing:
+            message = f"the image '{name}' does not provide {_listed(missing)}"
+            hint = f"it provides {_listed(sorted(self._shelf.provided(name)))}; name another, or leave roles out"
+            return _Chosen(findings=[_Finding(("roles",), "image-without-role", message, hint)])
+        return _Chosen(ImageChoice(name, wanted or self._channel, reason="named by image"))
+
+    def _by_roles(self, roles: Sequence[str]) -> _Chosen:
+        found = self._shelf.providing(roles)
+        if len(found) == 1:
+            return _Chosen(ImageChoice(found[0], self._channel, reason=f"provides {_listed(roles)}"))
+        if found:
+            message = f"several images provide {_listed(roles)}: {', '.join(found)}"
+            return _Chosen(findings=[_Finding(("roles",), "several-images", message, f"name one: image: {found[0]}")])
+        unknown = [role for role in roles if not self._shelf.providing([role])]
+        if unknown:
+            message = f"no image provides {_listed(unknown)}"
+            return _Chosen(
+                findings=[_Finding(("roles",), "role-without-image", message, self._how_to_provide(unknown))]
+            )
+        message = f"no single image provides {_listed(roles)}: they are of different images"
+        hint = "give each a machine of its own, or write a spec that provides them all (docs/how-to/add-an-image.md)"
+        return _Chosen(findings=[_Finding(("roles",), "roles-without-common-image", message, hint)])
+
+    def _how_to_provide(self, roles: Sequence[str]) -> str:
+        known = {role for name in self._shelf.specs for role in self._shelf.provided(name)}
+        close = nearest(roles[0], sorted(known))
+        text = f"did you mean '{close}'? " if close else ""
+        text += f"to add one: a spec with provides: [{', '.join(roles)}] (docs/how-to/add-an-image.md)"
+        if self._shelf.broken:
+            text += f"; the specs of {_listed(list(self._shelf.broken))} are broken"
+        return text
+
+    def _of_incus(self, os_image: str | None, *, vm: bool) -> _Chosen:
+        asked = os_image or self._default
+        said = "os_image" if os_image else "default_os_image"
+        name, _, wanted = asked.partition("@")
+        if ":" not in asked and name in self._shelf.broken:
+            return self._broken(name, ("os_image",))
+        if ":" not in asked and name in self._shelf.specs:
+            return _Chosen(ImageChoice(name, wanted or self._channel, reason=f"named by {said}"))
+        base = None if vm else self._shelf.base(asked)
+        if base is not None:
+            return _Chosen(ImageChoice(base, self._channel, reason=f"the store's image for {said} {asked}"))
+        return _Chosen(ImageChoice(None, remote=asked, reason=f"named by {said}"))
+
+    def _broken(self, name: str, key: KeyPath) -> _Chosen:
+        problems = self._shelf.broken[name]
+        message = f"the spec of the image '{name}' is broken"
+        return _Chosen(findings=[_Finding(key, "broken-spec", message, str(problems[0]) if problems else None)])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(shown(word) for word in words)

@@ -1,0 +1,321 @@
+"""Single values as people write them, checked and brought into one form; `Wrong` says what a value must be."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import posixpath
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.specs.yamlfile import nearest
+from launcher.infra.report import is_plain
+
+if TYPE_CHECKING:
+    from launcher.infra.report import Code
+
+__all__ = [
+    "Reader",
+    "Wrong",
+    "address",
+    "boolean",
+    "choice",
+    "config_text",
+    "cron",
+    "device_text",
+    "expiry",
+    "folder",
+    "image_ref",
+    "integer",
+    "line",
+    "matching",
+    "mount_path",
+    "pci",
+    "ports",
+    "remote_image",
+    "reserve",
+    "size",
+    "size_in_bytes",
+    "two_octets",
+]
+
+Reader = Callable[[Any], Any]
+
+_SIZES: dict[str, int] = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3} | {
+    f"{letter}{end}": base**power
+    for power, letter in enumerate("KMGTPE", 1)
+    for end, base in (("iB", 1024), ("B", 1000))
+}
+_SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
+_PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])")
+_IMAGE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_EXPIRY = re.compile(r"([1-9][0-9]{0,5})([dhm])")
+_QUOTED = ("pci", "mode", "hwaddr", "vendorid", "productid")  # YAML 1.1 has octal and sexagesimal numbers
+
+# Minutes, hours, days of the month, months, days of the week: crontab(5).
+_CRON = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
+    (0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+)
+
+
+class Wrong(Exception):  # noqa: N818  # no error of the program: a finding on its way to the report
+    """What a value must be, as the end of the sentence `'key' …`."""
+
+    def __init__(self, message: str, *, code: Code = "wrong-value", hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.hint = hint
+
+
+def _text(value: Any, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    quotable = isinstance(value, (int, float)) or hasattr(value, "isoformat")
+    raise Wrong(f"must be {what}", code="wrong-type", hint="put it in quotes" if quotable else None)
+
+
+def line(value: Any) -> str:
+    """A text of one line."""
+    text = _text(value, "text")
+    if not is_plain(text):
+        raise Wrong("must be one line without control characters")
+    return text
+
+
+def boolean(value: Any) -> bool:
+    """True or false, and no text or number that looks like it."""
+    if isinstance(value, bool):
+        return value
+    looks = str(value).lower() in ("yes", "no", "on", "off", "true", "false", "1", "0")
+    raise Wrong("must be true or false", code="wrong-type", hint="without quotes" if looks else None)
+
+
+def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
+    """A whole number from `low` to `high`."""
+    wanted = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            numeric = isinstance(value, str) and value.isdecimal()
+            raise Wrong(f"must be {wanted}", code="wrong-type", hint="without quotes" if numeric else None)
+        if value < low or (high is not None and value > high):
+            raise Wrong(f"must be {wanted}")
+        return value
+
+    return read
+
+
+def choice(*words: str | bool) -> Callable[[Any], Any]:
+    """One of some words."""
+    names = ["true" if word is True else "false" if word is False else str(word) for word in words]
+    wanted = f"{', '.join(names[:-1])} or {names[-1]}"
+
+    def read(value: Any) -> Any:
+        for word in words:
+            if type(value) is type(word) and value == word:
+                return value
+        close = nearest(value, names) if isinstance(value, str) else None
+        raise Wrong(f"must be {wanted}", hint=f"did you mean '{close}'?" if close else None)
+
+    return read
+
+
+def matching(pattern: str, wanted: str, longest: int = 63) -> Callable[[Any], str]:
+    """A text that a pattern matches as a whole."""
+    compiled = re.compile(pattern)
+
+    def read(value: Any) -> str:
+        text = _text(value, wanted)
+        if len(text) > longest:
+            raise Wrong(f"must have at most {longest} characters")
+        if not compiled.fullmatch(text):
+            raise Wrong(f"must be {wanted}")
+        return text
+
+    return read
+
+
+def folder(value: Any) -> str:
+    """An absolute path, without what leads elsewhere."""
+    text = line(value)
+    if not text.startswith("/"):
+        raise Wrong("must be an absolute path")
+    if any(part in (".", "..") for part in text.split("/")):
+        raise Wrong("must have no '.' or '..' in it")
+    if len(text) > 4095:  # PATH_MAX of Linux
+        raise Wrong("is longer than a path can be")
+    return "/" + posixpath.normpath(text).lstrip("/")
+
+
+def mount_path(value: Any) -> str:
+    """Where something is mounted in a machine."""
+    path = folder(value)
+    if path == "/":
+        raise Wrong("must be below '/'")
+    return path
+
+
+def address(value: Any) -> ipaddress.IPv4Address:
+    """An IPv4 address."""
+    text = _text(value, "an IPv4 address")
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        raise Wrong("must be an IPv4 address", code="wrong-address") from None
+
+
+def two_octets(value: Any) -> str:
+    """The first two numbers of addresses: `10.100`."""
+    if isinstance(value, float):
+        raise Wrong("must be text", code="wrong-type", hint="put it in quotes, or YAML drops zeros at its end")
+    parts = _text(value, "the first two numbers of addresses, such as 10.100").split(".")
+    if len(parts) != 2 or not all(re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) <= 255 for part in parts):
+        raise Wrong("must be the first two numbers of addresses, such as 10.100")
+    first = int(parts[0])
+    if first in (0, 127) or first >= 224:
+        raise Wrong("must be the beginning of addresses that machines can have, such as 10.100")
+    return f"{parts[0]}.{parts[1]}"
+
+
+def size(value: Any) -> str:
+    """A number of bytes as Incus writes it: `8GiB`."""
+    size_in_bytes(value)
+    return str(value).replace(" ", "").replace("KB", "kB")
+
+
+def size_in_bytes(value: Any) -> int:
+    """A number of bytes, given as a number or as Incus writes it."""
+    wanted = "a size such as 8GiB"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+        value = str(value)
+    match = _SIZE.fullmatch(_text(value, wanted))
+    if not match or match[2] not in _SIZES or int(match[1]) == 0:
+        raise Wrong(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    count, unit = int(match[1]), _SIZES[match[2]]
+    return count * unit
+
+
+def reserve(*, of_memory: bool) -> Callable[[Any], str]:
+    """What stays for the host: a share in percent, or a number of CPUs or a size."""
+    wanted = "from 1% to 99%, or a size such as 4GiB" if of_memory else "from 1% to 99%, or a number of CPUs"
+
+    def read(value: Any) -> str:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}%", value):
+            if not 1 <= int(value[:-1]) <= 99:
+                raise Wrong(f"must be {wanted}")
+            return f"{int(value[:-1])}%"
+        if of_memory and isinstance(value, str):
+            return size(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Wrong(f"must be {wanted}", code="wrong-type" if not isinstance(value, str) else "wrong-value")
+        if not 0 < value < 1 << 62:  # which is not true of .nan either
+            raise Wrong(f"must be {wanted}")
+        return str(int(value)) if of_memory else f"{value:g}"
+
+    return read
+
+
+def cron(value: Any) -> str:
+    """A schedule: five fields of crontab(5)."""
+    text = line(value)
+    fields = text.lower().split()
+    if len(fields) != 5:
+        raise Wrong("must be five fields of cron: minute hour day month weekday", hint='such as "0 2 * * *"')
+    names = ("minute", "hour", "day", "month", "weekday")
+    for name, entry, (low, high, words) in zip(names, fields, _CRON, strict=True):
+        if not all(_cron_part(part, low, high, words) for part in entry.split(",")):
+            raise Wrong(f"has a {name} that cron does not know", hint=f"numbers from {low} to {high}, *, a-b, */n")
+    return " ".join(text.split())
+
+
+def _cron_part(part: str, low: int, high: int, words: tuple[str, ...]) -> bool:
+    span, slash, step = part.partition("/")
+    if slash and (not re.fullmatch(r"[0-9]{1,3}", step) or int(step) == 0):
+        return False
+    if span == "*":
+        return True
+    ends = []
+    for end in span.split("-"):
+        if end in words:
+            ends.append(words.index(end) + low)
+        elif re.fullmatch(r"[0-9]{1,3}", end) and low <= int(end) <= high:
+            ends.append(int(end))
+        else:
+            return False
+    return len(ends) == 1 or (len(ends) == 2 and ends[0] <= ends[1])
+
+
+def expiry(value: Any) -> str:
+    """How long a snapshot is kept (30d, 24h, 60m), as Incus writes it, which has H and M for hours and minutes."""
+    match = _EXPIRY.fullmatch(_text(value, "a time such as 30d, 24h or 60m"))
+    if not match:
+        raise Wrong("must be a time such as 30d, 24h or 60m")
+    return match[1] + {"d": "d", "h": "H", "m": "M"}[match[2]]
+
+
+def pci(value: Any) -> str:
+    """A PCI address, in Incus' form: `0000:01:00.0`."""
+    match = _PCI.fullmatch(_text(value, "a PCI address such as 0000:01:00.0"))
+    if not match:
+        raise Wrong("must be a PCI address such as 0000:01:00.0")
+    return f"{match[1] or '0000'}:{match[2]}".lower()
+
+
+def image_ref(value: Any) -> str:
+    """An image of the store: `name`, `name@channel` or `name@version`."""
+    text = _text(value, "the name of an image")
+    if not _IMAGE.fullmatch(text) or len(text) > 255:
+        raise Wrong("must be NAME, NAME@CHANNEL or NAME@VERSION", hint="an image of a remote is an os_image")
+    return text
+
+
+def remote_image(value: Any) -> str:
+    """An image as Incus names it: `images:debian/13`, or an alias."""
+    text = line(value)
+    if not text or " " in text or len(text) > 255:
+        raise Wrong("must be an image such as images:debian/13")
+    return text
+
+
+def ports(value: Any) -> tuple[int, ...]:
+    """Ports, each once and in order; none for all of them."""
+    if value == "all":
+        return ()
+    if not isinstance(value, list):
+        single = isinstance(value, int) and not isinstance(value, bool)
+        hint = f"write [{value}]" if single else None
+        raise Wrong("must be a list of ports, or all", code="wrong-type", hint=hint)
+    if not value:
+        raise Wrong("must name a port", hint="all means all of them")
+    for port in value:
+        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+            raise Wrong("must be ports from 1 to 65535")
+    return tuple(sorted(set(value)))
+
+
+def config_text(value: Any) -> str:
+    """A value of Incus' configuration as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if (isinstance(value, int) and value.bit_length() <= 64) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    text = _text(value, "text, a number, true or false")
+    if not is_plain(text, lines=True):
+        raise Wrong("must have no control characters")
+    return text
+
+
+def device_text(key: str, value: Any) -> str:
+    """A value of a device as text; what YAML takes for a number although it is none must be in quotes."""
+    if key in _QUOTED and isinstance(value, (int, float)):
+        raise Wrong("must be text", code="wrong-type", hint="put it in quotes: YAML reads another number there")
+    text = config_text(value)
+    if not is_plain(text):
+        raise Wrong("must be one line without control characters")
+    return text

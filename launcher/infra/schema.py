@@ -1,0 +1,230 @@
+"""The keys of an infra.yml, what each may hold, and which are required."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.specs.model import NAME
+from launcher.infra import readers
+from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Value
+from launcher.infra.readers import choice, integer, matching
+from launcher.infra.report import shown
+
+if TYPE_CHECKING:
+    from anklume_images.specs.yamlfile import KeyPath
+    from launcher.infra.report import Report
+
+__all__ = ["INFRA", "TRUST_LEVELS"]
+
+TRUST_LEVELS = ("admin", "trusted", "semi-trusted", "untrusted", "disposable")
+
+_NAME = matching(NAME, "small letters, digits and '-', with no '-' at either end")
+_WORD = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'", 64)
+_CONFIG_KEY = matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a key of Incus' configuration", 255)
+_VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", 255)
+_DEVICE_TYPES = (
+    *("none", "nic", "disk", "unix-char", "unix-block", "usb", "gpu", "infiniband", "proxy", "unix-hotplug"),
+    *("tpm", "pci"),
+)
+_device_type, _gpu_type = choice(*_DEVICE_TYPES), choice("physical", "mdev", "mig", "sriov")
+
+_LINE, _BOOL, _SIZE = Value(readers.line), Value(readers.boolean), Value(readers.size)
+_FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
+
+
+class _Device:
+    """A device: its type and Incus' own keys for it."""
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The device with texts as values, or WRONG."""
+        entries = Entries(_CONFIG_KEY, Anything()).read(value, path, report)
+        if entries is WRONG:
+            return WRONG
+        if "type" not in entries:
+            report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
+        device = {}
+        for key, item in entries.items():
+            found = Value(_device_reader(key, entries.get("type"))).read(item, (*path, key), report)
+            if found is not WRONG:
+                device[key] = found
+        return device if "type" in device else WRONG
+
+
+def _device_reader(key: str, kind: object) -> readers.Reader:
+    if key == "type":
+        return _device_type
+    if key == "gputype" and kind == "gpu":
+        return _gpu_type
+    if key == "pci" and kind == "gpu":
+        return readers.pci
+    return lambda value: readers.device_text(key, value)
+
+
+class _Card:
+    """One card of gpu_devices: exactly one of the ways to name it."""
+
+    _keys = Section({"pci": Key(Value(readers.pci)), "uuid": Key(Value(_WORD)), "mig": Key(Value(_WORD))})
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """A mapping with one key, or WRONG."""
+        card = self._keys.read(value, path, report)
+        if card is WRONG or (isinstance(value, dict) and len(card) < len(value)):
+            return WRONG
+        if len(card) != 1:
+            report.error(path, "wrong-value", "a card is named by one of pci, uuid and mig")
+            return WRONG
+        return card
+
+
+class _ResourcePolicy:
+    """`true`, or a section."""
+
+    _keys = Section(
+        {
+            "host_reserve": Key(
+                Section(
+                    {
+                        "cpu": Key(Value(readers.reserve(of_memory=False))),
+                        "memory": Key(Value(readers.reserve(of_memory=True))),
+                    }
+                )
+            ),
+            "mode": Key(Value(choice("proportional", "equal"))),
+            "cpu_mode": Key(Value(choice("allowance", "count"))),
+            "memory_enforce": Key(Value(choice("soft", "hard"))),
+            "overcommit": Key(_BOOL),
+        }
+    )
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The section's keys, none for `true`."""
+        if value is True:
+            return {}
+        if not isinstance(value, dict):
+            message = f"'resource_policy' must be true or a mapping, not {shown(value)}"
+            report.error(path, "wrong-type", message, hint="leave it out for no policy" if value is False else None)
+            return WRONG
+        return self._keys.read(value, path, report)
+
+
+_CONFIG = Entries(_CONFIG_KEY, Value(readers.config_text))
+_DEVICES = Entries(_WORD, _Device())
+
+_ADDRESSING = Section(
+    {
+        "base_octet": Key(Value(integer(10, 10))),
+        "zone_base": Key(Value(integer(0, 245))),
+        "zone_step": Key(Value(integer(1, 255))),
+    }
+)
+
+_GLOBAL = Section(
+    {
+        "addressing": Key(_ADDRESSING),
+        "base_subnet": Key(Value(readers.two_octets)),
+        "default_os_image": Key(Value(readers.remote_image)),
+        "default_connection": Key(_LINE, foreign=True),
+        "default_user": Key(_LINE, foreign=True),
+        "gpu_policy": Key(Value(choice("exclusive", "shared"))),
+        "ai_access_policy": Key(Value(choice("exclusive", "open"))),
+        "ai_access_default": Key(_LINE),
+        "ai_vram_flush": Key(_BOOL),
+        "nesting_prefix": Key(_BOOL),
+        "firewall_mode": Key(Value(choice("host", "vm"))),
+        "resource_policy": Key(_ResourcePolicy()),
+        "shared_volumes_base": Key(_FOLDER),
+        "persistent_data_base": Key(_FOLDER),
+        "image_channel": Key(Value(_WORD)),
+        "storage_pool": Key(Value(_WORD)),
+    }
+)
+
+_MACHINE = Section(
+    {
+        "description": Key(_LINE),
+        "type": Key(Value(choice("lxc", "vm"))),
+        "ip": Key(Value(readers.address)),
+        "ephemeral": Key(_BOOL),
+        "gpu": Key(_BOOL),
+        "profiles": Key(Items(Value(_WORD), numbered=True)),
+        "weight": Key(Value(integer(1, 1_000_000))),
+        "boot_autostart": Key(_BOOL),
+        "boot_priority": Key(Value(integer(0, 100))),
+        "snapshots_schedule": Key(Value(readers.cron)),
+        "snapshots_expiry": Key(Value(readers.expiry)),
+        "config": Key(_CONFIG),
+        "devices": Key(_DEVICES),
+        "roles": Key(Items(Value(_WORD))),
+        "storage_volumes": Key(
+            Entries(
+                _WORD,
+                Section({"path": Key(_MOUNT, required=True), "pool": Key(Value(_WORD)), "size": Key(_SIZE)}),
+                empty=True,
+            )
+        ),
+        "persistent_data": Key(
+            Entries(_NAME, Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL)}), empty=True)
+        ),
+        "os_image": Key(Value(readers.remote_image)),
+        "image": Key(Value(readers.image_ref)),
+        "vars": Key(Entries(_VARIABLE, Anything())),
+        "gpu_devices": Key(Items(_Card())),
+        "gpu_memory": Key(Value(readers.size_in_bytes)),
+        "target": Key(Value(matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64))),
+        "export_apps": Key(Anything(), foreign=True),
+        "services": Key(Anything(), foreign=True),
+    }
+)
+
+_DOMAIN = Section(
+    {
+        "description": Key(_LINE),
+        "enabled": Key(_BOOL),
+        "subnet_id": Key(Value(integer(0, 254))),
+        "ephemeral": Key(_BOOL),
+        "trust_level": Key(Value(choice(*TRUST_LEVELS))),
+        "profiles": Key(
+            Entries(_WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True)
+        ),
+        "machines": Key(Entries(_NAME, _MACHINE, empty=True)),
+        "ai_provider": Key(Value(choice("local", "cloud", "local-first")), foreign=True),
+        "ai_sanitize": Key(Value(choice(True, False, "always")), foreign=True),
+        "file_portal": Key(Anything(), foreign=True),
+        "openclaw": Key(_BOOL, foreign=True),
+        "panel_color": Key(Anything(), foreign=True),
+        "pinned_apps": Key(Anything(), foreign=True),
+        "wallpaper": Key(Anything(), foreign=True),
+    }
+)
+
+_POLICY = Section(
+    {
+        "description": Key(_LINE),
+        "from": Key(_LINE, required=True),
+        "to": Key(_LINE, required=True),
+        "ports": Key(Value(readers.ports)),
+        "protocol": Key(Value(choice("tcp", "udp"))),
+        "bidirectional": Key(_BOOL),
+    }
+)
+
+_SHARED_VOLUME = Section(
+    {
+        "source": Key(_FOLDER),
+        "path": Key(_MOUNT),
+        "shift": Key(_BOOL),
+        "propagate": Key(_BOOL),
+        "consumers": Key(Entries(readers.line, Value(choice("ro", "rw"))), required=True),
+    }
+)
+
+INFRA = Section(
+    {
+        "project_name": Key(Value(matching(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\S", "a name on one line", 200))),
+        "global": Key(_GLOBAL),
+        "domains": Key(Entries(_NAME, _DOMAIN, empty=True)),
+        "network_policies": Key(Items(_POLICY, numbered=True)),
+        "shared_volumes": Key(Entries(_NAME, _SHARED_VOLUME, empty=True)),
+    }
+)
+"""A whole file. Which keys must be there is a rule of its own, as empty ones are allowed."""
