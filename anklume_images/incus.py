@@ -56,9 +56,7 @@ class Result:
 class Incus:
     """One connection to one project of one server; a context manager that closes it."""
 
-    def __init__(
-        self, client: Any, address: str, server: Server, project: str, open_again: Callable[..., Any]
-    ) -> None:
+    def __init__(self, client: Any, address: str, server: Server, project: str, open_again: Callable[..., Any]) -> None:
         self._client = client
         self._open_again = open_again
         self.address = address
@@ -187,15 +185,16 @@ class Incus:
         method: Literal["post", "put", "patch", "delete"],
         path: str,
         body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
-        **params: str | int,
     ) -> dict[str, Any]:
         """Send a request below /1.0, wait for the operation that it started, and return its metadata.
 
-        `progress` is that of `wait`; `params` are the request's, such as `project`.
+        `params` are the request's, such as `project`; `progress` is that of `wait`.
         """
         with translated(self.address):
-            answer = getattr(self._node(path), method)(json=dict(body or {}), params=params).json()
+            answer = getattr(self._node(path), method)(json=dict(body or {}), params=dict(params or {})).json()
         if answer.get("type") == "async":
             return self.wait(answer["operation"], progress)
         return answer.get("metadata") or {}
@@ -205,6 +204,17 @@ class Incus:
         with translated(self.address):
             operation: dict[str, Any] = self._node(path).post(json=dict(body)).json()["metadata"]
         return operation
+
+    def upload(
+        self, path: str, body: Any, headers: Mapping[str, str], progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """POST a stream below /1.0, wait for the operation that it starts, and return its metadata.
+
+        `body` has a `len` and `read`; `progress` gets the bytes sent and their total.
+        """
+        with translated(self.address):
+            answer = self._node(path).post(data=_Pieces(body, progress), headers=dict(headers)).json()
+        return self.wait(answer["operation"])
 
     def wait(
         self, operation: str, progress: Callable[[dict[str, Any]], None] | None = None, *, timeout: float | None = None
@@ -312,9 +322,7 @@ class Incus:
                 ]
             )
             headers["Content-Type"] = body.content_type
-            with translated(self.address):
-                answer = self._client.api.images.post(data=_Pieces(body, progress), headers=headers).json()
-        self.wait(answer["operation"])
+            self.upload("images", body, headers, progress)
 
     def set_properties(self, fingerprint: str, properties: Mapping[str, str]) -> None:
         """Add or change properties of an image, leaving the others."""

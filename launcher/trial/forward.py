@@ -62,8 +62,9 @@ def listen(wanted: int, *, exactly: bool = False) -> socket.socket:
 class Instance:
     """A running instance of a private Incus as the host's kernel sees it; it is found again after a restart.
 
-    `incus` is a connection of its own, for its project. `root` is the private root file system by a path of the host's (`/proc/PID/root`). A folder of /proc that is held
-    open names one process for good: once that has ended, it leads nowhere, whoever gets the number next.
+    `incus` is a connection of its own, for its project. `root` is the private root file system by a path of the
+    host's (`/proc/PID/root`). A folder of /proc that is held open names one process for good: once that has ended, it
+    leads nowhere, whoever gets the number next.
     """
 
     incus: Incus

@@ -1,0 +1,162 @@
+"""Files into a new custom storage volume that no instance uses yet: models, above all.
+
+Incus takes a volume with its content as a backup of one: a tarball with `backup/index.yaml` first and the files below
+`backup/volume/` (read in its source, internal/server/backup/backup_info.go and storage/drivers/generic_vfs.go of
+https://github.com/lxc/incus; the same in 6.0 and 7.0, on every pool). It is made while it is sent. Incus keeps it on
+its own disk until it is unpacked, so that twice the room is needed for a moment.
+
+Everything belongs to root and may be read by all, as an unprivileged container sees it: Incus shifts owners when the
+volume is attached.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from anklume_images.errors import AnklumeError, IncusError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from anklume_images.incus import Incus
+
+__all__ = ["VolumeFile", "make_volume"]
+
+_BLOCK = 512
+_PIECE = 1 << 20
+_INDEX, _ROOT = "backup/index.yaml", "backup/volume"
+_FILE_MODE, _FOLDER_MODE = 0o644, 0o755
+_NO_DATE = "1970-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file of the host, and its path in the volume (`a/b.gguf`)."""
+
+    path: str
+    source: Path
+
+
+def make_volume(
+    incus: Incus,
+    pool: str,
+    name: str,
+    files: Iterable[VolumeFile],
+    *,
+    config: Mapping[str, str] | None = None,
+    description: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make a volume of the connection's project that holds these files; IncusError when it is there already.
+
+    `progress` gets the bytes sent and their total. What fails leaves no volume behind.
+    """
+    where = f"storage-pools/{quote(pool, safe='')}/volumes/custom"
+    if incus.find_one(f"{where}/{quote(name, safe='')}") is not None:
+        raise IncusError(
+            f"there is a volume {name} already",
+            where=f"pool {pool}, project {incus.project}",
+            hint="push further files into it with: incus storage volume file push",
+        )
+    archive = _Archive(_index(name, pool, config or {}, description), sorted(files, key=lambda file: file.path))
+    headers = {"Content-Type": "application/octet-stream", "X-Incus-name": name}
+    try:
+        incus.upload(where, archive, headers, progress)
+    finally:
+        archive.close()
+
+
+def _index(name: str, pool: str, config: Mapping[str, str], description: str) -> bytes:
+    """What the volume is to be; JSON is YAML too."""
+    volume = {
+        "name": name,
+        "type": "custom",
+        "content_type": "filesystem",
+        "description": description,
+        "config": dict(config),
+        "created_at": _NO_DATE,
+    }
+    index: dict[str, Any] = {"name": name, "backend": "dir", "pool": pool, "type": "custom", "optimized": False}
+    return json.dumps({**index, "optimized_header": False, "config": {"volume": volume}}).encode()
+
+
+class _Archive:
+    """The tarball as something to read from; `len` is its size, known before a byte is read."""
+
+    def __init__(self, index: bytes, files: Sequence[VolumeFile]) -> None:
+        self._files = [(file, file.source.stat().st_size) for file in files]
+        self._index = index
+        self._open: IO[bytes] | None = None
+        self.len = sum(len(piece) for piece in self._small()) + sum(_padded(size) for _, size in self._files)
+        self._pieces = self._all()
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, `size` at most."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        size = len(self._rest) if size < 0 else size
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def close(self) -> None:
+        """Close the file that is being read."""
+        if self._open is not None:
+            self._open.close()
+
+    def _small(self) -> Iterator[bytes]:
+        """All but the files' content."""
+        yield from self._head()
+        for file, size in self._files:
+            yield _header(f"{_ROOT}/{file.path}", size)
+        yield bytes(2 * _BLOCK)
+
+    def _head(self) -> Iterator[bytes]:
+        yield _header(_INDEX, len(self._index))
+        yield self._index + bytes(-len(self._index) % _BLOCK)
+        yield _header(_ROOT, kind=tarfile.DIRTYPE)
+        folders = {parent for file, _ in self._files for parent in _parents(file.path)}
+        for folder in sorted(folders):
+            yield _header(f"{_ROOT}/{folder}", kind=tarfile.DIRTYPE)
+
+    def _all(self) -> Iterator[bytes]:
+        yield from self._head()
+        for file, size in self._files:
+            yield _header(f"{_ROOT}/{file.path}", size)
+            yield from self._content(file, size)
+        yield bytes(2 * _BLOCK)
+
+    def _content(self, file: VolumeFile, size: int) -> Iterator[bytes]:
+        left = size
+        with file.source.open("rb") as self._open:
+            while left:
+                piece = self._open.read(min(_PIECE, left))
+                if not piece:
+                    raise AnklumeError("the file became shorter while it was read", where=str(file.source))
+                left -= len(piece)
+                yield piece
+        yield bytes(-size % _BLOCK)
+
+
+def _header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    member.mode = _FOLDER_MODE if kind == tarfile.DIRTYPE else _FILE_MODE
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
