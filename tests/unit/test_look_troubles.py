@@ -1,0 +1,285 @@
+"""Troubles of machines recognised from journals, nvidia-smi, sockets and connection tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher.apply.gpu_preflight import Obstacle
+from launcher.apply.nvidia_smi import Figures
+from launcher.check.evidence import Loaded, Said
+from launcher.check.troubles import machine_findings
+from launcher.infra.model import Policy
+from launcher.plan.gpu_grants import Refusal
+from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
+
+if TYPE_CHECKING:
+    from launcher.check.evidence import Finding, HostEvidence, MachineEvidence
+
+OLLAMA, WEBUI, LLAMA = "ollama_server", "open_webui", "llama_server"
+GIB = 1 << 30
+BRAIN = machine("brain", "ai", 1, gpu=True)
+WEB = machine("webui", "web", 1)
+URL = "http://10.1.0.1:11434"
+GPU = {"gpu0": {"type": "gpu", "pci": CARD.pci}}
+READY = seen(BRAIN, devices=GPU, config={"nvidia.runtime": "true"})
+NOT_FOUND = Said(127, "nvidia-smi: not found")
+WORKS = Said(0, "fine")
+POLICY = Policy("web", "ai", (11434,))
+
+
+def found(
+    *machines: MachineEvidence, policies: tuple[Policy, ...] = (POLICY,), host: HostEvidence = HOST
+) -> list[Finding]:
+    file = infra(*(one.seen.machine for one in machines), policies=policies)
+    return machine_findings(file, machines, host)
+
+
+def brain(**keys: object) -> MachineEvidence:
+    keys.setdefault("nvidia_smi", WORKS)
+    keys.setdefault("seen", READY)
+    return evidence(BRAIN, OLLAMA, **keys)
+
+
+def test_a_machine_that_works_has_none() -> None:
+    journal = ('level=INFO msg="inference compute" id=GPU-1 library=CUDA compute=8.9', "offloaded 33/33 layers to GPU")
+    assert found(brain(journal=journal, loaded=(Loaded("m", 2 * GIB, 2 * GIB),))) == []
+
+
+# 1. no nvidia-smi
+
+
+@pytest.mark.parametrize(
+    ("looks", "host", "cause"),
+    [
+        (seen(BRAIN, devices={"root": {"type": "disk"}}), HOST, "no gpu device"),
+        (seen(BRAIN, devices=GPU), HOST, "not nvidia.runtime"),
+        (seen(BRAIN, devices=GPU, config={"nvidia.runtime": "false"}), HOST, "not nvidia.runtime"),
+        (READY, replace(HOST, container_tools=False), "lacks what nvidia.runtime calls"),
+        (READY, replace(HOST, lxc_hook=False), "lacks what nvidia.runtime calls"),
+        (READY, replace(HOST, cards=()), "no card that Incus lists"),
+        (READY, HOST, "not those of the host's running driver"),
+    ],
+)
+def test_nvidia_smi_missing_and_why(looks: object, host: HostEvidence, cause: str) -> None:
+    (finding,) = found(brain(seen=looks, nvidia_smi=NOT_FOUND), host=host)
+    assert (finding.code, finding.severity, finding.subject) == ("nvidia-smi-not-found", "error", "brain")
+    assert cause in finding.cause
+    assert "nvidia-smi ended with 127: nvidia-smi: not found" in finding.evidence
+
+
+def test_nvidia_smi_that_fails_is_another_trouble() -> None:
+    said = Said(18, "Failed to initialize NVML: Driver/library version mismatch")
+    (finding,) = found(brain(nvidia_smi=said))
+    assert finding.code == "nvidia-smi-fails"
+    assert "version mismatch" in finding.evidence[0]
+    assert "restart the host" in finding.remedy
+
+
+def test_other_makers_cards_need_no_nvidia_smi() -> None:
+    amd = replace(CARD, vendor_id="1002", nvidia=None)
+    assert found(brain(nvidia_smi=NOT_FOUND), host=replace(HOST, cards=(amd,))) == []
+
+
+# 2. on the CPU
+
+CPU_LINES = [
+    'time=2025-01-01T10:00:00Z level=INFO source=types.go:42 msg="inference compute" id=cpu library=cpu compute=""',
+    'level=INFO source=gpu.go:602 msg="no nvidia devices detected" library=/usr/lib/x86_64-linux-gnu/libcuda.so.1',
+    'level=INFO source=gpu.go:377 msg="no compatible GPUs were discovered"',
+    'level=WARN msg="unable to load cuda driver library" library=libcuda.so error="…"',
+    "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected",
+    "CUDA driver version is insufficient for CUDA runtime version",
+    "load_tensors: offloaded 0/33 layers to GPU",
+    "warning: no usable GPU found, --gpu-layers option will be ignored",
+]
+
+
+@pytest.mark.parametrize("line", [line for line in CPU_LINES if "no nvidia devices" not in line])
+def test_an_engine_on_the_cpu_is_known_by_its_journal(line: str) -> None:
+    (finding,) = found(brain(journal=("starting", line, "Listening")))
+    assert (finding.code, finding.evidence[0]) == ("engine-on-cpu", line)
+    assert "the runner cannot use it" in finding.cause
+
+
+def test_an_engine_on_the_cpu_is_known_by_where_its_model_is() -> None:
+    (finding,) = found(brain(loaded=(Loaded("llama3.2:3b", 2 * GIB, 0),)))
+    assert finding.evidence == ("llama3.2:3b: 0 of 2.0 GiB are in the card (/api/ps)",)
+
+
+def test_one_device_among_several_on_the_cpu_is_no_trouble() -> None:
+    lines = ('msg="inference compute" library=CUDA', 'msg="inference compute" library=cpu')
+    assert found(brain(journal=lines)) == []
+
+
+def test_a_machine_that_never_had_a_card_may_use_its_cpu() -> None:
+    plain = machine("plain")
+    assert found(evidence(plain, OLLAMA, journal=tuple(CPU_LINES), loaded=(Loaded("m", GIB, 0),))) == []
+
+
+def test_the_cpu_follows_from_a_missing_nvidia_smi_and_from_the_image() -> None:
+    line = CPU_LINES[2]
+    both = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=NOT_FOUND, journal=(line,)))
+    assert [finding.code for finding in both] == ["nvidia-smi-not-found", "engine-on-cpu"]
+    assert "first the finding about nvidia-smi" in both[1].remedy
+    image = replace(READY, image="ollama-cpu@1.0-abc")
+    (finding,) = found(brain(seen=image, journal=(line,)))
+    assert finding.remedy == "name the image ollama"
+
+
+# 3. Open WebUI and its engine
+
+
+def webui(url: str = URL, *services: str, code: int = 7, status: int = 0, **keys: object) -> MachineEvidence:
+    test = engine_test(url, code=code, status=status, said="curl: (7) Failed to connect")
+    return evidence(WEB, WEBUI, *services, tests=(test,), **keys)
+
+
+def cause_of(*machines: MachineEvidence, policies: tuple[Policy, ...] = (POLICY,)) -> str:
+    (finding,) = [one for one in found(*machines, policies=policies) if one.code == "webui-cannot-reach-engine"]
+    assert finding.subject == "webui"
+    assert finding.evidence[0].endswith("from inside webui: curl: (7) Failed to connect")
+    return f"{finding.cause} | {finding.remedy}"
+
+
+def test_an_engine_that_answers_is_no_trouble() -> None:
+    assert found(webui(code=0, status=200), brain(listening=("*:11434",))) == []
+
+
+def test_an_engine_on_loopback_only() -> None:
+    loopback = brain(listening=("127.0.0.1:11434", "[::1]:11434", "0.0.0.0:5355"), given={"ollama_host": "127.0.0.1"})
+    cause = cause_of(webui(), loopback)
+    assert cause.startswith("the engine in brain listens on loopback only")
+    assert "set ollama_host to 0.0.0.0:11434 for brain" in cause
+
+
+def test_an_engine_that_does_not_listen_at_that_port() -> None:
+    assert "nothing in brain listens at port 11434" in cause_of(webui(), brain(listening=("*:8000", "*:111434")))
+
+
+def test_an_engine_that_is_switched_off_or_stopped() -> None:
+    off = brain(given={"ollama_service_enabled": "false"})
+    assert "the engine in brain is switched off" in cause_of(webui(), off)
+    stopped = evidence(BRAIN, OLLAMA, state="stopped")
+    assert "the engine's machine brain is stopped" in cause_of(webui(), stopped)
+
+
+def test_a_policy_that_is_missing() -> None:
+    for policies in ((), (replace(POLICY, ports=(8080,)),), (replace(POLICY, protocol="udp"),), (Policy("ai", "web"),)):
+        cause = cause_of(webui(code=28), brain(listening=("*:11434",)), policies=policies)
+        assert "no network policy lets web reach brain (ai) at port 11434" in cause
+        assert "{from: web, to: brain, ports: [11434], protocol: tcp}" in cause
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [POLICY, Policy("webui", "brain"), Policy("brain", "web", bidirectional=True)],
+)
+def test_a_policy_that_is_there_but_packets_do_not_pass(policy: Policy) -> None:
+    cause = cause_of(webui(code=28), brain(listening=("*:11434",)), policies=(policy,))
+    assert "something between them drops the packets" in cause
+    assert "anklume-launch plan infra.yml" in cause
+
+
+def test_an_address_of_the_machine_itself() -> None:
+    listening = brain(listening=("*:11434",))
+    assert "localhost is the machine itself" in cause_of(webui("http://localhost:11434"), listening)
+    assert f"such as {URL}" in cause_of(webui("http://127.0.0.1:11434"), listening)
+    both = webui("http://localhost:11434", OLLAMA, listening=())
+    assert "nothing in webui listens at port 11434" in cause_of(both)
+
+
+def test_an_address_that_nobody_of_the_file_has() -> None:
+    assert "10.9.9.9 is no machine of this file" in cause_of(webui("http://10.9.9.9:11434"), brain())
+    assert "nobody knows the name brian" in cause_of(webui("http://brian:11434", code=6), brain())
+    assert "the machine brain, which was not looked at" in cause_of_without_engine()
+
+
+def cause_of_without_engine() -> str:
+    one = webui()
+    (finding,) = machine_findings(infra(BRAIN, WEB), [one], HOST)
+    return finding.cause
+
+
+def test_a_name_that_incus_gives_its_instance() -> None:
+    named = webui("http://brain.incus:11434", code=28)
+    assert "no network policy" in cause_of(named, brain(listening=("*:11434",)), policies=())
+
+
+def test_something_else_that_answers() -> None:
+    assert "HTTP 404" in cause_of(webui(code=0, status=404), brain())
+    assert "wants a key" in cause_of(webui(code=0, status=401), brain())
+
+
+# 4. out of memory
+
+VRAM_LINES = [
+    "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 6000.00 MiB on device 0: cudaMalloc failed: out of memory",
+    "CUDA error: out of memory",
+    "ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 6291456000",
+    "unable to allocate CUDA0 buffer",
+    "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+    'level=INFO msg="insufficient VRAM to load any model layers"',
+]
+
+
+@pytest.mark.parametrize("line", VRAM_LINES)
+def test_out_of_vram_is_known_by_the_journal_and_sizes_are_shown(line: str) -> None:
+    card = Figures(CARD.pci, "GPU-1", "RTX 4090", 24 * GIB, 23 * GIB, "550.54.15")
+    (finding,) = found(brain(journal=(line,), cards=(card,)))
+    assert finding.code == "out-of-vram"
+    assert finding.evidence == (line, f"{CARD.pci}: 23.0 GiB of 24.0 GiB are in use")
+    assert "llama3.2:3b" in finding.remedy
+
+
+def test_a_model_partly_in_the_card_is_a_warning() -> None:
+    (finding,) = found(brain(loaded=(Loaded("big", 8 * GIB, 3 * GIB),)))
+    assert (finding.code, finding.severity) == ("partly-in-vram", "warning")
+    assert finding.evidence == ("big: 3.0 GiB of 8.0 GiB are in the card (/api/ps)",)
+
+
+def test_too_little_memory_of_the_machine_is_another_trouble() -> None:
+    line = "model requires more system memory (9.3 GiB) than is available (5.1 GiB)"
+    (finding,) = found(brain(journal=(f'level=WARN msg="{line}"',)))
+    assert finding.code == "out-of-memory"
+    assert "limits.memory" in finding.cause
+
+
+def test_llama_servers_journal_is_read_the_same_way() -> None:
+    one = evidence(BRAIN, LLAMA, seen=READY, nvidia_smi=WORKS, journal=(VRAM_LINES[0],))
+    assert [finding.code for finding in found(one)] == ["out-of-vram"]
+
+
+def test_no_more_than_three_lines_of_a_journal_are_shown() -> None:
+    (finding,) = found(brain(journal=tuple(f"CUDA error: out of memory {number}" for number in range(9))))
+    assert finding.evidence == tuple(f"CUDA error: out of memory {number}" for number in (6, 7, 8))
+
+
+# machines that cannot be looked into, and cards
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"), [("missing", "never launched"), ("not ours", "somebody else"), ("stopped", "it was stopped")]
+)
+def test_a_machine_that_does_not_run_is_a_warning(state: str, cause: str) -> None:
+    (finding,) = found(evidence(machine("plain"), state=state))
+    assert (finding.code, finding.severity) == ("not-running", "warning")
+    assert cause in finding.cause
+    assert "infra.yml" in finding.remedy or state == "not ours"
+
+
+def test_what_is_in_the_way_of_a_card_is_told_whether_the_machine_runs_or_not() -> None:
+    refusal = Refusal("gpu-absent", "brain", "brain wants a GPU, and the host has none", "load it", "infra.yml:9:5")
+    obstacle = Obstacle("brain", "the host has no nvidia-container-cli", "install it")
+    unseen = replace(obstacle, cause="cannot be seen from here", fatal=False)
+    one = evidence(BRAIN, OLLAMA, state="stopped", refusals=(refusal,), obstacles=(obstacle, unseen))
+    first, second, third, _ = found(one, host=replace(HOST, cards=()))
+    assert (first.code, first.remedy, first.evidence) == (
+        "gpu-absent",
+        "load it",
+        ("the host: no card (incus info --resources)",),
+    )
+    assert (second.code, second.severity, second.cause) == ("gpu-preflight", "error", obstacle.cause)
+    assert (third.severity, third.cause) == ("warning", "cannot be seen from here")
