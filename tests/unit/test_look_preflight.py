@@ -1,0 +1,131 @@
+"""What `doctor` says of a host, by evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.errors import IncusError
+from launcher.check.collect import unreachable
+from launcher.check.doctor import Report, as_json, as_text, examine_host
+from launcher.check.evidence import Finding, Pool
+from launcher.check.preflight import host_findings
+from tests.unit.look import HOST
+
+if TYPE_CHECKING:
+    from launcher.check.evidence import HostEvidence
+
+GIB = 1 << 30
+
+
+def pool(free: int, status: str = "Created") -> tuple[Pool, ...]:
+    return (Pool("default", "btrfs", status, 100 * GIB, 100 * GIB - free),)
+
+
+def test_a_host_that_is_fine_has_no_findings() -> None:
+    assert host_findings(HOST, "default") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "severity", "seen"),
+    [
+        ({"pools": ()}, "pool-missing", "error", "pools: none"),
+        ({"pools": (Pool("other", "dir", "Created"),)}, "pool-missing", "error", "pools: other"),
+        ({"pools": pool(50 * GIB, "Unavailable")}, "pool-unavailable", "error", "its status is Unavailable"),
+        ({"pools": pool(GIB // 2)}, "pool-full", "warning", "512.0 MiB of 100.0 GiB are free"),
+        ({"pools": pool(GIB // 16)}, "pool-full", "error", "64.0 MiB of 100.0 GiB are free"),
+        ({"ranges": ("root:1000000:65535\n", None)}, "uid-ranges", "error", "/etc/subuid: root:1000000:65535"),
+        ({"ranges": (None, "user:1:65536\n")}, "uid-ranges", "error", "/etc/subgid: user:1:65536"),
+        ({"ranges": ("", None)}, "uid-ranges", "error", "/etc/subuid: empty"),
+        ({"controllers": ("cpu", "io")}, "cgroup-controllers", "warning", "cgroup v2 has no memory, pids"),
+        ({"filesystems": frozenset({"ext4"})}, "no-overlay", "warning", "/proc/filesystems has no overlay"),
+    ],
+)
+def test_what_is_wrong_with_a_host(change: dict[str, Any], code: str, severity: str, seen: str) -> None:
+    (finding,) = host_findings(replace(HOST, **change), "default")
+    assert (finding.code, finding.severity, finding.subject) == (code, severity, "host")
+    assert finding.evidence == (seen,)
+    assert finding.cause
+    assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ranges": (None, None)},  # Incus takes a range of its own
+        {"ranges": ("root:1:30000\nroot:50000:40000\n", "0:100000:65536\n")},
+        {"controllers": None, "filesystems": None, "container_tools": None, "lxc_hook": None},  # a remote
+        {"pools": (Pool("default", "dir", "Created"),)},  # Incus tells no sizes
+        {"pools": pool(2 * GIB)},
+    ],
+)
+def test_what_is_not_wrong_with_a_host(change: dict[str, Any]) -> None:
+    assert host_findings(replace(HOST, **change), "default") == []
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("no Incus daemon listens here", "incus-unreachable"),
+        ("permission denied", "incus-permission"),
+        ("this is incus 5.21, not Incus 6.0 or newer", "incus-too-old"),
+        ("the server does not know this client's certificate", "incus-trust"),
+    ],
+)
+def test_an_incus_that_cannot_be_used(message: str, code: str) -> None:
+    host: HostEvidence = unreachable(IncusError(message, where="/run/incus/unix.socket", hint="do this"))
+    report = examine_host(host)
+    first = report.findings[0]
+    assert (first.code, first.severity, first.remedy) == (code, "error", "do this")
+    assert first.evidence == (f"/run/incus/unix.socket: {message}",)
+    assert not report.ok
+
+
+FINDING = Finding("some-code", "error", "brain", "something is wrong", ("line 1", "line 2"), "because", "do that")
+
+
+def test_a_report_for_people() -> None:
+    text = as_text(Report(("Incus 6.0.4 at /socket",), (FINDING,)))
+    assert text.splitlines() == [
+        "looked at  Incus 6.0.4 at /socket",
+        "",
+        "error: brain: something is wrong [some-code]",
+        "  seen    line 1",
+        "  seen    line 2",
+        "  cause   because",
+        "  remedy  do that",
+        "",
+        "1 errors, 0 warnings",
+    ]
+    assert as_text(Report((), ())).endswith("no trouble found")
+
+
+def test_a_report_for_programs() -> None:
+    warning = replace(FINDING, severity="warning")
+    assert as_json(Report(("a",), (warning,))) == {
+        "ok": True,
+        "looked_at": ["a"],
+        "findings": [
+            {
+                "code": "some-code",
+                "severity": "warning",
+                "subject": "brain",
+                "what": "something is wrong",
+                "evidence": ["line 1", "line 2"],
+                "cause": "because",
+                "remedy": "do that",
+            }
+        ],
+    }
+
+
+def test_what_was_looked_at_is_said() -> None:
+    lines = examine_host(HOST).looked_at
+    assert "pool default: btrfs, Created, 90.0 GiB of 100.0 GiB free" in lines
+    assert "memory: 7.0 GiB of 8.0 GiB free" in lines
+    assert "card 0000:01:00.0: NVIDIA GeForce RTX 4090, driver nvidia 550.54.15" in lines
+    assert "nvidia-container-cli: there, LXC hook: there" in lines
+    remote = examine_host(replace(HOST, container_tools=None)).looked_at
+    assert "the host's own files: out of reach from here, not looked at" in remote

@@ -1,0 +1,272 @@
+"""Which checks a machine has, where it is asked, and what becomes of answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from anklume_images.incus import Result
+from launcher.check import probes
+from launcher.check.images import Facts
+from launcher.check.inside import Answer
+from launcher.check.probes import Probe
+from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
+from launcher.check.verify import Check, as_json, as_text, checks_of
+from tests.unit.look import CARD, machine, seen
+
+CSV = (
+    "pci.bus_id, uuid, name, memory.total [MiB], memory.used [MiB], driver_version\n"
+    "00000000:01:00.0, GPU-1, NVIDIA GeForce RTX 4090, 24564 MiB, 1 MiB, 550.54.15\n"
+)
+
+
+@dataclass
+class StandIn:
+    """A stand-in for the inside of a machine: answers by the end of the URL, and remembers what it was asked."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    result: Result = field(default_factory=lambda: Result(0, CSV.encode(), b""))
+    asked: list[tuple[str, Any, str]] = field(default_factory=list)
+
+    def run(self, *_command: str, **_options: Any) -> Result:
+        return self.result
+
+    def request(self, url: str, body: Any = None, *, bearer: str = "", **_options: Any) -> Answer:
+        self.asked.append((url, body, bearer))
+        found = next((answer for end, answer in self.answers.items() if url.endswith(end)), Answer(7, error="refused"))
+        return found if isinstance(found, Answer) else Answer(0, 200, json.dumps(found))
+
+
+def probe(inside: StandIn, models: tuple[str, ...] = (), **given: str) -> Probe:
+    defaults = {"ollama_host": "0.0.0.0:11434", "llama_server_host": "::", "llama_server_port": "8080"}
+    defaults |= {"open_webui_port": "3000", "open_webui_ollama_enabled": "true"}
+    return Probe(inside, Settings(given, defaults), (CARD,), "hello", 60, models)  # type: ignore[arg-type]
+
+
+# which checks
+
+
+def names(one: Any, facts: Facts = Facts(), **given: str) -> dict[str, str | None]:  # noqa: B008
+    return dict(checks_of(seen(one), facts, Settings(given, {"ollama_service_enabled": "true"})))
+
+
+def test_checks_follow_from_roles_image_and_card() -> None:
+    assert names(machine("plain")) == {}
+    assert set(names(machine("brain", gpu=True, roles=("base_system", "ollama_server")))) == {
+        "gpu",
+        "ollama-api",
+        "ollama-inference",
+    }
+    assert set(names(machine("web"), Facts(provides=frozenset({"open_webui"})))) == {"webui-page", "webui-engine"}
+    both = names(machine("all"), Facts(provides=frozenset({"open_webui", "llama_server"})))
+    assert list(both) == ["llama-health", "llama-models", "llama-inference", "webui-page", "webui-engine"]
+
+
+def test_a_card_that_the_instance_has_counts_like_one_of_the_file() -> None:
+    one = seen(machine("plain"), devices={"gpu0": {"type": "gpu"}})
+    assert checks_of(one, Facts(), Settings({}, {})) == (("gpu", None),)
+
+
+def test_a_service_that_is_switched_off_is_left_out_with_the_reason() -> None:
+    found = names(machine("brain", roles=("ollama_server",)), ollama_service_enabled="false")
+    assert set(found.values()) == {"the service is switched off by the machine's settings"}
+
+
+# where services are asked
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("127.0.0.1", "http://127.0.0.1:11434"),
+        (":8000", "http://127.0.0.1:8000"),
+        ("http://10.0.0.1", "http://10.0.0.1:80"),
+        ("https://10.0.0.1:99/path", "http://10.0.0.1:99"),
+        ("[::]:8000", "http://[::1]:8000"),
+        ("::", "http://[::1]:11434"),
+        ("[fd00::1]", "http://[fd00::1]:11434"),
+        ("", "http://127.0.0.1:11434"),
+    ],
+)
+def test_ollama_is_asked_where_it_listens(host: str, url: str) -> None:
+    assert listening_url(OLLAMA, Settings({}, {"ollama_host": host})) == url
+
+
+def test_others_are_asked_where_they_listen() -> None:
+    given = {"llama_server_host": "127.0.0.1,::1", "llama_server_port": "80", "open_webui_port": "8080"}
+    assert listening_url(LLAMA_SERVER, Settings(given, {})) == "http://127.0.0.1:80"
+    assert listening_url(OPEN_WEBUI, Settings(given, {})) == "http://127.0.0.1:8080"
+
+
+def test_engines_that_open_webui_was_given() -> None:
+    given = {
+        "open_webui_ollama_url": "http://a:1/",
+        "open_webui_openai_url": "http://b/v1",
+        "open_webui_openai_key": "k",
+    }
+    defaults = {"open_webui_ollama_enabled": "true"}
+    found = Settings(given, defaults).engines
+    assert [(engine.probe, engine.key) for engine in found] == [
+        ("http://a:1/api/tags", ""),
+        ("http://b/v1/models", "k"),
+    ]
+    off = Settings(given | {"open_webui_ollama_enabled": "false"}, defaults).engines
+    assert [engine.variable for engine in off] == ["open_webui_openai_url"]
+
+
+# the card
+
+
+def test_the_hosts_card_inside_is_proof() -> None:
+    found = probes.gpu(probe(StandIn()))
+    assert (found.state, CARD.pci in found.evidence) == ("ok", True)
+
+
+@pytest.mark.parametrize(
+    ("result", "evidence"),
+    [
+        (Result(127, b"", b"nvidia-smi: not found"), "there is no nvidia-smi"),
+        (Result(9, b"", b"NVML: Driver/library version mismatch"), "ended with 9: NVML"),
+        (Result(0, b"No devices were found\n", b""), "lists no card: No devices"),
+        (Result(0, CSV.replace("GPU-1", "GPU-2").encode(), b""), "not a card of this host"),
+    ],
+)
+def test_anything_else_is_none(result: Result, evidence: str) -> None:
+    found = probes.gpu(probe(StandIn(result=result)))
+    assert found.state == "failed"
+    assert evidence in found.evidence
+
+
+# models
+
+
+def test_models_of_ollama_are_listed_and_one_is_asked() -> None:
+    inside = StandIn({"/api/tags": {"models": [{"name": "a:latest"}, {"name": "b:1"}]}})
+    assert probes.ollama_api(probe(inside)).models == ("a:latest", "b:1")
+    inside.answers["/api/generate"] = {"response": "hi there", "eval_count": 10, "eval_duration": 500_000_000}
+    found = probes.ollama_inference(probe(inside, ("a:latest", "b:1"), ollama_default_model="b:1"))
+    assert (found.state, found.evidence) == ("ok", "b:1: 'hi there' (10 tokens, 20.0 a second)")
+    assert inside.asked[-1][1]["model"] == "b:1"
+    assert inside.asked[-1][1]["prompt"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "models", "state", "evidence"),
+    [
+        ("", (), "skipped", "there is no model"),
+        ("b", ("a:latest",), "failed", "the model b is not there"),
+        ("a", ("a:latest",), "failed", "/api/generate: refused"),
+    ],
+)
+def test_a_model_that_is_not_there(wanted: str, models: tuple[str, ...], state: str, evidence: str) -> None:
+    found = probes.ollama_inference(probe(StandIn(), models, ollama_default_model=wanted))
+    assert found.state == state
+    assert evidence in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ({"response": "yes"}, "ok"),
+        ({"response": "", "thinking": "hm"}, "ok"),
+        ({"response": ""}, "failed"),
+        ({"error": "no"}, "failed"),
+        ([], "failed"),
+        (Answer(0, 200, "<html>"), "failed"),
+        (Answer(0, 500, '{"error":"cudaMalloc failed"}'), "failed"),
+    ],
+)
+def test_what_is_an_answer_of_ollama(answer: Any, state: str) -> None:
+    assert probes.ollama_inference(probe(StandIn({"/api/generate": answer}), ("a",))).state == state
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ({"choices": [{"message": {"content": "yes"}}]}, "ok"),
+        ({"choices": [{"message": {"content": "", "reasoning_content": "hm"}}]}, "ok"),
+        ({"choices": [{"message": {"content": ""}}]}, "failed"),
+        ({"choices": []}, "failed"),
+        ([], "failed"),
+        (Answer(0, 401, "{}"), "failed"),
+    ],
+)
+def test_what_is_an_answer_of_llama_server(answer: Any, state: str) -> None:
+    inside = StandIn({"/v1/chat/completions": answer})
+    assert probes.llama_inference(probe(inside, ("tiny",), llama_server_api_key="k")).state == state
+    assert inside.asked[-1][2] == "k"
+
+
+def test_a_key_reaches_the_server_and_no_process_list() -> None:
+    from launcher.check.inside import Inside
+
+    commands: list[tuple[list[str], dict[str, str]]] = []
+
+    class Connection:
+        """A stand-in for the connection."""
+
+        def within(self, _project: str) -> Connection:
+            return self
+
+        def execute(self, _name: str, command: Any, *, environment: Any, **_options: Any) -> Result:
+            commands.append((list(command), dict(environment or {})))
+            return Result(0, b"{}\n200", b"")
+
+    inside = Inside(Connection(), seen(machine("m")))  # type: ignore[arg-type]
+    assert inside.request("http://127.0.0.1/", {"a": "$(b)"}, bearer='k"\\y').ok
+    command, environment = commands[-1]
+    assert not any('k"' in word for word in command)
+    assert environment == {"CURL_CONFIG": 'header = "Authorization: Bearer k\\"\\\\y"\n'}
+    assert json.dumps({"a": "$(b)"}) in command[command.index("--data-raw") :]
+    inside.request("http://127.0.0.1/")
+    assert commands[-1][0][0] == "curl"
+
+
+# the page
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (Answer(0, 200, "<html><title>Open WebUI</title>"), "ok"),
+        (Answer(0, 200, "<html><TITLE>Ours (Open WebUI)</TITLE>"), "ok"),
+        (Answer(0, 200, "<html><title>Welcome to nginx!</title>"), "failed"),
+        (Answer(0, 200, "{}"), "failed"),
+        (Answer(0, 502, ""), "failed"),
+        (Answer(7, error="refused"), "failed"),
+    ],
+)
+def test_what_is_the_page(answer: Answer, state: str) -> None:
+    assert probes.webui_page(probe(StandIn({"/": answer}))).state == state
+
+
+def test_all_engines_must_answer_and_none_is_a_reason_to_skip() -> None:
+    inside = StandIn({"http://a/api/tags": {"models": []}})
+    assert probes.webui_engine(probe(inside, open_webui_ollama_url="http://a")).state == "ok"
+    two = probes.webui_engine(probe(inside, open_webui_ollama_url="http://a", open_webui_openai_url="http://b/v1"))
+    assert (two.state, two.evidence) == ("failed", "http://a/api/tags: HTTP 200; http://b/v1/models: refused")
+    assert probes.webui_engine(probe(inside)).state == "skipped"
+
+
+# shown
+
+CHECKS = (Check("gpu", "brain", "ok", "a card", 0.12345), Check("ollama-api", "brain", "skipped", "off"))
+
+
+def test_checks_for_people_and_programs() -> None:
+    assert as_text(CHECKS).splitlines()[-1] == "1 ok, 0 failed, 1 skipped"
+    assert "brain    gpu         ok       0.1 s  a card" in as_text(CHECKS)
+    assert as_json(CHECKS)["ok"] is True
+    assert as_json(CHECKS)["checks"][0] == {
+        "name": "gpu",
+        "machine": "brain",
+        "outcome": "ok",
+        "evidence": "a card",
+        "seconds": 0.123,
+    }
+    assert as_json([*CHECKS, Check("gpu", "b", "failed", "none")])["ok"] is False
+    assert as_text([]).startswith("nothing to verify")
