@@ -110,6 +110,21 @@ class Console:
                 self._bar.close()
                 self._bar = None
 
+    def begin(self, total: int, what: str) -> None:
+        """Begin work of so many steps."""
+        with self._lock:
+            if self._terminal and not self._quiet and total:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, desc=what, unit="step", leave=False)
+
+    def done(self, text: str) -> None:
+        """One step is done: a line, and the bar goes on."""
+        with self._lock:
+            self.note(text)
+            if self._bar is not None:
+                self._bar.update(1)
+
     def result(self, text: str) -> None:
         """A result for standard output."""
         sys.stdout.write(f"{text}\n")

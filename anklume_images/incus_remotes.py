@@ -15,10 +15,11 @@ from typing import Any
 
 from anklume_images.errors import IncusError
 
-__all__ = ["Address", "addresses"]
+__all__ = ["Address", "addresses", "image_source"]
 
 _SOCKET = "unix.socket"
 _LOCAL = {"addr": "unix://"}
+_BUILT_IN = {"images": {"addr": "https://images.linuxcontainers.org", "protocol": "simplestreams", "public": True}}
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,8 @@ class Address:
 
 def addresses(remote: str | None, project: str | None) -> list[Address]:
     """The addresses of a remote (None: the default one), the last that worked first."""
-    folder = _folder()
-    own = _read(folder / "config.yml")
-    shared_folder = Path(os.environ.get("INCUS_GLOBAL_CONF") or "/etc/incus")
-    shared = _read(shared_folder / "config.yml")
+    folder, shared_folder = _folder(), _shared_folder()
+    own, shared = _read(folder / "config.yml"), _read(shared_folder / "config.yml")
     name = (remote or os.environ.get("INCUS_REMOTE") or own.get("default-remote") or "local").removesuffix(":")
     own_remotes, shared_remotes = own.get("remotes") or {}, shared.get("remotes") or {}
     remotes = {**shared_remotes, **own_remotes, "local": {**(own_remotes.get("local") or {}), **_LOCAL}}
@@ -54,6 +53,34 @@ def addresses(remote: str | None, project: str | None) -> list[Address]:
         _address(text, name, folder, pins / "servercerts" / f"{name}.crt", project)
         for text in sorted(_split(entry), key=lambda text: text != entry.get("last_working_address"))
     ]
+
+
+def image_source(name: str) -> dict[str, str]:
+    """The `source` of an instance whose image is `remote:alias`, or the alias of an image of the server itself."""
+    remote, colon, alias = name.partition(":")
+    if not colon or remote == "local":
+        return {"type": "image", "alias": alias if colon else name}
+    folder, shared_folder = _folder(), _shared_folder()
+    own = _read(folder / "config.yml").get("remotes") or {}
+    shared = _read(shared_folder / "config.yml").get("remotes") or {}
+    remotes = {**_BUILT_IN, **shared, **own}
+    if remote not in remotes:
+        hint = f"there are: {', '.join(remotes)}; incus remote add makes one"
+        raise IncusError(f"no remote is called {remote}", where=str(folder / "config.yml"), hint=hint)
+    entry = remotes[remote]
+    source = {
+        "type": "image",
+        "mode": "pull",
+        "server": _split(entry)[0],
+        "protocol": entry.get("protocol") or "incus",
+        "alias": alias,
+    }
+    pin = (folder if remote in own else shared_folder) / "servercerts" / f"{remote}.crt"
+    return source | ({"certificate": pin.read_text()} if pin.exists() else {})
+
+
+def _shared_folder() -> Path:
+    return Path(os.environ.get("INCUS_GLOBAL_CONF") or "/etc/incus")
 
 
 def _folder() -> Path:

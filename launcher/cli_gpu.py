@@ -10,12 +10,8 @@ import click
 from launcher.session import JSON, REMOTE, Launch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
 
-    from anklume_images.incus import Incus
-    from launcher.apply.nvidia_smi import Figures
     from launcher.infra.model import Machine
-    from launcher.plan.cards import Card
 
 __all__ = ["gpu_verb"]
 
@@ -30,7 +26,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
 
     With an infra.yml also which card each of its machines would get; exit 4 when the policy refuses one.
     """
-    from launcher.apply.host_cards import read_cards
+    from launcher.apply.host_cards import read_cards, read_figures
     from launcher.plan import gpu_report
     from launcher.plan.gpu import decide, members_of
     from launcher.plan.gpu_holders import holders
@@ -40,7 +36,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     with launch.incus(remote) as incus:
         cards = read_cards(incus)
         instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
-        figures, mig = _figures(incus, cards)
+        figures, mig = read_figures(incus, cards)
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
     found = holders(cards, instances)
     decision = None
@@ -69,15 +65,3 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
         for warning in decision.warnings:
             launch.console.warn(warning)
         decision.check()
-
-
-def _figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:
-    """What nvidia-smi says of the cards, and which card each MIG device is of; nothing for another host's cards."""
-    from launcher.apply.nvidia_smi import ask, matching
-
-    if not incus.address.startswith("/") or not any(card.is_nvidia for card in cards):
-        return {}, {}
-    rows, parts = ask()
-    figures = matching(rows, cards)
-    by_uuid = {entry.uuid: pci for pci, entry in figures.items()}
-    return figures, {part: by_uuid[uuid] for part, uuid in parts.items() if uuid in by_uuid}

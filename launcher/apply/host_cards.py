@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from launcher.plan.cards import Card, cards_of
 
 if TYPE_CHECKING:
-    from anklume_images.incus import Incus
+    from collections.abc import Sequence
 
-__all__ = ["read_cards"]
+    from anklume_images.incus import Incus
+    from launcher.apply.nvidia_smi import Figures
+
+__all__ = ["read_cards", "read_figures"]
 
 
 def read_cards(incus: Incus) -> tuple[Card, ...]:
@@ -21,3 +24,15 @@ def read_cards(incus: Incus) -> tuple[Card, ...]:
     for name in sorted(member["server_name"] for member in members):
         found += cards_of(incus.get("resources", target=name), name)
     return tuple(found)
+
+
+def read_figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:
+    """What nvidia-smi says of the cards, and which card each MIG device is of; nothing for another host's cards."""
+    from launcher.apply.nvidia_smi import ask, matching
+
+    if not incus.address.startswith("/") or not any(card.is_nvidia for card in cards):
+        return {}, {}
+    rows, parts = ask()
+    figures = matching(rows, cards)
+    by_uuid = {entry.uuid: pci for pci, entry in figures.items()}
+    return figures, {part: by_uuid[uuid] for part, uuid in parts.items() if uuid in by_uuid}

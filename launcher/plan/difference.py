@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from launcher.plan.live import Live
 
-__all__ = ["Action", "Change", "Conflict", "Plan", "Step", "changes_of", "difference", "owned"]
+__all__ = ["Action", "Change", "Conflict", "Plan", "Step", "changes_of", "difference", "owned", "step_for"]
 
 Action = Literal["create", "change", "start", "restart", "replace", "none"]
 _NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
@@ -186,6 +186,11 @@ def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: s
     return Conflict(
         key, f"{what} belongs to the file with project_name {found}", "give one of the two another name in its file"
     )
+
+
+def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bool = False) -> Step:
+    """The step for one object, given what is there now."""
+    return _step(resource, there, replace=replace) if there is not None else Step(resource, "create")
 
 
 def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Step:

@@ -1,0 +1,79 @@
+"""Waits until a machine is healthy by its image's own healthcheck, and shows its journal when that does not come."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError, IncusError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anklume_images.incus import Incus
+    from launcher.plan.resources import Resource
+
+__all__ = ["UnhealthyError", "wait_until_healthy"]
+
+_PAUSE_SECONDS = 0.5
+_TELL_SECONDS = 10.0
+_COMMAND_SECONDS = 30.0
+_LINES = 20
+_JOURNAL = ["journalctl", "--boot", "--no-pager", "--output", "short", "--priority", "info", "--lines"]
+
+
+class UnhealthyError(AnklumeError):
+    """A machine runs and its healthcheck does not succeed; `tail` are the last lines of its journal."""
+
+    def __init__(self, message: str, *, tail: list[str], hint: str) -> None:
+        super().__init__("\n".join([message, *(f"  | {line}" for line in tail)]), hint=hint)
+        self.tail = tail
+
+
+def wait_until_healthy(
+    resource: Resource, incus: Incus, *, timeout: float | None = None, tell: Callable[[str], None] = lambda _text: None
+) -> float:
+    """Ask the healthcheck until it succeeds and return the seconds that took; UnhealthyError after its timeout.
+
+    `incus` is a connection to the machine's project; `timeout` in seconds takes the place of the image's own. A
+    machine whose image has no healthcheck is healthy when it runs.
+    """
+    healthcheck = (resource.image.spec.get("healthcheck") if resource.image else None) or None
+    name = resource.machines[0]
+    begun = told = time.monotonic()
+    if healthcheck is None:
+        return 0.0
+    allowed = healthcheck["timeout"] if timeout is None else timeout
+    said = ""
+    while True:
+        healthy, said = _ask(resource.key.name, healthcheck["command"], incus)
+        now = time.monotonic()
+        if healthy:
+            return now - begun
+        if now - begun > allowed:
+            raise UnhealthyError(
+                f"{name} is not healthy after {allowed:g} s{f': {said}' if said else ''}",
+                tail=_journal(resource.key.name, incus),
+                hint=f"anklume-launch logs INFRA {name} shows more, anklume-launch doctor INFRA looks for causes",
+            )
+        if now - told > _TELL_SECONDS:
+            tell(f"waiting for {name} to be healthy ({now - begun:.0f} of {allowed:g} s){f': {said}' if said else ''}")
+            told = now
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _ask(instance: str, command: list[str], incus: Incus) -> tuple[bool, str]:
+    try:
+        result = incus.execute(instance, command, timeout=_COMMAND_SECONDS)
+    except IncusError as error:  # it is still starting, or has ended again
+        return False, error.message
+    words = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
+    return result.code == 0, words[-1][:200] if words else ""
+
+
+def _journal(instance: str, incus: Incus) -> list[str]:
+    try:
+        result = incus.execute(instance, [*_JOURNAL, str(_LINES)], timeout=_COMMAND_SECONDS)
+    except IncusError as error:
+        return [f"(its journal cannot be read: {error.message})"]
+    return result.stdout.decode(errors="replace").splitlines()[-_LINES:]

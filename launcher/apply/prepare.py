@@ -1,0 +1,176 @@
+"""From a file and a server to a plan: reads the store, the host and what is live, decides nothing itself."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError, PolicyError, StoreError
+from launcher.apply.daemon_root import daemon_root
+from launcher.apply.gpu_preflight import preflight
+from launcher.apply.host_cards import read_cards, read_figures
+from launcher.infra.selection import selected
+from launcher.plan.desired import Circumstances, desired, volumes_of
+from launcher.plan.difference import Plan, difference
+from launcher.plan.gpu import GpuDecision, decide, members_of
+from launcher.plan.limits import capacity_of, limits_of
+from launcher.plan.live import read_live
+from launcher.plan.names import names_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from anklume_images.incus import Incus
+    from anklume_images.store.images import Image, Images
+    from launcher.infra.model import Infra, Machine
+    from launcher.plan.cards import Card
+    from launcher.plan.live import Live
+    from launcher.plan.names import Names
+    from launcher.plan.resources import Resource
+
+__all__ = ["ConflictError", "Prepared", "choose_images", "prepare"]
+
+
+class ConflictError(AnklumeError):
+    """Things are there under the names that the file wants, and are not the file's."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what it was made from."""
+
+    infra: Infra
+    plan: Plan
+    live: Live
+    names: Names
+    gpus: GpuDecision
+    cards: tuple[Card, ...]
+
+    def place(self, machine: Machine) -> tuple[str, str]:
+        """A machine's project and instance."""
+        return self.names.project(machine.domain), self.names.instance(machine.name)
+
+
+def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
+    """The image in the store for each machine that is made of one; StoreError names all that are not there."""
+    chosen: dict[str, Image] = {}
+    missing: dict[str, tuple[str, StoreError]] = {}
+    for machine in infra.machines():
+        if machine.image.store is None:
+            continue
+        try:
+            chosen[machine.name] = images.resolve(machine.image.ref)
+        except StoreError as error:
+            missing.setdefault(machine.image.ref, (machine.where, error))
+    if missing:
+        message = "\n".join(f"{where}: {error.message}" for where, error in missing.values())
+        names = sorted({ref.partition("@")[0] for ref in missing})
+        channels = any(not ref.endswith("@latest") for ref in missing)
+        hint = next(iter(missing.values()))[1].hint if channels else f"anklume-images build {' '.join(names)}"
+        raise StoreError(message, hint=hint)
+    return chosen
+
+
+def prepare(
+    infra: Infra,
+    images: Images,
+    incus: Incus,
+    *,
+    only: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    adopt: bool = False,
+    replace: bool = False,
+) -> Prepared:
+    """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
+
+    The GPU policy is judged for the whole file, whatever `only` and `tags` select.
+    """
+    incus = incus.within(None)
+    only, tags = tuple(only), tuple(tags)
+    chosen = {machine.name for machine in selected(infra, only, tags)}
+    own_images = choose_images(infra, images)
+    gpu = any(machine.gpu for machine in infra.machines())
+    live = read_live(incus, _pools(infra, own_images), resources=infra.settings.resource_policy is not None)
+    _check_pools(infra, own_images, live)
+    names = names_for(infra)
+    cards = read_cards(incus) if gpu else ()
+    decision = _decide(infra, incus, cards, live, names) if gpu else GpuDecision()
+    decision.check()
+    decision.check_order(chosen)
+    limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
+    around = Circumstances(
+        names,
+        own_images,
+        decision.grants,
+        decision.waits,
+        limits.config if limits else {},
+        live.host_addresses,
+    )
+    wanted = desired(infra, around)
+
+    def is_chosen(resource: Resource) -> bool:
+        return resource.key.kind == "machine" and not chosen.isdisjoint(resource.machines)
+
+    everything = not only and not tags
+    plan = difference(
+        wanted.resources,
+        live,
+        infra.project_name,
+        adopt=adopt,
+        replace=replace,
+        chosen=None if everything else is_chosen,
+    )
+    if plan.conflicts:
+        message = "\n".join(conflict.message for conflict in plan.conflicts)
+        hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
+        raise ConflictError(message, where=incus.address, hint="; ".join(hints))
+    notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
+    notices += _preflight(infra, decision, incus)
+    plan = Plan(plan.steps, (), plan.orphans if everything else (), plan.waiting, tuple(notices))
+    return Prepared(infra, plan, live, names, decision, cards)
+
+
+def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:
+    default = infra.settings.storage_pool
+    volumes = itertools.chain.from_iterable(
+        volumes_of(machine, infra.domains[machine.domain], images.get(machine.name), default)
+        for machine in infra.machines()
+    )
+    return {default, *(volume.pool for volume in volumes)}
+
+
+def _check_pools(infra: Infra, images: Mapping[str, Image], live: Live) -> None:
+    missing = sorted(_pools(infra, images) - set(live.pools))
+    if missing:
+        there = ", ".join(sorted(live.pools)) or "none"
+        raise AnklumeError(
+            f"Incus has no storage pool called {', '.join(missing)}; there are: {there}",
+            where=infra.file,
+            hint="make one (incus admin init, incus storage create), or name one in global.storage_pool",
+        )
+
+
+def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, names: Names) -> GpuDecision:
+    def instance_of(machine: Machine) -> tuple[str, str]:
+        return names.project(machine.domain), names.instance(machine.name)
+
+    figures, mig = read_figures(incus, cards)
+    sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
+    members = members_of(infra, live.instances, instance_of)
+    return decide(infra, cards, live.instances, instance_of, members=members, memory=sizes, mig=mig)
+
+
+def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:
+    """What of the host is in the way of granted cards; PolicyError where it would only fail at the start."""
+    root = daemon_root(incus.address)
+    found = [
+        obstacle
+        for machine in infra.machines()
+        if machine.name in decision.grants
+        for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], root)
+    ]
+    fatal = [obstacle for obstacle in found if obstacle.fatal]
+    if fatal:
+        raise PolicyError("\n".join(str(obstacle) for obstacle in fatal), hint="anklume-launch doctor looks further")
+    return [str(obstacle) for obstacle in found]

@@ -1,0 +1,261 @@
+"""Carries a plan out: steps in parallel, each after those that it needs; a failed one stops only what needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
+from anklume_images.incus import is_missing
+from launcher.apply.claims import confirm
+from launcher.apply.daemon_root import daemon_root
+from launcher.apply.health import wait_until_healthy
+from launcher.apply.prepare import prepare
+from launcher.apply.steps import Context, carry_out, claimant_of
+from launcher.plan.difference import Step, step_for
+from launcher.plan.live import read_one
+from launcher.plan.render import label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anklume_images.console import Console
+    from anklume_images.incus import Incus
+    from launcher.apply.prepare import Prepared
+    from launcher.infra.model import Infra
+    from launcher.plan.resources import Key
+    from launcher.session import Launch
+
+__all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
+
+WORKERS = 12
+_RETRIES = 4
+_BACK_SECONDS = 60.0
+_PAST = {
+    "create": "created",
+    "change": "changed",
+    "start": "started",
+    "restart": "restarted",
+    "replace": "replaced",
+}
+
+
+class FailedError(AnklumeError):
+    """Some steps failed; what did not need them was done, and a second run goes on from there."""
+
+    def __init__(self, failures: dict[Key, AnklumeError], skipped: int) -> None:
+        lines = [str(error) for error in failures.values()]
+        if skipped:
+            lines.append(f"{skipped} steps that need these were left out")
+        hints = dict.fromkeys(error.hint for error in failures.values() if error.hint)
+        super().__init__("\n".join(lines), hint="; ".join(hints) or "run it again: what is done stays done")
+        self.failures = failures
+
+
+class RefusedError(FailedError):
+    """Nothing failed but what the policy refused."""
+
+    exit_code = PolicyError.exit_code
+
+
+@dataclass
+class Report:
+    """What was done: the steps, and the seconds until each machine was healthy."""
+
+    done: list[Step] = field(default_factory=list)
+    healthy: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def launch(
+    launch: Launch,
+    infra: Infra,
+    incus: Incus,
+    *,
+    only: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    kinds: Iterable[str] = (),
+    wait: bool = True,
+) -> tuple[Prepared, Report]:
+    """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say)."""
+    prepared = prepare(infra, launch.images(), incus, only=only, tags=tags)
+    return prepared, carry_out_plan(prepared, launch, incus, kinds=kinds, wait=wait)
+
+
+def carry_out_plan(
+    prepared: Prepared,
+    launch: Launch,
+    incus: Incus,
+    *,
+    kinds: Iterable[str] = (),
+    wait: bool = True,
+    timeout: float | None = None,
+) -> Report:
+    """Do what a plan says; FailedError tells what failed. `wait` is for healthchecks, `timeout` theirs in seconds."""
+    infra = prepared.infra
+    exclusive = infra.settings.gpu_policy == "exclusive"
+    context = Context(
+        owner=infra.project_name,
+        store=launch.store(),
+        images=launch.images(),
+        cards=prepared.cards if exclusive else (),
+        grants=prepared.gpus.grants if exclusive else {},
+        root=daemon_root(incus.address),
+        progress=launch.console.note,
+    )
+    wanted = set(kinds)
+    steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
+    return _Run(steps, incus, context, launch.console, wait=wait, timeout=timeout).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        steps: list[Step],
+        incus: Incus,
+        context: Context,
+        console: Console,
+        *,
+        wait: bool,
+        timeout: float | None,
+    ) -> None:
+        self.steps = {step.key: step for step in steps}
+        self.incus = incus
+        self.context = context
+        self.console = console
+        self.wait = wait
+        self.timeout = timeout
+        self.report = Report()
+        self.failures: dict[Key, AnklumeError] = {}
+        self._local = threading.local()
+        self._open: list[Incus] = []
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self) -> Report:
+        begun = time.monotonic()
+        self.console.begin(len(self.steps), "applying")
+        try:
+            with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+                try:
+                    skipped = self._schedule(pool)
+                except BaseException:  # Ctrl-C: what is under way in Incus ends there, nothing new begins
+                    self._stopping.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            self.console.finish()
+            for connection in self._open:
+                connection.close()
+        self.report.seconds = time.monotonic() - begun
+        if self.failures:
+            refused = all(isinstance(error, PolicyError) for error in self.failures.values())
+            raise (RefusedError if refused else FailedError)(self.failures, skipped)
+        return self.report
+
+    def _schedule(self, pool: ThreadPoolExecutor) -> int:
+        """Begin each step when those that it needs are done; return how many were left out."""
+        waiting = dict(self.steps)
+        running: dict[Future[None], Key] = {}
+        while waiting or running:
+            for key, step in list(waiting.items()):
+                needs = [need for need in step.resource.needs if need in self.steps]
+                if any(need in waiting or need in running.values() for need in needs):
+                    continue
+                if any(need in self.failures for need in needs):
+                    self.failures.setdefault(key, _LeftOutError(key.name))
+                    del waiting[key]
+                    continue
+                running[pool.submit(self._one, step)] = waiting.pop(key).key
+            if running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    key = running.pop(future)
+                    try:
+                        future.result()
+                    except AnklumeError as error:
+                        self.failures[key] = error
+        left_out = [key for key, error in self.failures.items() if isinstance(error, _LeftOutError)]
+        for key in left_out:
+            del self.failures[key]
+        return len(left_out)
+
+    def _one(self, step: Step) -> None:
+        begun = time.monotonic()
+        incus = self._connection()
+        self._persistently(step, incus)
+        text = f"{label(step.resource)}: {_PAST[step.action]} in {time.monotonic() - begun:.1f} s"
+        if step.key.kind == "machine":
+            self._confirm(step, incus)
+            if self.wait:
+                seconds = wait_until_healthy(
+                    step.resource,
+                    incus.within(step.key.project),
+                    timeout=self.timeout,
+                    tell=self._tell,
+                )
+                self.report.healthy[step.resource.machines[0]] = round(seconds, 1)
+                text += f", healthy after {time.monotonic() - begun:.1f} s"
+        with self._lock:
+            self.report.done.append(step)
+        self.console.done(text)
+
+    def _tell(self, text: str) -> None:
+        if self._stopping.is_set():
+            raise AnklumeError("interrupted")
+        self.console.note(text)
+
+    def _persistently(self, step: Step, incus: Incus) -> None:
+        """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do."""
+        for attempt in range(_RETRIES + 1):
+            try:
+                if step.action != "none":
+                    carry_out(step, incus, self.context)
+            except IncusError as error:
+                lost = isinstance(error, IncusUnreachableError) or is_missing(error)
+                if not lost or attempt == _RETRIES:
+                    raise
+                self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
+                step = self._again(step, incus, error)
+            else:
+                return
+
+    def _again(self, step: Step, incus: Incus, error: IncusError) -> Step:
+        end = time.monotonic() + _BACK_SECONDS
+        while not self._stopping.is_set():
+            with contextlib.suppress(IncusUnreachableError):
+                there = read_one(incus, step.key)
+                return step_for(step.resource, there, replace=step.action == "replace")
+            if time.monotonic() > end:
+                break
+            time.sleep(0.3)
+        raise error
+
+    def _confirm(self, step: Step, incus: Incus) -> None:
+        """Look at the cards once more: a machine that lost a race is stopped again."""
+        grants = self.context.grants.get(step.resource.machines[0], ())
+        if grants:
+            warnings = confirm(incus, grants, claimant_of(step.resource, self.context), self.context.cards)
+            for warning in warnings:
+                self.console.warn(warning)
+            with self._lock:
+                self.report.warnings += warnings
+
+    def _connection(self) -> Incus:
+        """This thread's own connection, of no project."""
+        connection: Incus | None = getattr(self._local, "incus", None)
+        if connection is None:
+            connection = self.incus.another().within(None)
+            self._local.incus = connection
+            with self._lock:
+                self._open.append(connection)
+        return connection
+
+
+class _LeftOutError(AnklumeError):
+    """A step that a failed one stopped."""

@@ -1,0 +1,208 @@
+"""What each step does to the server: one object made or changed, and nothing half done that a second run would not see.
+
+Whatever is interrupted between two requests shows as a difference again: a stopped machine is started, config is
+written before the start that it is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from anklume_images.errors import IncusError
+from anklume_images.incus_remotes import image_source
+from anklume_images.ship.publish import publish
+from anklume_images.ship.verb import image_files
+from launcher.apply.claims import Claimant, claim, release
+from launcher.plan.names import MARK, VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from anklume_images.incus import Incus
+    from anklume_images.store.images import Images
+    from anklume_images.store.store import Store
+    from launcher.plan.cards import Card
+    from launcher.plan.difference import Step
+    from launcher.plan.gpu_grants import Grant
+    from launcher.plan.resources import Key, Resource
+
+__all__ = ["Context", "carry_out", "claimant_of", "stop"]
+
+STOP_SECONDS = 30
+_COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
+_MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
+
+
+@dataclass(frozen=True)
+class Context:
+    """What steps need beside the server.
+
+    `grants` are the cards of each machine, to be claimed (none where the policy is shared). `root` is where the
+    daemon's files are, None when they are out of reach.
+    """
+
+    owner: str
+    store: Store
+    images: Images
+    cards: tuple[Card, ...] = ()
+    grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
+    root: Path | None = None
+    progress: Callable[[str], None] = lambda _text: None
+
+
+def carry_out(step: Step, incus: Incus, context: Context) -> None:
+    """Do one step; `incus` is a connection that names no project."""
+    if step.key.kind == "image":
+        _publish(step.resource, incus, context)
+    elif step.key.kind == "machine":
+        _machine(step, incus, context)
+    elif step.action == "create":
+        path, body, params = _creation(step.resource)
+        incus.send("post", path, body, params=params)
+    else:
+        _change(step, incus)
+
+
+def claimant_of(resource: Resource, context: Context) -> Claimant:
+    """Who claims cards for a machine."""
+    return Claimant(resource.key.project, resource.key.name, context.owner)
+
+
+def _publish(resource: Resource, incus: Incus, context: Context) -> None:
+    image = resource.image
+    assert image is not None  # noqa: S101 - an image's resource has it
+    with context.store.lease() as lease:
+        lease.add([image.metadata.sha256, image.rootfs.sha256])
+        publish(image_files(image, context.images, context.store), incus)
+
+
+def _creation(resource: Resource) -> tuple[str, dict[str, Any], dict[str, str]]:
+    key, body = resource.key, dict(resource.body)
+    if key.kind == "volume":
+        pool, _, name = key.name.partition("/")
+        body |= {"name": name, "type": "custom", "content_type": "filesystem"}
+        return f"storage-pools/{pool}/volumes/custom", body, {"project": key.project}
+    params = {"project": key.project} if key.project else {}
+    return _COLLECTIONS[key.kind], body | {"name": key.name}, params
+
+
+def _change(step: Step, incus: Incus) -> None:
+    key, body = step.key, {name: value for name, value in step.resource.body.items() if name != "type"}
+    params = {"project": key.project} if key.project else {}
+    if key.kind == "volume":
+        pool, _, name = key.name.partition("/")
+        path = f"storage-pools/{pool}/volumes/custom/{name}"
+    else:
+        path = f"{_COLLECTIONS[key.kind]}/{key.name}"
+    there = incus.get(path, **params)
+    config = {**_kept(there["config"], everything=key.kind in _MERGED), **step.resource.config}
+    incus.send("put", path, body | {"config": config}, params=params)
+
+
+def _kept(config: Mapping[str, str], *, everything: bool) -> dict[str, str]:
+    """The keys of an object's config that are Incus' or other people's."""
+    own = (MARK, VARIABLE)
+    foreign = ("volatile.", "image.", "user.")
+    return {
+        name: value
+        for name, value in config.items()
+        if not name.startswith(own) and (everything or name.startswith(foreign))
+    }
+
+
+# Machines
+
+
+def _machine(step: Step, incus: Incus, context: Context) -> None:
+    resource = step.resource
+    grants = context.grants.get(resource.machines[0], ())
+    for grant in grants:
+        claim(incus, grant, claimant_of(resource, context), context.cards)
+    if context.grants or context.cards:
+        release(incus, claimant_of(resource, context), keep=grants)
+    _make_folders(resource, context)
+    if step.action == "create":
+        _create(resource, incus, context)
+        return
+    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    if step.action in ("restart", "replace") and not step.stopped:
+        stop(incus, resource.key)
+    if step.action == "replace":
+        _rebuild(resource, incus, path)
+    if step.changes or step.action == "replace":
+        _configure(resource, incus, path)
+    if step.action != "change":
+        incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+
+
+def _make_folders(resource: Resource, context: Context) -> None:
+    """Make the host's folders for persistent data and shares, where the host's files can be reached."""
+    machine = resource.machine
+    assert machine is not None  # noqa: S101 - a machine's resource has it
+    if context.root is not None:
+        for source in (*(data.source for data in machine.persistent_data), *(s.source for s in machine.shares)):
+            (context.root / source.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def _source(resource: Resource) -> dict[str, str]:
+    machine = resource.machine
+    assert machine is not None  # noqa: S101 - a machine's resource has it
+    if resource.image is not None:
+        return {"type": "image", "fingerprint": resource.image.fingerprint}
+    return image_source(str(machine.image.remote))
+
+
+def _create(resource: Resource, incus: Incus, context: Context) -> None:
+    machine = resource.machine
+    assert machine is not None  # noqa: S101 - a machine's resource has it
+    body = {**resource.body, "name": resource.key.name, "source": _source(resource), "start": True}
+    params = {"project": resource.key.project} | ({"target": machine.target} if machine.target else {})
+
+    def progress(metadata: dict[str, Any]) -> None:
+        for name, text in metadata.items():
+            if name.endswith("_progress") and isinstance(text, str):
+                context.progress(f"{machine.name}: {text}")
+
+    incus.send("post", "instances", body, params=params, progress=progress)
+
+
+def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
+    params = {"project": resource.key.project}
+    snapshots = incus.get(f"{path}/snapshots", **params)
+    if snapshots:
+        names = ", ".join(url.rpartition("/")[2].partition("?")[0] for url in snapshots)
+        raise IncusError(
+            f"{resource.key.name} has snapshots ({names}), and Incus makes no instance anew that has some",
+            where=incus.address,
+            hint=f"incus snapshot delete {resource.key.name} NAME --project {resource.key.project}",
+        )
+    incus.send("post", f"{path}/rebuild", {"source": _source(resource)}, params=params)
+
+
+def _configure(resource: Resource, incus: Incus, path: str) -> None:
+    params = {"project": resource.key.project}
+    there = incus.get(path, **params)
+    body = {
+        "architecture": there["architecture"],
+        "ephemeral": there["ephemeral"],
+        "description": resource.body["description"],
+        "profiles": resource.body["profiles"],
+        "devices": resource.body["devices"],
+        "config": {**_kept(there["config"], everything=False), **resource.config},
+    }
+    incus.send("put", path, body, params=params)
+
+
+def stop(incus: Incus, key: Key) -> None:
+    """Stop an instance: by its own shutdown, and by force when that takes too long."""
+    path, params = f"instances/{quote(key.name)}/state", {"project": key.project}
+    if incus.get(path, **params)["status"] == "Stopped":
+        return
+    try:
+        incus.send("put", path, {"action": "stop", "timeout": STOP_SECONDS}, params=params)
+    except IncusError:
+        if incus.get(path, **params)["status"] != "Stopped":
+            incus.send("put", path, {"action": "stop", "timeout": -1, "force": True}, params=params)

@@ -1,0 +1,257 @@
+"""The verbs that change what runs: apply, plan, destroy."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.errors import AnklumeError
+from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, YES, YOLO, Launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from launcher.apply.prepare import Prepared
+    from launcher.apply.run import Report
+    from launcher.infra.model import Infra
+
+__all__ = ["apply_verb", "destroy_verb", "plan_verb"]
+
+_ADOPT = click.option("--adopt", is_flag=True, help="Take over things of the same names that were made by hand.")
+_REPLACE = click.option("--replace", is_flag=True, help="Make machines anew whose image has a newer version.")
+
+
+class RefusedToAskError(AnklumeError):
+    """Something has to be agreed to, and nobody is there to be asked."""
+
+    exit_code = 2
+
+
+@click.command(name="apply")
+@INFRA
+@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, as `plan` does.")
+@YES
+@ONLY
+@TAGS
+@_ADOPT
+@_REPLACE
+@click.option("--prune", is_flag=True, help="Remove what is no longer in the file; volumes stay.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for healthchecks.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for each healthcheck.")
+@REMOTE
+@YOLO
+@JSON
+@click.pass_obj
+def apply_verb(
+    launch: Launch, /, infra: Path, *, only_plan: bool, as_json: bool, yolo: bool, remote: str | None, **options: Any
+) -> None:
+    """Bring the machines of an infra.yml to life, or up to date. A second run changes nothing."""
+    file = launch.infra(infra, yolo=yolo)
+    if only_plan:
+        _show_plan(launch, file, remote, options, as_json=as_json)
+    with _alone(file, launch.console.note), launch.incus(remote) as incus:
+        prepared = _prepare(launch, file, incus, options)
+        _agree(launch, prepared, prune=options["prune"], yes=options["yes"], as_json=as_json)
+        report = _apply(launch, prepared, incus, options)
+    if as_json:
+        launch.console.json(_document(prepared, report))
+    else:
+        launch.console.result(_outcome(prepared, report))
+
+
+@click.command(name="plan")
+@INFRA
+@ONLY
+@TAGS
+@_ADOPT
+@_REPLACE
+@REMOTE
+@YOLO
+@JSON
+@click.pass_obj
+def plan_verb(launch: Launch, /, infra: Path, *, as_json: bool, yolo: bool, remote: str | None, **options: Any) -> None:
+    """Say what apply would change; change nothing. Exit code 3 when there is something to change."""
+    _show_plan(launch, launch.infra(infra, yolo=yolo), remote, options, as_json=as_json)
+
+
+@click.command(name="destroy")
+@INFRA
+@ONLY
+@TAGS
+@click.option("--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`).")
+@click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume with its data; may be given again.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; remove nothing.")
+@YES
+@REMOTE
+@JSON
+@click.pass_obj
+def destroy_verb(
+    launch: Launch,
+    infra: Path,
+    *,
+    only: tuple[str, ...],
+    tags: tuple[str, ...],
+    volumes: tuple[str, ...],
+    force_protected: bool,
+    only_plan: bool,
+    yes: bool,
+    remote: str | None,
+    as_json: bool,
+) -> None:
+    """Remove what an infra.yml made. Volumes stay, but for those named; images stay too."""
+    from launcher.apply.destroy import ProtectedError, describe, plan_removal, remove
+    from launcher.infra.selection import selected
+
+    file = launch.infra(infra, yolo=True)
+    machines = {machine.name for machine in selected(file, only, tags)} if only or tags else None
+    with _alone(file, launch.console.note), launch.incus(remote) as connection:
+        incus = connection.within(None)
+        removal = plan_removal(file, incus, machines=machines, volumes=volumes)
+        if not as_json:
+            for line in describe(removal.keys):
+                launch.console.note(f"- {line}")
+            for line in describe(removal.kept):
+                launch.console.note(f"  {line} stays")
+        if only_plan:
+            if as_json:
+                launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
+            sys.exit(3 if removal.keys else 0)
+        if removal.protected and not force_protected:
+            remove(removal, incus, launch.console)  # says which, and ends
+            raise ProtectedError("protected")
+        if removal.keys and not yes:
+            _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where nobody can be asked")
+        remove(removal, incus, launch.console, force_protected=force_protected)
+    if as_json:
+        launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
+    else:
+        kept = f"; {len(removal.kept)} stay" if removal.kept else ""
+        launch.console.result(f"{len(removal.keys)} removed{kept}" if removal.keys else "nothing of this file is there")
+
+
+def _removal(keys: Any, kept: Any, protected: Any) -> dict[str, Any]:
+    def plain(entries: Any) -> list[dict[str, str]]:
+        return [{"kind": key.kind, "project": key.project, "name": key.name} for key in entries]
+
+    return {"removed": plain(keys), "kept": plain(kept), "protected": plain(protected)}
+
+
+def _prepare(launch: Launch, file: Infra, incus: Any, options: dict[str, Any]) -> Prepared:
+    from launcher.apply.prepare import prepare
+
+    chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
+    return prepare(file, launch.images(), incus, **chosen)
+
+
+def _show_plan(launch: Launch, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:
+    from launcher.plan.render import document, lines
+
+    with launch.incus(remote) as incus:
+        plan = _prepare(launch, file, incus, options).plan
+    if as_json:
+        launch.console.json(document(plan))
+    else:
+        launch.console.result("\n".join(lines(plan)))
+    sys.exit(3 if plan.todo else 0)
+
+
+def _agree(launch: Launch, prepared: Prepared, *, prune: bool, yes: bool, as_json: bool) -> None:
+    """Show what will be done and have it agreed to: at a terminal always, else where something running is stopped."""
+    from launcher.plan.render import lines
+
+    plan = prepared.plan
+    if not as_json:
+        for line in lines(plan):
+            launch.console.note(line)
+    removing = prune and any(key.kind != "volume" for key in plan.orphans)
+    if yes or not (plan.todo or removing):
+        return
+    if _terminal():
+        _ask("Go on?", "")
+    elif plan.interrupts or removing:
+        raise RefusedToAskError(
+            "running machines would be stopped, and nobody can be asked", hint="--yes agrees; --plan only shows"
+        )
+
+
+def _terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(question: str, otherwise: str) -> None:
+    if not _terminal():
+        raise RefusedToAskError(otherwise, hint="--plan only shows")
+    if not click.confirm(question, err=True):
+        raise click.Abort
+
+
+def _apply(launch: Launch, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
+    from launcher.apply.run import carry_out_plan
+
+    report = carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
+    if options["prune"] and prepared.plan.orphans:
+        from launcher.apply.destroy import plan_removal, remove
+
+        gone = plan_removal(prepared.infra, incus.within(None), orphans=prepared.plan.orphans)
+        remove(gone, incus.within(None), launch.console, force_protected=True)
+    return report
+
+
+def _outcome(prepared: Prepared, report: Report) -> str:
+    from launcher.plan.render import summary
+
+    if not report.done:
+        return summary(prepared.plan)
+    lines = [
+        f"{machine.name}  {machine.address}  {prepared.place(machine)[0]}"
+        + (f"  healthy after {report.healthy[machine.name]:.1f} s" if machine.name in report.healthy else "")
+        for machine in prepared.infra.machines()
+    ]
+    return "\n".join([*lines, f"{len(report.done)} steps in {report.seconds:.1f} s"])
+
+
+def _document(prepared: Prepared, report: Report) -> dict[str, Any]:
+    from launcher.plan.render import document
+
+    machines = {}
+    for machine in prepared.infra.machines():
+        project, instance = prepared.place(machine)
+        machines[machine.name] = {
+            "project": project,
+            "instance": instance,
+            "address": machine.address,
+            "healthy_after": report.healthy.get(machine.name),
+        }
+    done = {"done": len(report.done), "seconds": round(report.seconds, 1), "warnings": report.warnings}
+    return document(prepared.plan) | done | {"machines": machines}
+
+
+@contextlib.contextmanager
+def _alone(file: Infra, note: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other command on this host changes what the same file is about."""
+    folder = (
+        Path("/run/lock") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    )
+    if not folder.is_dir():
+        folder = Path(tempfile.gettempdir())
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", file.project_name)[:100]
+    descriptor = os.open(
+        folder / f"anklume-launch-{os.geteuid()}-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            note(f"another command works on {file.project_name}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
