@@ -166,6 +166,11 @@ def test_nodes_without_nvidias_tools_count_in_order() -> None:
     assert held(instance("c1", thing=node("/dev/nvidia1")), *bare) == [SECOND]
 
 
+def test_nodes_are_numbered_as_nvidias_tools_say() -> None:
+    crossed = [{**nvidia(index), "nvidia": nvidia(1 - index)["nvidia"]} for index in range(2)]
+    assert held(instance("c1", thing=node("/dev/nvidia1")), *crossed) == [FIRST]
+
+
 def test_kfd_alone_means_every_amd_card() -> None:
     entries = (amd(0), amd(1), nvidia(2))
     assert held(instance("c1", kfd=node("/dev/kfd")), *entries) == [FIRST, SECOND]
@@ -209,6 +214,8 @@ def test_virtual_function_by_pci_device_is_a_part() -> None:
         host(nvidia(0, sriov={"vfs": vfs})), [instance("v1", nic={"type": "pci", "address": "0000:01:00.4"})]
     )
     assert (holder.card.pci, holder.part) == (FIRST, "0000:01:00.4")
+    assert collide((holder.mode, holder.part), ("pci", None))
+    assert not collide((holder.mode, holder.part), ("pci", "0000:01:00.5"))
 
 
 def test_what_older_servers_leave_out_is_no_trouble() -> None:
