@@ -152,6 +152,8 @@ class Forwarder:
         self._dialers = ThreadPoolExecutor(_DIALERS, thread_name_prefix="dial")
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
         self._servers: list[asyncio.Server] = []
+        # A connection whose client has said all is known to the loop weakly only: it must not be garbage.
+        self._carrying: set[asyncio.Task[None] | None] = set()
         self._instances: list[Instance] = []
         self._silent: set[tuple[str, int]] = set()
 
@@ -173,7 +175,11 @@ class Forwarder:
         self._instances.append(instance)
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._carry(reader, writer, instance, port)
+            self._carrying.add(asyncio.current_task())
+            try:
+                await self._carry(reader, writer, instance, port)
+            finally:
+                self._carrying.discard(asyncio.current_task())
 
         starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(carry, sock=listener), self._loop)
         self._servers.append(starting.result())
