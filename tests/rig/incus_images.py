@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from launcher.trial.private import PrivateIncus
 
-PROGRAMS = "sh sleep cat ls id stat true false seq"
+PROGRAMS = "sh sleep cat ls id stat true false seq stty"
 # Ends on the signal by which LXC asks for a shutdown.
 INIT = "#!/bin/sh\ntrap 'exit 0' PWR\nwhile :; do sleep 1 & wait; done\n"
 MAKE_ROOTFS = f"""
