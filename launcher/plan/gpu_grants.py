@@ -166,7 +166,7 @@ class _Wishes:
         if refusal := self._unfit(mode, has_address=bool(selector.pci)):
             return refusal
         if selector.mig:
-            return self._mig(selector.mig, name, {**options, "mig.uuid": selector.mig})
+            return self._mig(selector.mig, name, {**options, **_mig_keys(selector.mig)})
         if selector.uuid:
             uuid = selector.uuid.lower()
             found = tuple(card for card in self.cards if card.nvidia is not None and card.nvidia.uuid.lower() == uuid)
@@ -248,6 +248,14 @@ class _Wishes:
 
     def _refusal(self, code: str, message: str, hint: str) -> Refusal:
         return Refusal(code, self.machine.name, message, hint, self.machine.where)
+
+
+def _mig_keys(mig: str) -> dict[str, str]:
+    """The keys of a MIG device. Incus makes the old-style name itself, of its numbers, and takes no other as UUID."""
+    _, *numbers = mig.split("/")
+    if len(numbers) == 2:
+        return {"mig.gi": numbers[0], "mig.ci": numbers[1]}
+    return {"mig.uuid": mig}
 
 
 def _is_part_of(uuid: str, card: Card) -> bool:

@@ -180,6 +180,7 @@ def test_mig_device_is_found_where_its_card_is_known() -> None:
     assert pcis(judge(file, mig={"MIG-aa": SECOND})) == {"a": [SECOND]}
     old = infra(machine("a", gpu_devices=mig("MIG-GPU-00000000-0000-0000-0000-000000000001/3/0")))
     assert pcis(judge(old)) == {"a": [SECOND]}
+    assert judge(old).grants["a"][0].keys == gpu(gputype="mig", pci=SECOND, mig_gi="3", mig_ci="0")
 
 
 def test_mig_device_by_a_device() -> None:
