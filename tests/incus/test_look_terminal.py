@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import pty
-import re
-import select
 import signal
-import struct
-import subprocess
 import sys
 import termios
 import time
@@ -19,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.ship.publish import publish
+from tests.rig.terminal import SECONDS, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]
 
-SECONDS = 30.0
 # As a program of its own, so that its terminal is another than the tests' one.
 PROGRAM = """
 import sys
@@ -46,55 +39,6 @@ else:
 with incus:
     sys.exit(run_in_terminal(incus, "c1", command, {"TERM": "dumb"}))
 """
-
-
-class Terminal:
-    """A program with a terminal of its own."""
-
-    def __init__(self, argv: list[str], rows: int = 24, columns: int = 80) -> None:
-        self.own, inner = pty.openpty()
-        self.resize(rows, columns)
-        self.process = subprocess.Popen(argv, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
-        self.before = termios.tcgetattr(inner)
-        self.inner = inner
-        self.text = ""
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.own, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
-
-    def type(self, text: str) -> None:
-        os.write(self.own, text.encode())
-
-    def read_until(self, pattern: str) -> re.Match[str]:
-        end = time.monotonic() + SECONDS
-        while (found := re.search(pattern, self.text)) is None:
-            assert time.monotonic() < end, self.text
-            self._read(0.2)
-        self.text = self.text[found.end() :]
-        return found
-
-    def _read(self, seconds: float) -> bool:
-        if not select.select([self.own], [], [], seconds)[0]:
-            return False
-        self.text += os.read(self.own, 1 << 16).decode(errors="replace")
-        return True
-
-    def end(self) -> int:
-        """Its exit code; all that it said is in `text`."""
-        end = time.monotonic() + SECONDS
-        while self.process.poll() is None:
-            assert time.monotonic() < end, self.text
-            self._read(0.05)
-        while self._read(0):
-            pass
-        return self.process.returncode
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.own)
-        os.close(self.inner)
 
 
 @pytest.fixture
@@ -152,7 +96,7 @@ def test_the_window_has_its_size_and_keeps_up(connect: Callable[..., Terminal]) 
         assert time.monotonic() < end, terminal.text
         terminal.process.send_signal(signal.SIGWINCH)
         terminal.type(size)
-        terminal._read(0.3)
+        terminal.read(0.3)
     terminal.type("exit\r")
     assert terminal.end() == 0
 

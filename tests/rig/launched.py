@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROJECT = "look"
 SECONDS = 90.0
-SUBNETS = {"ai-tools": "10.131.0", "web": "10.132.0"}
+SUBNETS = {"ai-tools": "10.131.1", "web": "10.131.2"}
 Devices = dict[str, dict[str, str]]
 
 
