@@ -44,6 +44,7 @@ _PREFIX = "gpu-claim"
 _GRACE_SECONDS = 600.0  # a claim comes before its instance; until then it counts without one
 _ATTEMPTS = 10
 _ACLS = "network-acls"
+_TAKEN = ("already exists", "UNIQUE constraint failed")  # what Incus says when the name is another's
 _NAME = re.compile(rf"{_PREFIX}-.+-(\d+)", re.ASCII)
 
 
@@ -294,10 +295,10 @@ def _create(incus: Incus, grant: Grant, claimant: Claimant, number: int) -> str 
     }
     try:
         incus.within("default").send("post", _ACLS, body)
-    except IncusError:
-        if not any(entry.name == name for entry in _read(incus)):
-            raise
-        return None
+    except IncusError as error:
+        if any(words in error.message for words in _TAKEN) or any(entry.name == name for entry in _read(incus)):
+            return None
+        raise
     return name
 
 
