@@ -244,16 +244,32 @@ def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
             yield Change(f"config.{name}", before.get(name), after.get(name), secret)
     if "devices" in resource.body:
         yield from _device_changes(there.get("devices") or {}, resource.body["devices"])
-    for name in ("description", "profiles", "ingress", "egress"):
-        if name in resource.body and resource.body[name] != _plain(there.get(name)):
+    for name in ("description", "profiles"):
+        if name in resource.body and resource.body[name] != there.get(name):
             yield Change(name, there.get(name), resource.body[name])
+    for name in ("ingress", "egress"):
+        if name in resource.body:
+            yield from _rule_changes(name, there.get(name) or [], resource.body[name])
 
 
-def _plain(value: Any) -> Any:
-    """ACL rules come back with a key for everything: those that say nothing are left out."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [{key: text for key, text in rule.items() if text not in ("", None)} for rule in value]
-    return value
+def _rule_changes(name: str, before: list[dict[str, str]], after: list[dict[str, str]]) -> Iterator[Change]:
+    """Rules that go and rules that come, each in words."""
+    was, wanted = ([_in_words(rule) for rule in rules] for rules in (before, after))
+    yield from (Change(name, rule, None) for rule in was if rule not in wanted)
+    yield from (Change(name, None, rule) for rule in wanted if rule not in was)
+    if was != wanted and sorted(was) == sorted(wanted):
+        yield Change(name, was, wanted)
+
+
+def _in_words(rule: Mapping[str, str]) -> str:
+    """`allow tcp from 10.140.0.1/32 to 10.110.0.1/32 port 8080`; what a rule says besides comes last."""
+    words = [rule.get("action", ""), rule.get("protocol") or "all"]
+    for key, word in (("source", "from"), ("destination", "to"), ("destination_port", "port")):
+        if rule.get(key):
+            words += [word, rule[key]]
+    known = {"action", "protocol", "source", "destination", "destination_port"}
+    words += [f"{key}={text}" for key, text in sorted(rule.items()) if key not in known and text not in ("", "enabled")]
+    return " ".join(words)
 
 
 def _is_others(kind: str, name: str) -> bool:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.trial.private import PrivateIncus
 from tests.rig.incus_images import make_image, make_rootfs
+from tests.rig.launching import Launcher, clear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,3 +92,11 @@ def home() -> Iterator[Path]:
     """A folder of its own on disk for the state of Incuses that a test starts itself."""
     with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def launcher(incus: PrivateIncus, built: Callable[[str], Any], test_store: Path, tmp_path: Path) -> Iterator[Launcher]:
+    """`anklume-launch` upon a running private Incus, once of each version; what it made is removed afterwards."""
+    built("debian")
+    yield Launcher(incus, test_store, tmp_path, tmp_path / "infra.yml")
+    clear(incus)

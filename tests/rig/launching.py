@@ -1,0 +1,109 @@
+"""`anklume-launch` as a process of its own, upon one private Incus and one store, with the files that a test writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher.plan.names import OWNER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anklume_images.incus import Incus, Result
+    from launcher.trial.private import PrivateIncus
+
+HEAD = "project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n"
+
+
+@dataclass
+class Launcher:
+    """Runs the command; `file` is what the last `write` wrote."""
+
+    incus: PrivateIncus
+    store: Path
+    folder: Path
+    file: Path
+
+    def write(self, text: str, *, name: str = "demo", zone: int = 100, head: str = HEAD) -> Path:
+        """Write an infra.yml: its head, then `text`."""
+        self.file = self.folder / f"{name}.yml"
+        self.file.write_text(head.format(name=name, zone=zone) + text)
+        return self.file
+
+    def argv(self, verb: str, *arguments: str, file: Path | None = None) -> list[str]:
+        infra = [] if verb == "gpu" else [str(file or self.file)]
+        return [sys.executable, "-m", "launcher", "--store", str(self.store), verb, *infra, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("INCUS_")}
+        return kept | {"INCUS_SOCKET": str(self.incus.socket), "INCUS_CONF": str(self.folder / "client")}
+
+    def __call__(
+        self, verb: str, *arguments: str, code: int = 0, file: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        argv = self.argv(verb, *arguments, file=file)
+        result = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env=self.environment(), stdin=subprocess.DEVNULL
+        )
+        said = result.stdout + result.stderr
+        assert "Traceback" not in said, said
+        assert result.returncode == code, said
+        return result
+
+    def start(self, verb: str, *arguments: str, file: Path | None = None) -> subprocess.Popen[str]:
+        """Begin a command and go on."""
+        return subprocess.Popen(
+            self.argv(verb, *arguments, file=file),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment(),
+        )
+
+    def json(self, verb: str, *arguments: str, code: int = 0, file: Path | None = None) -> Any:
+        return json.loads(self(verb, *arguments, "--json", code=code, file=file).stdout)
+
+    def settled(self) -> None:
+        """Nothing is left to do, and apply says and does so."""
+        assert self.json("plan")["steps"] == []
+        assert "nothing to do" in self("apply").stdout
+
+    def execute(self, project: str, name: str, *command: str) -> Result:
+        with self.incus.client(project) as client:
+            return client.execute(name, command, timeout=60)
+
+    def client(self) -> Incus:
+        """A connection that names no project; close it."""
+        return self.incus.client().within(None)
+
+
+def clear(incus: PrivateIncus) -> None:
+    """Remove everything that any file's launcher made, volumes too, and the images."""
+    with incus.client() as first:
+        client = first.within(None)
+        everywhere = {"all-projects": "true"}
+        projects = [found["name"] for found in client.get("projects", recursion=1) if OWNER in found["config"]]
+        for found in client.get("instances", recursion=1, **everywhere):
+            path, params = f"instances/{found['name']}", {"project": found["project"]}
+            if found["status"] != "Stopped":
+                client.send("put", f"{path}/state", {"action": "stop", "timeout": -1, "force": True}, params=params)
+            client.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
+            client.send("delete", path, params=params)
+        for found in client.get("storage-pools/default/volumes/custom", recursion=1, **everywhere):
+            path = f"storage-pools/default/volumes/custom/{found['name']}"
+            client.send("delete", path, params={"project": found["project"]})
+        for project in projects:
+            for profile in client.get("profiles", recursion=1, project=project):
+                if profile["name"] != "default":
+                    client.send("delete", f"profiles/{profile['name']}", params={"project": project})
+            client.send("delete", f"projects/{project}")
+        for kind in ("networks", "network-acls"):
+            for found in client.get(kind, recursion=1):
+                if OWNER in found.get("config", {}):
+                    client.send("delete", f"{kind}/{found['name']}")
