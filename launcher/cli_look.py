@@ -36,8 +36,9 @@ def status_verb(
     """Show the machines and how they are; exit 0 when all run and are healthy, else 1."""
     from launcher.check import status
 
+    file = launch.infra(infra)
     with launch.incus(remote) as incus:
-        rows = status.statuses(incus, _found(launch, incus, launch.infra(infra), only, tags), _book(launch))
+        rows = status.statuses(incus, _found(launch, incus, file, only, tags), _book(launch))
     if as_json:
         launch.console.json(status.as_json(rows))
     else:
@@ -78,8 +79,9 @@ def verify_verb(
 
     if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
+    file = launch.infra(infra)
     with launch.incus(remote) as incus:
-        found = _found(launch, incus, launch.infra(infra), only, tags)
+        found = _found(launch, incus, file, only, tags)
         checks = verify.verified(incus, found, _book(launch), prompt=prompt, seconds=seconds)
     document = verify.as_json(checks)
     if as_json:
@@ -150,8 +152,9 @@ def logs_verb(
     from launcher.check import logs
     from launcher.check.inside import Inside
 
+    file = launch.infra(infra)
     with launch.incus(remote) as incus:
-        seen = _one(launch, incus, infra, machine)
+        seen = _one(launch, incus, file, machine)
         if not seen.running:
             launch.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
             text = logs.last_words(incus, seen, lines)
@@ -178,8 +181,9 @@ def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ..
     from anklume_images.errors import IncusError
     from launcher.check import shell
 
+    file = launch.infra(infra)
     with launch.incus(remote) as incus:
-        seen = _one(launch, incus, infra, machine)
+        seen = _one(launch, incus, file, machine)
         if not seen.running:
             raise IncusError(f"{machine} is {seen.state}", hint=f"anklume-launch {infra} starts it")
         code = shell.run(incus, seen, command, remote)
@@ -205,14 +209,13 @@ def _found(
     return look(incus, infra, names_for(infra), machines)
 
 
-def _one(launch: Launch, incus: Incus, path: Path, name: str) -> Seen:
+def _one(launch: Launch, incus: Incus, infra: Infra, name: str) -> Seen:
     """The instance of one machine, which is there and ours."""
     from launcher.check.logs import require_ours
     from launcher.infra.selection import SelectionError
 
-    infra = launch.infra(path)
     if infra.machine(name) is None and name in infra.domains:
-        raise SelectionError(f"{name} is a domain, not a machine", where=str(path))
+        raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
     (seen,) = _found(launch, incus, infra, (name,), ())
     require_ours(seen)
     return seen

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 
 _JOURNAL_LINES = 1000
+_CONNECT_SECONDS = 3  # for a list of models, from a neighbour
 _UNITS = {OLLAMA: "ollama", LLAMA_SERVER: "llama-server"}
 _TOOL, _HOOK = "nvidia-container-cli", "usr/share/lxc/hooks/nvidia"
 _PATHS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/incus/bin")
@@ -164,6 +165,6 @@ def _listening(inside: Inside) -> tuple[str, ...]:
 def _tests(inside: Inside, settings: Settings) -> tuple[EngineTest, ...]:
     found = []
     for engine in settings.engines:
-        answer = inside.request(engine.probe, bearer=engine.key, seconds=5)
+        answer = inside.request(engine.probe, bearer=engine.key, seconds=_CONNECT_SECONDS)
         found.append(EngineTest(engine, answer.code, answer.status, answer.said()))
     return tuple(found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from launcher.check.collect import host_evidence, machine_evidence
+from launcher.check.plain import plain
 from launcher.check.preflight import host_findings
 from launcher.check.troubles import machine_findings
 
@@ -87,7 +88,7 @@ def as_text(report: Report) -> str:
     lines = [f"looked at  {line}" for line in report.looked_at]
     for finding in report.findings:
         lines += ["", f"{finding.severity}: {finding.subject}: {finding.what} [{finding.code}]"]
-        lines += [f"  seen    {line}" for line in finding.evidence]
+        lines += [f"  seen    {plain(line)}" for line in finding.evidence]
         lines += [f"  cause   {finding.cause}", f"  remedy  {finding.remedy}"]
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors

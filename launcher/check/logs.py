@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import HostError, IncusError
 from launcher.check.look import MISSING, NOT_OURS
+from launcher.check.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def last_words(incus: Incus, seen: Seen, lines: int) -> str:
             text = project.read(path).decode(errors="replace")
         except IncusError:  # there is none
             continue
-        kept = [line.rstrip() for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
+        kept = [plain(line.rstrip()) for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
         if kept:
             found.append("\n".join([f"-- {title} --", *kept]))
     return "\n".join(found)

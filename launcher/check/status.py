@@ -11,6 +11,7 @@ from anklume_images.console import table
 from anklume_images.errors import IncusError
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING, Mount
+from launcher.check.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,7 +154,7 @@ def as_table(rows: Iterable[Row]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     health: str = row.health.state if row.state == RUNNING else "-"
     if row.health.state == "unhealthy":
-        health += f": {row.health.detail}"
+        health += f": {plain(row.health.detail)}"
     return (
         row.name,
         row.project if row.instance == row.name else f"{row.project}/{row.instance}",

@@ -16,6 +16,7 @@ from launcher.apply.host_cards import read_cards
 from launcher.check import probes
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING
+from launcher.check.plain import plain
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
 from launcher.check.status import AT_ONCE
 
@@ -122,7 +123,9 @@ def as_text(checks: Iterable[Check]) -> str:
     checks = tuple(checks)
     if not checks:
         return "nothing to verify: no machine has a card or a service that is known here"
-    rows = [(check.machine, check.name, check.outcome, f"{check.seconds:.1f} s", check.evidence) for check in checks]
+    rows = [
+        (check.machine, check.name, check.outcome, f"{check.seconds:.1f} s", plain(check.evidence)) for check in checks
+    ]
     counts = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("ok", "failed", "skipped")}
     total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     return f"{table(rows, ('MACHINE', 'CHECK', 'OUTCOME', 'TOOK', 'EVIDENCE'))}\n{total}"

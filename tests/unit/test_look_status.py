@@ -9,6 +9,7 @@ import pytest
 
 from launcher.check.look import Mount
 from launcher.check.look import seen as seen_of
+from launcher.check.plain import plain
 from launcher.check.shell import client_command
 from launcher.check.status import Health, Row, as_json, as_table
 from launcher.plan.names import IMAGE, MACHINE, OWNER
@@ -109,6 +110,14 @@ def test_rows_for_people() -> None:
 def test_what_differs_from_the_file_is_shown(change: dict[str, Any], shown: str) -> None:
     assert shown not in as_table([ROW])
     assert shown in as_table([replace(ROW, **change)])
+
+
+def test_what_a_machine_says_cannot_move_the_cursor() -> None:
+    hostile = "\x1b[32mOK\x1b[0m \x1b]0;title\x07 \x9b2J line\nnext"
+    assert plain(hostile) == r"OK \x1b]0;title\x07 \x9b2J line\nnext"
+    text = as_table([replace(ROW, health=Health("unhealthy", hostile))])
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 5
 
 
 def test_rows_for_programs() -> None:

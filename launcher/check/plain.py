@@ -1,0 +1,18 @@
+"""What a machine said, made fit for a terminal: no machine can move the cursor of who looks at it."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["plain"]
+
+# Colours and the like, as systemd puts them on a console (ECMA-48, control sequences).
+_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+
+def plain(text: str) -> str:
+    """One line without control sequences; other characters that cannot be printed are written out (`\\x07`)."""
+    return "".join(
+        character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode()
+        for character in _SEQUENCE.sub("", text)
+    )
