@@ -1,0 +1,326 @@
+"""An infra.yml launched in a private Incus: images built, models in their volumes, ports on the host's loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from anklume_images.errors import AnklumeError, HostError
+from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
+from launcher.trial.ports import environment_name, publications
+from launcher.trial.private import PrivateIncus
+from launcher.trial.workplace import Workplace
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from anklume_images.incus import Incus
+    from anklume_images.store.images import Image
+    from launcher.infra.model import Infra, Machine
+    from launcher.session import Launch
+    from launcher.trial.ports import Publication
+
+__all__ = ["Published", "Trial", "TrialOptions", "check_host", "load", "trial"]
+
+OLLAMA_HOME = "/root/.ollama"  # a store of Ollama's own making, not a folder of GGUF files
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How to try: `version` is the tree of Incus, `models` are GGUF files for the machines that serve such."""
+
+    version: str = "incus-7"
+    fake_gpus: int = 0
+    publish: tuple[Publication, ...] = ()
+    models: tuple[Path, ...] = ()
+    only: tuple[str, ...] = ()
+    offline: bool = False
+    home: Path | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A port of a machine, and the URL by which the host has it."""
+
+    machine: str
+    port: int
+    url: str
+
+
+@dataclass
+class Trial:
+    """What runs; `seconds` says how long each phase took."""
+
+    infra: Infra
+    machines: tuple[Machine, ...]
+    private: PrivateIncus
+    incus: Incus
+    version: str
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    healthy: dict[str, float] = field(default_factory=dict)
+    workplace: Workplace | None = None
+
+    def url(self, machine: str) -> str | None:
+        """The first published port of a machine."""
+        return next((entry.url for entry in self.published if entry.machine == machine), None)
+
+    def environment(self) -> dict[str, str]:
+        """What a command in the trial is told: see docs/how-to/try.md."""
+        found = {"ANKLUME_INCUS_VERSION": self.version}
+        for machine in self.machines:
+            name = environment_name(machine.name)
+            found[f"ANKLUME_MACHINE_{name}"] = machine.address
+            if url := self.url(machine.name):
+                found[f"ANKLUME_URL_{name}"] = url
+        for entry in self.published:
+            found[f"ANKLUME_URL_{environment_name(entry.machine)}_{entry.port}"] = entry.url
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """The trial as plain data."""
+        return {
+            "incus": self.version,
+            "socket": str(self.private.socket),
+            "storage": self.private.storage,
+            "machines": {
+                machine.name: {
+                    "project": self.places[machine.name][0],
+                    "instance": self.places[machine.name][1],
+                    "address": machine.address,
+                    "image": machine.image.ref,
+                    "healthy_seconds": self.healthy.get(machine.name),
+                    "ports": {str(entry.port): entry.url for entry in self.published if entry.machine == machine.name},
+                }
+                for machine in self.machines
+            },
+            "seconds": {phase: round(seconds, 1) for phase, seconds in self.seconds.items()},
+        }
+
+
+def check_host() -> None:
+    """HostError where no private Incus can be had."""
+    if os.geteuid() != 0:
+        raise HostError("a private Incus needs root: namespaces, mounts and a container's ids", hint="run it with sudo")
+
+
+def load(launch: Launch, path: Path, *, yolo: bool) -> Infra:
+    """The valid file; what this host's own networks are does not matter where the bridges are in none of them."""
+    from launcher.infra.host import HostFacts
+    from launcher.infra.load import load_infra
+
+    facts = replace(HostFacts.read(), networks=())
+    infra, warnings = load_infra(path, launch.catalog(), yolo=yolo, host=facts)
+    for warning in warnings:
+        launch.console.warn(str(warning))
+    return infra
+
+
+@contextlib.contextmanager
+def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial]:
+    """The machines of a file, launched and healthy, for as long as this lasts."""
+    from launcher.infra.selection import selected
+
+    check_host()
+    machines = selected(infra, options.only)
+    _check(machines)
+    clock = _Clock()
+    images = _build(launch, infra, options, clock)
+    wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
+    served = _servers(infra, machines, images) if options.models else {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_endable())
+        listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
+        tree = launch.pipeline(offline=options.offline).tree(options.version).root
+        private = PrivateIncus(tree=tree, home=options.home, fake_gpus=options.fake_gpus)
+        stack.enter_context(private)
+        incus = stack.enter_context(private.client())
+        clock.lap("incus")
+        found = Trial(infra, machines, private, incus, incus.server.version, seconds=clock.laps)
+        _make_pools(incus, infra, images)
+        if served:
+            _bring_models(launch, found, options, served)
+            clock.lap("models")
+        _launch(launch, found, options)
+        clock.lap("launch")
+        forwarder = stack.enter_context(Forwarder(launch.console.warn))
+        found.published = tuple(
+            _publish(forwarder, found, entry, listener) for entry, listener in zip(wanted, listeners, strict=True)
+        )
+        found.workplace = Workplace(
+            private, tree, f"try {infra.project_name}", _own_options(launch), found.environment()
+        )
+        yield found
+
+
+@contextlib.contextmanager
+def _endable() -> Iterator[None]:
+    """Let the signals by which a process is asked to end do so in order."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(entry: Publication) -> socket.socket:
+    return listen(entry.host_port or entry.port, exactly=entry.host_port is not None)
+
+
+class _Clock:
+    """Seconds from lap to lap."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _check(machines: tuple[Machine, ...]) -> None:
+    for machine in machines:
+        if machine.type == "vm":
+            raise AnklumeError(
+                f"{machine.name} is a VM, and there are containers only in a private Incus",
+                where=machine.where,
+                hint="leave it out with --only",
+            )
+        if machine.image.store is None:
+            raise AnklumeError(
+                f"{machine.name} is made of {machine.image.remote}, and a private Incus reaches no network to get it",
+                where=machine.where,
+                hint="name an image of the store (image: debian), or leave it out with --only",
+            )
+
+
+def _build(launch: Launch, infra: Infra, options: TrialOptions, clock: _Clock) -> dict[str, Image]:
+    """Build what is to be the latest of its kind, and what the store lacks; the image of each machine."""
+    from anklume_images.errors import StoreError
+    from anklume_images.store.images import LATEST
+    from launcher.apply.prepare import choose_images
+
+    images = launch.images()
+    names: dict[str, None] = {}
+    for machine in infra.machines():
+        choice = machine.image
+        if choice.store is None:
+            continue
+        if choice.wanted != LATEST:
+            with contextlib.suppress(StoreError):
+                images.resolve(choice.ref)
+                continue
+        names[choice.store] = None
+    results = launch.pipeline(offline=options.offline).build(list(names)) if names else []
+    errors = [result.error for result in results if result.error]
+    for error in errors[1:]:
+        launch.console.error(error)
+    if errors:
+        raise errors[0]
+    clock.lap("build")
+    return choose_images(infra, images)
+
+
+def _servers(infra: Infra, machines: tuple[Machine, ...], images: dict[str, Image]) -> dict[str, str]:
+    """The volume for GGUF files of each machine that has one."""
+    from launcher.plan.desired import volumes_of
+
+    found: dict[str, str] = {}
+    for machine in machines:
+        declared = images[machine.name].spec.get("volumes", ())
+        paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] != OLLAMA_HOME]
+        volumes = volumes_of(machine, infra.domains[machine.domain], images[machine.name], infra.settings.storage_pool)
+        found.update((machine.name, volume.name) for volume in volumes if volume.path in paths)
+    if not found:
+        raise AnklumeError(
+            "no machine serves GGUF files, so --model has nowhere to go",
+            where=infra.file,
+            hint="llama-server is an image that does; Ollama pulls models into a store of its own",
+        )
+    return found
+
+
+def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
+    """Storage pools that the file names and a new Incus lacks; the file's owner has them."""
+    from launcher.plan.desired import volumes_of
+
+    default = infra.settings.storage_pool
+    wanted = {default}
+    for machine in infra.machines():
+        volumes = volumes_of(machine, infra.domains[machine.domain], images.get(machine.name), default)
+        wanted |= {volume.pool for volume in volumes}
+    for pool in sorted(wanted - {entry["name"] for entry in incus.get("storage-pools", recursion=1)}):
+        incus.send("post", "storage-pools", {"name": pool, "driver": "dir", "config": {}})
+
+
+def _bring_models(launch: Launch, found: Trial, options: TrialOptions, served: dict[str, str]) -> None:
+    from anklume_images.ship.volume import VolumeFile, make_volume
+    from launcher.apply.run import launch as apply
+    from launcher.plan.names import OWNER
+
+    prepared, _ = apply(launch, found.infra, found.incus, only=options.only, kinds=["project"])
+    pool = found.infra.settings.storage_pool
+    files = [VolumeFile(file.name, file) for file in options.models]
+    for machine in found.machines:
+        if machine.name in served:
+            within = found.incus.within(prepared.place(machine)[0])
+            owner = {OWNER: found.infra.project_name}
+            with _progress(launch, len(files)) as progress:
+                make_volume(within, pool, served[machine.name], files, config=owner, progress=progress)
+
+
+@contextlib.contextmanager
+def _progress(launch: Launch, count: int) -> Iterator[Callable[[int, int], None]]:
+    sent = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal sent
+        if not sent:
+            launch.console.start(total, count, "copying")
+        launch.console.advance(done - sent)
+        sent = done
+
+    try:
+        yield tell
+    finally:
+        launch.console.finish()
+
+
+def _launch(launch: Launch, found: Trial, options: TrialOptions) -> None:
+    from launcher.apply.run import launch as apply
+
+    prepared, report = apply(launch, found.infra, found.incus, only=options.only)
+    found.places = {machine.name: prepared.place(machine) for machine in found.machines}
+    found.healthy = dict(report.healthy)
+
+
+def _publish(forwarder: Forwarder, found: Trial, entry: Publication, listener: socket.socket) -> Published:
+    machine = next(machine for machine in found.machines if machine.name == entry.machine)
+    project, name = found.places[entry.machine]
+    root = Path(f"/proc/{found.private.pid}/root")
+    forwarder.publish(listener, Instance(found.private.client(project), name, root, machine.address), entry.port)
+    return Published(entry.machine, entry.port, f"http://{LOOPBACK}:{listener.getsockname()[1]}")
+
+
+def _own_options(launch: Launch) -> list[str]:
+    """What our commands need before their verb to use the same store and specs."""
+    options = ["--store", str(launch.store().home)]
+    for folder in launch.specs:
+        options += ["--specs", str(folder.absolute())]
+    return options
