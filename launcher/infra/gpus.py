@@ -54,7 +54,13 @@ def _check_flag(machine: Entry, report: Report) -> None:
 
 
 def _check_machine(machine: Entry, report: Report) -> None:
-    """A virtual machine gets a card by its PCI address, or a slice of one."""
+    """A virtual machine gets a card by its PCI address, or a slice of one; a container a card, or its MIG device."""
+    fitting = ("physical", *_SLICES) if machine.is_vm else ("physical", "mig")
+    for path, device in machine.gpus:
+        kind = device.get("gputype", "physical")
+        if kind not in fitting:
+            message = f"gputype {kind} is for {'containers' if machine.is_vm else 'virtual machines'}"
+            report.error((*path, "gputype"), "gpu-type", f"{message}, which '{machine.name}' is not")
     if not machine.is_vm or not _holds_whole_card(machine):
         return
     cards = _cards(machine)

@@ -28,6 +28,7 @@ BASE_ROLE = "base_system"
 
 NO_IMAGE = ImageChoice(None, reason="no image could be chosen")
 
+_SUFFIX = "_server"  # which many roles have, and which makes none of them like another
 _RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}  # Debian's numbers on image servers
 
 
@@ -199,7 +200,8 @@ class _Chooser:
 
     def _how_to_provide(self, roles: Sequence[str]) -> str:
         known = {role for name in self._shelf.specs for role in self._shelf.provided(name)}
-        close = nearest(roles[0], sorted(known))
+        close = nearest(roles[0].removesuffix(_SUFFIX), sorted(role.removesuffix(_SUFFIX) for role in known))
+        close = next((role for role in known if role.removesuffix(_SUFFIX) == close), None)
         text = f"did you mean '{close}'? " if close else ""
         text += f"to add one: a spec with provides: [{', '.join(roles)}] (docs/how-to/add-an-image.md)"
         if self._shelf.broken:

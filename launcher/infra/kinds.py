@@ -42,9 +42,11 @@ def read_value(reader: Reader, value: Any, path: KeyPath, report: Report, *, key
     try:
         return reader(value)
     except Wrong as wrong:
-        told = f", not {shown(value)}" if wrong.message.startswith("must be ") else ""
-        code = "wrong-name" if key else wrong.code
-        report.error(path, code, f"{_named(path)} {wrong.message}{told}", key=key, hint=wrong.hint)
+        if key:
+            report.error(path, "wrong-name", f"the name {shown(value)} {wrong.message}", key=True, hint=wrong.hint)
+        else:
+            told = f", not {shown(value)}" if wrong.message.startswith("must be ") else ""
+            report.error(path, wrong.code, f"{_named(path)} {wrong.message}{told}", hint=wrong.hint)
         return WRONG
 
 

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from launcher.infra.document import Source
     from launcher.infra.model import Infra
 
-__all__ = ["Checked", "check_infra", "load_infra"]
+__all__ = ["Checked", "RefusedFileError", "check_infra", "load_infra"]
+
+
+class RefusedFileError(InvalidFileError):
+    """Nothing stands against the file but its own GPU policy."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Checked:
 def _plain(problem: Problem) -> dict[str, Any]:
     return {
         "code": problem.code,
-        "file": problem.file,
+        "file": problem.file.encode(errors="backslashreplace").decode(),
         "line": problem.line,
         "column": problem.column,
         "path": problem.path,
@@ -98,10 +104,14 @@ def _plain(problem: Problem) -> dict[str, Any]:
 def load_infra(
     path: Path, catalog: Catalog, *, yolo: bool = False, host: HostFacts | None = None
 ) -> tuple[Infra, tuple[Problem, ...]]:
-    """The valid file or folder at `path`, and its warnings; InvalidFileError with every problem otherwise."""
+    """The valid file or folder at `path`, and its warnings; InvalidFileError with every problem otherwise.
+
+    RefusedFileError, which is one, when all that is wrong is that two machines would hold one GPU.
+    """
     checked = check_infra(path, catalog, yolo=yolo, host=host)
     if checked.errors or checked.infra is None:
-        raise InvalidFileError(list(checked.errors))
+        refused = all(problem.code == "gpu-exclusive" for problem in checked.errors)
+        raise (RefusedFileError if refused else InvalidFileError)(list(checked.errors))
     return checked.infra, checked.warnings
 
 
@@ -141,7 +151,7 @@ class _Check:
         addresses = assign(settings, domains, report)
         rules.check_domains(domains, names, report)
         rules.check_subnets(addresses.subnets, self._host, names, report)
-        rules.check_machines(machines, self._host, yolo=self._yolo, report=report)
+        rules.check_machines(machines, self._host, names, yolo=self._yolo, report=report)
         check_gpus(machines, settings.get("gpu_policy", Settings.gpu_policy), report)
         base = settings.get("shared_volumes_base", Settings.shared_volumes_base)
         shares = shared_mounts(tree.get("shared_volumes", {}), base, machines, report)

@@ -187,9 +187,9 @@ class Domain:
 
 @dataclass(frozen=True)
 class Policy:
-    """Traffic that is let through between domains, machines and the host (`host`); no ports means all of them.
+    """Traffic that is let through between domains, machines and the host (`host`).
 
-    `any_protocol`: all ports, and no protocol was named, which lets through whatever there is.
+    No ports means all of them, and then every protocol.
     """
 
     source: str
@@ -198,7 +198,6 @@ class Policy:
     protocol: Literal["tcp", "udp"] = "tcp"
     bidirectional: bool = False
     description: str = ""
-    any_protocol: bool = False
 
 
 @dataclass(frozen=True)

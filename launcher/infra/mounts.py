@@ -52,7 +52,7 @@ def _access(name: str, volume: Mapping[str, Any], machines: Sequence[Entry], rep
         if consumer not in domains | known:
             message, hint = (
                 f"no domain or machine is called {shown(consumer)}",
-                report.did_you_mean(consumer, domains | known),
+                report.did_you_mean(consumer, domains | known) or "a domain or a machine",
             )
             report.error((*here, consumer), "unknown-consumer", message, key=True, hint=hint)
     by_domain = {entry.name: consumers[entry.domain] for entry in machines if entry.domain in consumers}
@@ -86,7 +86,7 @@ def check_mounts(machines: Sequence[Entry], shares: Shares, pool: str, report: R
 def _mounts(machine: Entry, shares: Sequence[SharedMount]) -> Iterator[tuple[KeyPath, str, str, str | None]]:
     """Where each stands in the file, where it is mounted, what it is, and the name of its device if that is made."""
     for path, device in machine.devices.values():
-        if device["type"] == "disk" and device.get("path", "/").startswith("/"):
+        if device["type"] == "disk" and device.get("path", "").startswith("/"):
             yield path, device["path"].rstrip("/") or "/", f"the device '{path[-1]}'", None
     for name, volume in machine.data.get("storage_volumes", {}).items():
         if "path" in volume:

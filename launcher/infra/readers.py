@@ -32,7 +32,6 @@ __all__ = [
     "matching",
     "mount_path",
     "pci",
-    "ports",
     "remote_image",
     "reserve",
     "size",
@@ -50,16 +49,16 @@ _SIZES: dict[str, int] = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3} | {
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])")
 _IMAGE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_EXPIRY = re.compile(r"([1-9][0-9]{0,5})([dhm])")
+_EXPIRY = re.compile(r"([0-9]{1,6})([dhm])")
 _QUOTED = ("pci", "mode", "hwaddr", "vendorid", "productid")  # YAML 1.1 has octal and sexagesimal numbers
 
-# Minutes, hours, days of the month, months, days of the week: crontab(5).
+# Minutes, hours, days of the month, months, days of the week: crontab(5), but Incus 6.0 refuses 7 for Sunday.
 _CRON = (
     (0, 59, ()),
     (0, 23, ()),
     (1, 31, ()),
     (1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    (0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+    (0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
 )
 
 
@@ -99,6 +98,7 @@ def boolean(value: Any) -> bool:
 def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
     """A whole number from `low` to `high`."""
     wanted = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+    wanted = str(low) if low == high else wanted
 
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -230,7 +230,7 @@ def cron(value: Any) -> str:
     names = ("minute", "hour", "day", "month", "weekday")
     for name, entry, (low, high, words) in zip(names, fields, _CRON, strict=True):
         if not all(_cron_part(part, low, high, words) for part in entry.split(",")):
-            raise Wrong(f"has a {name} that cron does not know", hint=f"numbers from {low} to {high}, *, a-b, */n")
+            raise Wrong(f"has no {name} that cron knows", hint=f"numbers from {low} to {high}, *, a-b, */n")
     return " ".join(text.split())
 
 
@@ -281,22 +281,6 @@ def remote_image(value: Any) -> str:
     if not text or " " in text or len(text) > 255:
         raise Wrong("must be an image such as images:debian/13")
     return text
-
-
-def ports(value: Any) -> tuple[int, ...]:
-    """Ports, each once and in order; none for all of them."""
-    if value == "all":
-        return ()
-    if not isinstance(value, list):
-        single = isinstance(value, int) and not isinstance(value, bool)
-        hint = f"write [{value}]" if single else None
-        raise Wrong("must be a list of ports, or all", code="wrong-type", hint=hint)
-    if not value:
-        raise Wrong("must name a port", hint="all means all of them")
-    for port in value:
-        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-            raise Wrong("must be ports from 1 to 65535")
-    return tuple(sorted(set(value)))
 
 
 def config_text(value: Any) -> str:

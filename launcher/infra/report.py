@@ -46,6 +46,7 @@ Code = Literal[
     "unknown-end",
     "unknown-consumer",
     "disabled-end",
+    "protocol-of-all",
     # machines
     "privileged",
     "container-in-untrusted",
@@ -61,6 +62,7 @@ Code = Literal[
     # GPUs
     "gpu-exclusive",
     "gpu-shared",
+    "gpu-type",
     "gpu-vm-without-pci",
     "gpu-off",
     # images
@@ -122,7 +124,7 @@ class Report:
         if self._looked_at > _BUDGET:
             return None
         close = nearest(word, known)
-        return f"did you mean '{close}'?" if close else None
+        return f"did you mean {shown(close)}?" if close else None
 
 
 def is_plain(text: str, *, lines: bool = False) -> bool:
@@ -136,7 +138,7 @@ def is_plain(text: str, *, lines: bool = False) -> bool:
 def shown(value: object) -> str:
     """A value for a message: short, and without anything that a terminal would act upon."""
     if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
+        return ("a" if value else "an empty") + (" mapping" if isinstance(value, dict) else " list")
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "nothing"}[value]
     if isinstance(value, int) and value.bit_length() > 200:

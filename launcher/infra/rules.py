@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _AI_DOMAIN = "ai-tools"
+_LONGEST_NAME = 63  # a label of DNS
 _OWN_KEYS = ("user.anklume-launch.", "user.anklume.")
 
 
@@ -68,7 +69,7 @@ def check_subnets(subnets: Mapping[str, ipaddress.IPv4Network], host: HostFacts,
                 break
 
 
-def check_machines(machines: Sequence[Entry], host: HostFacts, *, yolo: bool, report: Report) -> None:
+def check_machines(machines: Sequence[Entry], host: HostFacts, names: Names, *, yolo: bool, report: Report) -> None:
     """Unique names, known profiles, and what a container may be trusted with."""
     seen: dict[str, str] = {}
     for machine in machines:
@@ -76,6 +77,9 @@ def check_machines(machines: Sequence[Entry], host: HostFacts, *, yolo: bool, re
         if first != machine.domain:
             message = f"a machine '{machine.name}' is in '{first}' too"
             report.error(machine.path, "duplicate-machine", message, key=True)
+        if len(names.instance(machine.name)) > _LONGEST_NAME:
+            message = f"the instance of '{machine.name}' would have more than {_LONGEST_NAME} characters in its name"
+            report.error(machine.path, "wrong-name", message, key=True)
         if machine.name == "host":
             message = "a machine cannot be called 'host': in policies that is the Incus host"
             report.error(machine.path, "reserved-name", message, key=True)
@@ -136,7 +140,9 @@ def policies(
     for index, policy in written:
         ends = [_end(index, key, policy, known, disabled, report) for key in ("from", "to")]
         if all(ends):
-            everything = "ports" not in policy or not policy["ports"]
+            if "protocol" in policy and not policy.get("ports"):
+                message = "protocol means nothing with all ports: every protocol is let through"
+                report.warn(("network_policies", index, "protocol"), "protocol-of-all", message, key=True)
             found.append(
                 Policy(
                     source=policy["from"],
@@ -145,7 +151,6 @@ def policies(
                     protocol=policy.get("protocol", "tcp"),
                     bidirectional=policy.get("bidirectional", False),
                     description=policy.get("description", ""),
-                    any_protocol=everything and "protocol" not in policy,
                 )
             )
     return found
@@ -209,7 +214,7 @@ def ai_access(
         f"ai_access_policy: exclusive lets '{default}' and '{_AI_DOMAIN}' reach each other on all ports"
     )
     words = "ai_access_policy: exclusive"
-    return [Policy(str(default), _AI_DOMAIN, bidirectional=True, description=words, any_protocol=True)]
+    return [Policy(str(default), _AI_DOMAIN, bidirectional=True, description=words)]
 
 
 def check_firewall(settings: Mapping[str, Any], report: Report) -> None:

@@ -18,8 +18,14 @@ __all__ = ["INFRA", "TRUST_LEVELS"]
 
 TRUST_LEVELS = ("admin", "trusted", "semi-trusted", "untrusted", "disposable")
 
+# Incus 6.0 takes 63 characters for the names of instances and devices; a volume's device has a prefix of up to four.
 _NAME = matching(NAME, "small letters, digits and '-', with no '-' at either end")
-_WORD = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'", 64)
+_MOUNT_NAME = matching(NAME, "small letters, digits and '-', with no '-' at either end", 60)
+_MACHINE_NAME = matching(
+    rf"(?!\d+$){NAME[1:]}", "small letters, digits and '-', with no '-' at either end, and no number"
+)
+_WORD = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")
+_VOLUME_NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'", 59)
 _CONFIG_KEY = matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a key of Incus' configuration", 255)
 _VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", 255)
 _DEVICE_TYPES = (
@@ -74,6 +80,23 @@ class _Card:
             report.error(path, "wrong-value", "a card is named by one of pci, uuid and mig")
             return WRONG
         return card
+
+
+class _Ports:
+    """A list of ports, or `all`."""
+
+    _port = Value(integer(1, 65535))
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The ports, each once and in order; none for all of them; WRONG when one is wrong, as fewer would not do."""
+        if value == "all":
+            return ()
+        if not isinstance(value, list) or not value:
+            hint = f"write [{value}]" if type(value) is int and 1 <= value <= 65535 else "such as [80, 443]"
+            report.error(path, "wrong-type", f"'ports' must be a list of ports, or all, not {shown(value)}", hint=hint)
+            return WRONG
+        ports = [self._port.read(port, (*path, index), report) for index, port in enumerate(value)]
+        return WRONG if WRONG in ports else tuple(sorted(set(ports)))
 
 
 class _ResourcePolicy:
@@ -157,13 +180,13 @@ _MACHINE = Section(
         "roles": Key(Items(Value(_WORD))),
         "storage_volumes": Key(
             Entries(
-                _WORD,
+                _VOLUME_NAME,
                 Section({"path": Key(_MOUNT, required=True), "pool": Key(Value(_WORD)), "size": Key(_SIZE)}),
                 empty=True,
             )
         ),
         "persistent_data": Key(
-            Entries(_NAME, Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL)}), empty=True)
+            Entries(_MOUNT_NAME, Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL)}), empty=True)
         ),
         "os_image": Key(Value(readers.remote_image)),
         "image": Key(Value(readers.image_ref)),
@@ -186,7 +209,7 @@ _DOMAIN = Section(
         "profiles": Key(
             Entries(_WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True)
         ),
-        "machines": Key(Entries(_NAME, _MACHINE, empty=True)),
+        "machines": Key(Entries(_MACHINE_NAME, _MACHINE, empty=True)),
         "ai_provider": Key(Value(choice("local", "cloud", "local-first")), foreign=True),
         "ai_sanitize": Key(Value(choice(True, False, "always")), foreign=True),
         "file_portal": Key(Anything(), foreign=True),
@@ -202,7 +225,7 @@ _POLICY = Section(
         "description": Key(_LINE),
         "from": Key(_LINE, required=True),
         "to": Key(_LINE, required=True),
-        "ports": Key(Value(readers.ports)),
+        "ports": Key(_Ports()),
         "protocol": Key(Value(choice("tcp", "udp"))),
         "bidirectional": Key(_BOOL),
     }
@@ -224,7 +247,7 @@ INFRA = Section(
         "global": Key(_GLOBAL),
         "domains": Key(Entries(_NAME, _DOMAIN, empty=True)),
         "network_policies": Key(Items(_POLICY, numbered=True)),
-        "shared_volumes": Key(Entries(_NAME, _SHARED_VOLUME, empty=True)),
+        "shared_volumes": Key(Entries(_MOUNT_NAME, _SHARED_VOLUME, empty=True)),
     }
 )
 """A whole file. Which keys must be there is a rule of its own, as empty ones are allowed."""

@@ -133,7 +133,7 @@ class _Reach:
             self._by_domain.setdefault(server.domain, []).append(server)
         self._from: dict[str, list[tuple[str, Policy]]] = {}
         for policy in policies:
-            if policy.protocol == "tcp" or policy.any_protocol:
+            if policy.protocol == "tcp" or not policy.ports:
                 self._from.setdefault(policy.source, []).append((policy.destination, policy))
                 if policy.bidirectional:
                     self._from.setdefault(policy.destination, []).append((policy.source, policy))
