@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
 from launcher.apply.daemon_root import daemon_root
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards
+from launcher.infra.model import Profile
 from launcher.plan.gpu import decide
 from launcher.plan.gpu_config import gpu_config
 from launcher.plan.gpu_holders import holders
@@ -110,8 +113,6 @@ def test_what_unix_char_gives_is_what_is_counted(client: Incus, image: ImageFile
 
 
 def test_unknown_gputype_gives_the_card_where_it_is_accepted(client: Incus, image: ImageFiles) -> None:
-    from anklume_images.errors import IncusError
-
     publish(image, client)
     device = gpu(gputype="no-such-type", pci=FIRST)
     try:
@@ -148,8 +149,6 @@ def test_granted_card_is_all_that_a_container_gets(
     publish(image, client)
     # A profile as in the guide: its device names no card, so that Incus alone would pass both.
     project.send("post", "profiles", {"name": "nvidia", "devices": {"gpu": gpu(gputype="physical")}})
-    from launcher.infra.model import Profile
-
     entry = machine("c1", pci=SECOND, profiles=("default", "nvidia"))
     profiles = {"nvidia": Profile("nvidia", devices={"gpu": gpu(gputype="physical")})}
     file = infra(entry, profiles=profiles)
@@ -195,8 +194,6 @@ def test_preflight_sees_the_daemons_files_and_not_the_callers(incus: PrivateIncu
 
 
 def test_privileged_container_with_the_runtime_is_refused_by_incus_as_by_us(client: Incus, image: ImageFiles) -> None:
-    from anklume_images.errors import IncusError
-
     publish(image, client)
     config = {"nvidia.runtime": "true", "security.privileged": "true"}
     with pytest.raises(IncusError, match="privileged"):
@@ -211,8 +208,6 @@ def test_privileged_container_with_the_runtime_is_refused_by_incus_as_by_us(clie
 
 
 def gpu_command(incus: PrivateIncus, *arguments: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     environment = {**os.environ, "INCUS_SOCKET": str(incus.socket)}
     environment.pop("INCUS_REMOTE", None)
     result = subprocess.run(
