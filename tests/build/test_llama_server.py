@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.tiny_gguf import tiny_gguf
+from launcher.trial.tiny_gguf import tiny_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,10 +19,10 @@ from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
 from launcher.trial import fakegpu
 from launcher.trial.private import PrivateIncus
+from launcher.trial.tiny_gguf import tiny_gguf
 from tests.rig.launched import World, changed, infra, machine
 from tests.rig.ollama_standin import build_images, make_tarball
 from tests.rig.terminal import Terminal
-from tests.rig.tiny_gguf import tiny_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
