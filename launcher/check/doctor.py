@@ -92,5 +92,10 @@ def as_text(report: Report) -> str:
         lines += [f"  cause   {finding.cause}", f"  remedy  {finding.remedy}"]
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
-    lines += ["", f"{errors} errors, {warnings} warnings" if report.findings else "no trouble found"]
+    counts = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    lines += ["", counts if report.findings else "no trouble found"]
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

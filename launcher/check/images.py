@@ -48,7 +48,7 @@ class ImageBook:
         """What is known of the image that the machine runs, or would run."""
         choice = seen.machine.image
         name, _, version = (seen.image or "").partition("@")
-        if choice.store is None and not version:
+        if not version and (seen.image or choice.store is None):
             return Facts()
         image = self._images.get(name, version, seen.architecture) if version else None
         if image is not None:

@@ -97,7 +97,7 @@ def test_a_report_for_people() -> None:
         "  cause   because",
         "  remedy  do that",
         "",
-        "1 errors, 0 warnings",
+        "1 error, 0 warnings",
     ]
     assert as_text(Report((), ())).endswith("no trouble found")
 
