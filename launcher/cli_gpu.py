@@ -10,7 +10,6 @@ import click
 from launcher.session import JSON, REMOTE, Launch
 
 if TYPE_CHECKING:
-
     from launcher.infra.model import Machine
 
 __all__ = ["gpu_verb"]
@@ -26,6 +25,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
 
     With an infra.yml also which card each of its machines would get; exit 4 when the policy refuses one.
     """
+    from launcher.apply.claims import standing_claims
     from launcher.apply.host_cards import read_cards, read_figures
     from launcher.plan import gpu_report
     from launcher.plan.gpu import decide, members_of
@@ -37,6 +37,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
         cards = read_cards(incus)
         instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
         figures, mig = read_figures(incus, cards)
+        claims = [(claim.pci, claim.member, claim.project, claim.instance) for claim in standing_claims(incus)]
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
     found = holders(cards, instances)
     decision = None
@@ -56,9 +57,9 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
             mig=mig,
         )
     if as_json:
-        launch.console.json(gpu_report.as_json(cards, found, memory, decision))
+        launch.console.json(gpu_report.as_json(cards, found, memory, claims, decision))
     else:
-        launch.console.result(gpu_report.as_text(cards, found, memory))
+        launch.console.result(gpu_report.as_text(cards, found, memory, claims))
     if decision is not None:
         if not as_json:
             launch.console.result(gpu_report.granted_text(decision))

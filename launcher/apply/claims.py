@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import IncusError, PolicyError
 from launcher.plan.cards import ANYWHERE, describe
 from launcher.plan.gpu_holders import collide, holders
-from launcher.plan.names import MARK, OWNER
+from launcher.plan.names import CLAIM, OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from launcher.plan.gpu_grants import Grant
     from launcher.plan.gpu_holders import Holder, Mode
 
-__all__ = ["CLAIM", "Claim", "ClaimLostError", "Claimant", "claim", "confirm", "read_claims", "release"]
+__all__ = ["Claim", "ClaimLostError", "Claimant", "claim", "confirm", "read_claims", "release", "standing_claims"]
 
-CLAIM = f"{MARK}claim"  # on a claim: the card's address. `owner_of` is the file's, as on everything else
 _MEMBER, _PROJECT, _INSTANCE = f"{CLAIM}.member", f"{CLAIM}.project", f"{CLAIM}.instance"
 _MODE, _PART, _SINCE = f"{CLAIM}.mode", f"{CLAIM}.part", f"{CLAIM}.since"
 _PREFIX = "gpu-claim"
@@ -92,7 +91,7 @@ def claim(incus: Incus, grant: Grant, claimant: Claimant, cards: Iterable[Card])
     """
     cards = tuple(cards)
     for attempt in range(_ATTEMPTS):
-        standing = _rivals_of(_read(incus), grant, claimant)
+        standing = _rivals_of(standing_claims(incus), grant, claimant)
         if standing.mine is not None and standing.is_mine:
             _check_instances(incus, grant, claimant, cards, made=None)
             _sweep(incus, standing.others)
@@ -102,7 +101,7 @@ def claim(incus: Incus, grant: Grant, claimant: Claimant, cards: Iterable[Card])
             raise _lost(incus, grant, claimant, live[0])
         made = _create(incus, grant, claimant, standing.next_number)
         if made is not None:
-            again = _rivals_of(_read(incus), grant, claimant)
+            again = _rivals_of(standing_claims(incus), grant, claimant)
             if again.is_mine and set(again.others) <= set(standing.others):
                 _check_instances(incus, grant, claimant, cards, made=made)
                 _sweep(incus, again.others)
@@ -118,7 +117,7 @@ def claim(incus: Incus, grant: Grant, claimant: Claimant, cards: Iterable[Card])
 def release(incus: Incus, claimant: Claimant, *, keep: Iterable[Grant] = ()) -> None:
     """Give back an instance's claims, when it goes or has other cards by now (`keep` are those that it has)."""
     kept = [(grant.card.pci, grant.card.member, grant.part) for grant in keep]
-    for entry in _read(incus):
+    for entry in standing_claims(incus):
         if entry.of(claimant) and (entry.pci, entry.member, entry.part) not in kept:
             _delete(incus, entry.name)
 
@@ -134,7 +133,7 @@ def confirm(incus: Incus, grants: Iterable[Grant], claimant: Claimant, cards: It
     warnings: list[str] = []
     for grant in grants:
         try:
-            standing = _rivals_of(_read(incus), grant, claimant)
+            standing = _rivals_of(standing_claims(incus), grant, claimant)
             if not standing.is_mine:
                 claim(incus, grant, claimant, cards)
         except PolicyError as error:
@@ -173,6 +172,17 @@ def read_claims(acls: Iterable[dict[str, Any]]) -> tuple[Claim, ...]:
             )
         )
     return tuple(sorted(found, key=lambda entry: entry.number))
+
+
+def standing_claims(incus: Incus) -> tuple[Claim, ...]:
+    """All claims, stale ones included.
+
+    One request, and one for each claim: with recursion, Incus looks up the users of every ACL that there is.
+    """
+    default = incus.within("default")
+    names = [url.rpartition("/")[2] for url in default.get(_ACLS)]
+    found = [default.find_one(f"{_ACLS}/{name}") for name in names if _NAME.fullmatch(name)]
+    return read_claims(acl for acl in found if acl is not None)
 
 
 def _seconds(text: str) -> float:
@@ -265,14 +275,6 @@ def _lost(incus: Incus, grant: Grant, claimant: Claimant, rival: Claim) -> Claim
 # Effects
 
 
-def _read(incus: Incus) -> tuple[Claim, ...]:
-    """One request and one for each claim: with recursion, Incus looks up the users of every ACL there is."""
-    default = incus.within("default")
-    names = [url.rpartition("/")[2] for url in default.get(_ACLS)]
-    found = [default.find_one(f"{_ACLS}/{name}") for name in names if _NAME.fullmatch(name)]
-    return read_claims(acl for acl in found if acl is not None)
-
-
 def _create(incus: Incus, grant: Grant, claimant: Claimant, number: int) -> str | None:
     """Create the claim of that number and return its name; None when somebody else just did."""
     name = _name(grant, number)
@@ -296,7 +298,9 @@ def _create(incus: Incus, grant: Grant, claimant: Claimant, number: int) -> str 
     try:
         incus.within("default").send("post", _ACLS, body)
     except IncusError as error:
-        if any(words in error.message for words in _TAKEN) or any(entry.name == name for entry in _read(incus)):
+        if any(words in error.message for words in _TAKEN) or any(
+            entry.name == name for entry in standing_claims(incus)
+        ):
             return None
         raise
     return name
@@ -326,7 +330,7 @@ def _delete(incus: Incus, name: str) -> None:
     try:
         incus.within("default").send("delete", f"{_ACLS}/{name}")
     except IncusError:
-        if any(entry.name == name for entry in _read(incus)):
+        if any(entry.name == name for entry in standing_claims(incus)):
             raise
 
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from launcher.plan.gpu import GpuDecision
     from launcher.plan.gpu_holders import Holder
 
-__all__ = ["Memory", "as_json", "as_text", "granted_text"]
+__all__ = ["Claimed", "Memory", "as_json", "as_text", "granted_text"]
 
 Memory = tuple[int | None, int | None]  # of a card: all of it and what is used, in bytes where known
+Claimed = tuple[str, str, str, str]  # a card's address and member, the claimant's project and instance
 
 
-def as_text(cards: Sequence[Card], holders: Sequence[Holder], memory: Mapping[str, Memory]) -> str:
-    """A table of cards, and below it who holds them."""
+def as_text(
+    cards: Sequence[Card], holders: Sequence[Holder], memory: Mapping[str, Memory], claims: Iterable[Claimed] = ()
+) -> str:
+    """A table of cards, and below it who holds them, and claims whose instance does not have the card."""
     if not cards:
         return "Incus sees no card on this host"
     members = any(card.member != ANYWHERE for card in cards)
@@ -42,7 +45,9 @@ def as_text(cards: Sequence[Card], holders: Sequence[Holder], memory: Mapping[st
     lines = [table(rows, header)]
     if holders:
         lines += ["", table([_row(holder) for holder in holders], ["card", "project", "instance", "state", "by"])]
-    return "\n".join(lines)
+    have = {(holder.card.pci, holder.card.member, holder.project, holder.instance) for holder in holders}
+    idle = [f"{pci}: claimed by {claim[0]}/{claim[1]}, which does not have it" for pci, _, *claim in set(claims) - have]
+    return "\n".join([*lines, *([""] * bool(idle)), *sorted(idle)])
 
 
 def granted_text(decision: GpuDecision) -> str:
@@ -67,10 +72,14 @@ def as_json(
     cards: Iterable[Card],
     holders: Sequence[Holder],
     memory: Mapping[str, Memory],
+    claims: Iterable[Claimed] = (),
     decision: GpuDecision | None = None,
 ) -> dict[str, Any]:
     """The same as a document; with a file also what its machines would get."""
-    document: dict[str, Any] = {"cards": [_card(card, holders, memory.get(card.pci, (None, None))) for card in cards]}
+    claims = tuple(claims)
+    document: dict[str, Any] = {
+        "cards": [_card(card, holders, memory.get(card.pci, (None, None)), claims) for card in cards]
+    }
     if decision is not None:
         document["granted"] = {
             name: [
@@ -93,7 +102,7 @@ def as_json(
     return document
 
 
-def _card(card: Card, holders: Iterable[Holder], memory: Memory) -> dict[str, Any]:
+def _card(card: Card, holders: Iterable[Holder], memory: Memory, claims: Iterable[Claimed]) -> dict[str, Any]:
     mine = [holder for holder in holders if holder.card == card]
     return {
         "pci": card.pci,
@@ -120,6 +129,11 @@ def _card(card: Card, holders: Iterable[Holder], memory: Memory) -> dict[str, An
                 "autostart": holder.autostart,
             }
             for holder in mine
+        ],
+        "claims": [
+            {"project": project, "instance": instance}
+            for pci, member, project, instance in claims
+            if (pci, member) == (card.pci, card.member)
         ],
     }
 

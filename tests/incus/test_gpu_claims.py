@@ -19,7 +19,7 @@ from launcher.apply import claims
 from launcher.apply.claims import Claim, Claimant, ClaimLostError, claim, confirm, read_claims, release
 from launcher.apply.host_cards import read_cards
 from launcher.plan.gpu import decide
-from launcher.plan.names import owner_of
+from launcher.plan.names import CLAIM, owner_of
 from launcher.trial import fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 
@@ -75,7 +75,7 @@ def age(client: Incus, entry: Claim, seconds: float) -> None:
     """Put a claim's date back."""
     acl = client.get(f"network-acls/{entry.name}")
     since = datetime.fromtimestamp(client.clock() - seconds, UTC).isoformat()
-    config = {**acl["config"], f"{claims.CLAIM}.since": since}
+    config = {**acl["config"], f"{CLAIM}.since": since}
     client.send("put", f"network-acls/{entry.name}", {"description": acl["description"], "config": config})
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
+from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards
@@ -24,6 +25,7 @@ from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from anklume_images.incus import Incus
     from launcher.trial.private import PrivateIncus
@@ -32,6 +34,7 @@ pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"
+CLAIMANT = Claimant("default", "c2", "test")
 PROJECT = {"features.images": "false", "features.profiles": "true"}
 
 
@@ -233,7 +236,12 @@ def test_command_shows_cards_and_holders(incus: PrivateIncus, client: Incus, ima
     assert lines[2].endswith("default/c1")
     assert fakegpu.DRIVER in lines[1]
     assert "device gpu0" in lines[-1]
+    cards = read_cards(client)
+    claim(client, decide(infra(machine("c2", pci=FIRST)), cards, [], place).grants["c2"][0], CLAIMANT, cards)
+    assert gpu_command(incus).stdout.splitlines()[-1] == f"{FIRST}: claimed by default/c2, which does not have it"
     document = json.loads(gpu_command(incus, "--json").stdout)
+    release(client, CLAIMANT)
+    assert document["cards"][0]["claims"] == [{"project": "default", "instance": "c2"}]
     free, held = document["cards"]
     assert (free["pci"], free["free"], free["holders"], free["memory_total"]) == (FIRST, True, [], None)
     assert held["holders"] == [
@@ -248,3 +256,43 @@ def test_command_shows_cards_and_holders(incus: PrivateIncus, client: Incus, ima
         }
     ]
     assert held["nodes"] == ["/dev/nvidia1", "/dev/dri/card1", "/dev/dri/renderD129"]
+
+
+INFRA = """\
+project_name: test
+global: {gpu_policy: POLICY}
+domains:
+  ai:
+    subnet_id: 1
+    machines:
+      first: {gpu: true, gpu_devices: [{pci: "0000:01:00.0"}]}
+      second: {gpu: true, gpu_devices: [{pci: "0000:02:00.0"}]}
+"""
+
+
+def test_command_says_what_a_file_would_get(
+    incus: PrivateIncus, client: Incus, image: ImageFiles, tmp_path: Path
+) -> None:
+    publish(image, client)
+    file = tmp_path / "infra.yml"
+    file.write_text(INFRA.replace("POLICY", "exclusive"))
+    shown = gpu_command(incus, str(file))
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split() for line in shown.stdout.splitlines()[-2:]] == [
+        ["first", FIRST, "gpu0"],
+        ["second", SECOND, "gpu0"],
+    ]
+    client.create_instance("by-hand", fingerprint=image.fingerprint, devices={"gpu": gpu()})
+    refused = gpu_command(incus, str(file), "--json")
+    assert refused.returncode == 4
+    document = json.loads(refused.stdout)
+    assert document["granted"] == {}
+    assert [(found["machine"], found["code"]) for found in document["refusals"]] == [
+        ("first", "gpu-held"),
+        ("second", "gpu-held"),
+    ]
+    assert "by-hand of project default" in refused.stderr
+    file.write_text(INFRA.replace("POLICY", "shared"))
+    shared = gpu_command(incus, str(file))
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stderr.count("it does not keep their memory apart") == 2
