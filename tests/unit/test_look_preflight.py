@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import launcher
 from anklume_images.errors import IncusError
 from launcher.check.collect import unreachable
 from launcher.check.doctor import Report, as_json, as_text, examine_host
@@ -129,3 +133,18 @@ def test_what_was_looked_at_is_said() -> None:
     assert "nvidia-container-cli: there, LXC hook: there" in lines
     remote = examine_host(replace(HOST, container_tools=None)).looked_at
     assert "the host's own files: out of reach from here, not looked at" in remote
+
+
+def test_the_page_has_every_code() -> None:
+    root = Path(launcher.__file__).parent
+    words = [
+        node.value
+        for name in ("preflight", "troubles", "engines")
+        for node in ast.walk(ast.parse((root / "check" / f"{name}.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
+    assert {"pool-full", "out-of-vram", "webui-cannot-reach-engine"} <= used
+    table = (root.parent / "docs/how-to/troubles.md").read_text().split("## All codes")[1]
+    cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert {code for code in re.findall(r"`([^`]+)`", cells) if not code.startswith("gpu-") or code in used} == used
