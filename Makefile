@@ -1,3 +1,4 @@
+# make quickstart  from nothing to a chat in a private Incus that is gone afterwards (needs root)
 # make images    build the default images (IMAGES="debian llama-server" chooses)
 # make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
 # make bench     figures, three runs each, to standard output
@@ -10,8 +11,11 @@ IMAGES ?=
 ARGS ?=
 READY := .venv/.ready
 
-.PHONY: images test unit lint bench requirements clean
+.PHONY: quickstart images test unit lint bench requirements clean
 .DELETE_ON_ERROR:
+
+quickstart: $(READY)
+	@.venv/bin/python -m launcher.quickstart $(ARGS)
 
 images: $(READY)
 	@.venv/bin/anklume-images build --refresh-missing $(IMAGES) $(ARGS)

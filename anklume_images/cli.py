@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     run(cli, argv)
 
 
-def run(command: click.Group, argv: list[str] | None) -> None:
+def run(command: click.Command, argv: list[str] | None) -> None:
     """Run a command of this project; errors become text, a hint and an exit code."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the caller closed them
     console = Console()

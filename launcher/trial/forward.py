@@ -178,6 +178,8 @@ class Forwarder:
             self._carrying.add(asyncio.current_task())
             try:
                 await self._carry(reader, writer, instance, port)
+            except asyncio.CancelledError:
+                pass  # the end; nobody waits for this task
             finally:
                 self._carrying.discard(asyncio.current_task())
 

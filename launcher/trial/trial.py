@@ -61,6 +61,7 @@ class Trial:
 
     infra: Infra
     machines: tuple[Machine, ...]
+    images: dict[str, Image]
     private: PrivateIncus
     incus: Incus
     version: str
@@ -97,7 +98,7 @@ class Trial:
                     "project": self.places[machine.name][0],
                     "instance": self.places[machine.name][1],
                     "address": machine.address,
-                    "image": machine.image.ref,
+                    "image": self.images[machine.name].ref,
                     "healthy_seconds": self.healthy.get(machine.name),
                     "ports": {str(entry.port): entry.url for entry in self.published if entry.machine == machine.name},
                 }
@@ -136,7 +137,7 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
     clock = _Clock()
     images = _build(launch, infra, options, clock)
     wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
-    served = _servers(infra, machines, images) if options.models else {}
+    models = _model_volumes(infra, machines, images) if options.models else set()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_endable())
         listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
@@ -145,10 +146,10 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
         stack.enter_context(private)
         incus = stack.enter_context(private.client())
         clock.lap("incus")
-        found = Trial(infra, machines, private, incus, incus.server.version, seconds=clock.laps)
+        found = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
         _make_pools(incus, infra, images)
-        if served:
-            _bring_models(launch, found, options, served)
+        if models:
+            _bring_models(launch, found, options, models)
             clock.lap("models")
         _launch(launch, found, options)
         clock.lap("launch")
@@ -237,16 +238,16 @@ def _build(launch: Launch, infra: Infra, options: TrialOptions, clock: _Clock) -
     return choose_images(infra, images)
 
 
-def _servers(infra: Infra, machines: tuple[Machine, ...], images: dict[str, Image]) -> dict[str, str]:
-    """The volume for GGUF files of each machine that has one."""
+def _model_volumes(infra: Infra, machines: tuple[Machine, ...], images: dict[str, Image]) -> set[tuple[str, str]]:
+    """The volumes for GGUF files that these machines have: domain, and `pool/name`."""
     from launcher.plan.desired import volumes_of
 
-    found: dict[str, str] = {}
+    found: set[tuple[str, str]] = set()
     for machine in machines:
         declared = images[machine.name].spec.get("volumes", ())
         paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] != OLLAMA_HOME]
         volumes = volumes_of(machine, infra.domains[machine.domain], images[machine.name], infra.settings.storage_pool)
-        found.update((machine.name, volume.name) for volume in volumes if volume.path in paths)
+        found.update((machine.domain, f"{volume.pool}/{volume.name}") for volume in volumes if volume.path in paths)
     if not found:
         raise AnklumeError(
             "no machine serves GGUF files, so --model has nowhere to go",
@@ -269,20 +270,27 @@ def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
         incus.send("post", "storage-pools", {"name": pool, "driver": "dir", "config": {}})
 
 
-def _bring_models(launch: Launch, found: Trial, options: TrialOptions, served: dict[str, str]) -> None:
+def _bring_models(launch: Launch, found: Trial, options: TrialOptions, wanted: set[tuple[str, str]]) -> None:
+    """Make the volumes that the plan would make, with the files in them; the plan then finds them as they should be."""
     from anklume_images.ship.volume import VolumeFile, make_volume
     from launcher.apply.run import launch as apply
-    from launcher.plan.names import OWNER
 
     prepared, _ = apply(launch, found.infra, found.incus, only=options.only, kinds=["project"])
-    pool = found.infra.settings.storage_pool
     files = [VolumeFile(file.name, file) for file in options.models]
-    for machine in found.machines:
-        if machine.name in served:
-            within = found.incus.within(prepared.place(machine)[0])
-            owner = {OWNER: found.infra.project_name}
+    for step in prepared.plan.steps:
+        resource = step.resource
+        if resource.key.kind == "volume" and (resource.domain, resource.key.name) in wanted:
+            pool, _, name = resource.key.name.partition("/")
             with _progress(launch, len(files)) as progress:
-                make_volume(within, pool, served[machine.name], files, config=owner, progress=progress)
+                make_volume(
+                    found.incus.within(resource.key.project),
+                    pool,
+                    name,
+                    files,
+                    config=resource.config,
+                    description=resource.body["description"],
+                    progress=progress,
+                )
 
 
 @contextlib.contextmanager

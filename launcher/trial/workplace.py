@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from launcher.trial.private import PrivateIncus
 
-__all__ = ["Workplace"]
+__all__ = ["Workplace", "leashed"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _POINTERS = ("INCUS_DIR", "INCUS_PROJECT", "INCUS_REMOTE", "INCUS_GLOBAL_CONF")  # would lead to another Incus
@@ -80,8 +80,7 @@ class Workplace:
 
         Ctrl-C is the command's to deal with. The command is killed when this process is.
         """
-        code = _code("launcher.trial.leash")
-        argv = [sys.executable, "-I", "-S", "-c", code, str(_PACKAGES), str(os.getpid()), *command]
+        argv = leashed(command)
         with _interrupts_left_to_others(), subprocess.Popen(argv, env=self.environment | dict(more or {})) as process:
             try:
                 process.wait()
@@ -89,6 +88,13 @@ class Workplace:
                 _end(process)
                 raise
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command line that runs a command which is killed when this process is."""
+    # -I and -S: nothing of the caller's environment or of site-packages; only the standard library is needed.
+    code = _code("launcher.trial.leash")
+    return [sys.executable, "-I", "-S", "-c", code, str(_PACKAGES), str(os.getpid()), *command]
 
 
 def _code(module: str, first: str = "pass") -> str:

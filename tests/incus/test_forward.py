@@ -153,7 +153,9 @@ def test_a_server_on_the_machines_address_only(incus: PrivateIncus, client: Incu
     server.close()
 
 
-def test_open_connections_end_with_the_forwarder(incus: PrivateIncus, client: Incus, served: Instance) -> None:
+def test_open_connections_end_with_the_forwarder(
+    incus: PrivateIncus, client: Incus, served: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
     server = Echo(incus, client, b"", "127.0.0.1", 80)
     with Forwarder(lambda _: None) as forwarder:
         listener = listen(0)
@@ -164,6 +166,7 @@ def test_open_connections_end_with_the_forwarder(incus: PrivateIncus, client: In
     with connection:
         assert connection.recv(1) == b""
     server.close()
+    assert caplog.records == []  # asyncio logs what nobody catches
 
 
 def test_a_port_that_is_taken_is_replaced_unless_it_was_asked_for() -> None:

@@ -1,0 +1,202 @@
+"""From nothing to a chat: the quickstart's machines in a private Incus, and one question put to them.
+
+`python -m launcher.quickstart`, which is what `make quickstart` runs. The model is a toy of random weights: it shows
+that everything works together, and talks nonsense.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.cli import run
+from anklume_images.errors import AnklumeError
+from launcher.session import Launch
+
+if TYPE_CHECKING:
+    from anklume_images.console import Console
+    from launcher.trial.browser import Page
+    from launcher.trial.trial import Trial
+
+__all__ = ["Chat", "main", "quickstart"]
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "infra.yml"
+MODEL = "tiny"
+QUESTION = "Why is the sky blue?"
+_WORDS = 24  # tokens of the answer: nonsense does not get better by being longer
+_PAGE_SECONDS = 30.0
+
+
+class Chat:
+    """Open WebUI's API, as its own page uses it."""
+
+    def __init__(self, url: str) -> None:
+        import requests
+
+        self.url = url
+        self.token = ""
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy has no business on loopback
+
+    def sign_up(self, name: str, email: str, password: str) -> None:
+        """Make the first account, which is the administrator's."""
+        body = {"name": name, "email": email, "password": password}
+        self.token = str(self._ask("post", "/api/v1/auths/signup", body)["token"])
+        self._session.headers["Authorization"] = f"Bearer {self.token}"
+
+    def models(self) -> list[str]:
+        """The models that it found at its server."""
+        return [str(model["id"]) for model in self._ask("get", "/api/models")["data"]]
+
+    def ask(self, model: str, question: str) -> str:
+        """One question, one answer."""
+        body = {
+            "model": model,
+            "stream": False,
+            "max_tokens": _WORDS,
+            "temperature": 0,
+            "messages": [{"role": "user", "content": question}],
+        }
+        return str(self._ask("post", "/api/chat/completions", body)["choices"][0]["message"]["content"])
+
+    def prepare_page(self) -> None:
+        """Let the page show its answers short, and without what is new in this version laid over it."""
+        version = self._ask("get", "/api/version")["version"]
+        ui = {"version": version, "params": {"max_tokens": _WORDS}}
+        self._ask("post", "/api/v1/users/user/settings/update", {"ui": ui})
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        import requests
+
+        try:
+            answer = self._session.request(method, f"{self.url}{path}", json=body, timeout=60)
+        except requests.RequestException as error:
+            raise AnklumeError(f"Open WebUI does not answer: {error}", where=f"{self.url}{path}") from None
+        if not answer.ok:
+            raise AnklumeError(f"Open WebUI answers {answer.status_code}: {answer.text[:300]}", where=path)
+        return answer.json()
+
+
+@click.command()
+@click.option("--store", "home", type=click.Path(path_type=Path, file_okay=False), help="The store's folder.")
+@click.option("--incus", "version", type=click.Choice(["6", "7"]), default="7", help="Which Incus to try it on (7).")
+@click.option(
+    "--screenshot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("quickstart.png"),
+    help="Where the picture of the page goes (quickstart.png).",
+)
+@click.option("--offline", is_flag=True, help="Touch no network.")
+@click.pass_obj
+def quickstart(console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool) -> None:
+    """Build llama-server and Open WebUI, launch both in a private Incus, and ask them a question. Needs root."""
+    from launcher.trial.tiny_gguf import tiny_gguf
+    from launcher.trial.trial import TrialOptions, check_host, load, trial
+
+    check_host()
+    begun = time.monotonic()
+    launch = Launch((), home.absolute() if home else None, console)
+    infra = load(launch, EXAMPLE, yolo=False)
+    console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
+    with launch.store().scratch("quickstart") as scratch:
+        model = scratch / f"{MODEL}.gguf"
+        model.write_bytes(tiny_gguf())
+        options = TrialOptions(version=f"incus-{version}", models=(model,), offline=offline)
+        with trial(launch, infra, options) as found:
+            url = found.url("webui")
+            assert url is not None  # noqa: S101 - its image declares a port
+            answer = _converse(Chat(url), found, console, screenshot.absolute())
+            lines = _report(found, answer, time.monotonic() - begun)
+    for line in lines:
+        console.result(line)
+
+
+def _converse(chat: Chat, found: Trial, console: Console, screenshot: Path) -> str:
+    now = time.monotonic()
+    chat.sign_up("Admin", "admin@localhost", "quickstart")  # gone with the machine
+    models = chat.models()
+    if MODEL not in models:
+        raise AnklumeError(f"Open WebUI sees no model {MODEL} but {', '.join(models) or 'none'}", where=chat.url)
+    answer = chat.ask(MODEL, QUESTION)
+    found.seconds["question"] = time.monotonic() - now
+    _picture(chat, found, console, screenshot)
+    return answer
+
+
+def _picture(chat: Chat, found: Trial, console: Console, target: Path) -> None:
+    """Ask the same on the page itself and take a picture, where there is a Chromium; nothing depends on it."""
+    from launcher.trial.browser import find_chromium, open_page
+
+    program = find_chromium()
+    if program is None:
+        console.note("no screenshot: there is no Chromium on this host")
+        return
+    assert found.private.home is not None  # noqa: S101 - it runs
+    now = time.monotonic()
+    try:
+        chat.prepare_page()
+        with open_page(program, found.private.home / "browser") as page:
+            _ask_on_page(page, chat)
+            target.write_bytes(page.screenshot())
+    except (AnklumeError, OSError) as error:
+        console.warn(f"no screenshot: {error}")
+        return
+    found.seconds["screenshot"] = time.monotonic() - now
+    console.note(f"screenshot: {target}")
+
+
+def _ask_on_page(page: Page, chat: Chat) -> None:
+    """Sign in, type the question, send it, and wait for the answer."""
+    from urllib.parse import quote
+
+    button = "document.querySelector('#send-message-button')"
+    page.go(chat.url)
+    page.evaluate(f"localStorage.setItem('token', '{chat.token}')")
+    page.go(f"{chat.url}/?models={MODEL}&q={quote(QUESTION)}")
+    page.wait(f"{button} && !{button}.disabled", _PAGE_SECONDS)
+    time.sleep(0.5)  # the button is there before it listens
+    page.evaluate(f"{button}.click()")
+    if not page.wait("document.querySelector('.chat-assistant')?.innerText.trim()", _PAGE_SECONDS):
+        raise AnklumeError("the page shows no answer")
+    time.sleep(1)  # it fades in
+
+
+def _report(found: Trial, answer: str, total: float) -> list[str]:
+    lines = ["", f"question  {QUESTION}", f"answer    {answer.strip() or '(blanks)'}"]
+    lines += [
+        "          The model is a toy of random weights: nonsense is what it can say. Everything else is real.",
+        "",
+    ]
+    for machine in found.machines:
+        image = found.images[machine.name].ref
+        lines.append(f"{machine.name:<9} {image}  {machine.address}  {found.url(machine.name)}")
+    phases = [f"{phase} {seconds:.1f} s" for phase, seconds in found.seconds.items()]
+    healthy = [f"{name} {seconds:.1f} s" for name, seconds in found.healthy.items()]
+    return [
+        *lines,
+        f"Incus     {found.version}, private, on {found.private.storage}; nothing of it is left",
+        f"seconds   {', '.join(phases)}; in all {total:.1f} s",
+        f"healthy   {', '.join(healthy)} after their start",
+        "",
+        "with a real model, and to stay in it:",
+        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --model MODEL.gguf",
+        "on an Incus of your own:",
+        f"  .venv/bin/anklume-launch {_shown(EXAMPLE)}",
+    ]
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run it; errors become text, a hint and an exit code."""
+    run(quickstart, argv)
+
+
+if __name__ == "__main__":
+    main()
