@@ -46,8 +46,8 @@ def _text(checked: Checked) -> str:
     lines = [str(problem) for problem in checked.errors]
     infra = checked.infra
     if checked.errors or infra is None:
-        count = len(checked.errors)
-        return "\n".join([*lines, f"not valid: {count} error{'' if count == 1 else 's'}"])
+        count = _count(len(checked.errors), "error")
+        return "\n".join([*lines, f"not valid: {count}"])
     machines = list(infra.machines())
     if machines:
         rows = [
@@ -57,10 +57,14 @@ def _text(checked: Checked) -> str:
         lines.append(table(rows, ("MACHINE", "DOMAIN", "ADDRESS", "IMAGE", "GPU")))
     lines += infra.notices
     domains = sum(domain.enabled for domain in infra.domains.values())
-    lines.append(f"valid: {len(machines)} machines in {domains} domains")
+    lines.append(f"valid: {_count(len(machines), 'machine')} in {_count(domains, 'domain')}")
     return "\n".join(lines)
 
 
 def _printable(text: str) -> str:
     """The text without the surrogates that stand for the bytes of a file's name that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -93,6 +93,8 @@ def _read_folder(folder: Path) -> Source:
         raise InvalidFileError([Problem(str(folder), 1, 1, "no-such-file", "no base.yml in it", hint=_other(folder))])
     reader = _Folder(folder)
     reader.add_base(base)
+    if (folder / "domains").is_dir():
+        reader.expect_domains()
     for file in sorted((folder / "domains").glob("*")):
         if file.suffix == ".yml" and file.is_file():
             reader.add_domains(file)
@@ -103,8 +105,13 @@ def _read_folder(folder: Path) -> Source:
         reader.add_policies(policies)
     for name in ("group_vars", "host_vars"):
         if (folder / name).is_dir():
-            reader.ignore(folder / name, f"variables are read beside the folder: {folder.parent / name}")
+            reader.ignore(folder / name, f"variables are read beside the folder: {_beside(folder) / name}")
     return reader.source()
+
+
+def _beside(folder: Path) -> Path:
+    named = folder.name not in ("", "..")  # `.` is not beside itself
+    return folder.parent if named else folder.resolve().parent
 
 
 def _other(folder: Path) -> str | None:
@@ -132,6 +139,10 @@ class _Folder:
         if document is not None:
             self._root = document
             self._data = dict(_mapping(document))
+
+    def expect_domains(self) -> None:
+        """A folder of domains is there, with files in it or not."""
+        self._data.setdefault("domains", {})
 
     def add_domains(self, file: Path) -> None:
         document = self._load(file)
@@ -170,7 +181,7 @@ class _Folder:
         if self._problems:
             raise InvalidFileError(self._problems)
         return Source(
-            str(self._folder), self._data, self._root, self._folder.parent, self._parts, tuple(self._warnings)
+            str(self._folder), self._data, self._root, _beside(self._folder), self._parts, tuple(self._warnings)
         )
 
     def _load(self, file: Path) -> Document | None:

@@ -93,13 +93,13 @@ def test_any_bytes(file: Path, raw: bytes):
     check(file, raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), DATA, max_size=6))
 def test_any_data(file: Path, data: Any):
     check(file, dumped(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["addressing", "resource_policy", "base_subnet", "gpu_policy", "ai_access_policy"]),
@@ -124,7 +124,7 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.sampled_from(VALID), st.data())
 def test_a_valid_file_with_one_value_replaced_by_anything(file: Path, whole: Any, choose: st.DataObject):
     data = copy.deepcopy(whole)
