@@ -112,6 +112,8 @@ def doctor_verb(
     from launcher.check import doctor
     from launcher.check.collect import host_evidence, unreachable
 
+    if infra is None and (only or tags):
+        raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
     file = launch.infra(infra) if infra else None
     try:
         incus = launch.incus(remote)

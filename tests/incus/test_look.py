@@ -420,6 +420,7 @@ def test_command_doctor(command: Command, tmp_path: Path) -> None:
     assert "idle does not run" in text
     assert "nvidia-container-cli: there, LXC hook: there" in text
     assert command.json("doctor")["ok"]
+    assert "--only and --tags choose machines" in command("doctor", "--only", "brain", code=2)
     nowhere = str(tmp_path / "none.socket")
     text = command("doctor", code=1, INCUS_SOCKET=nowhere)
     assert "[incus-unreachable]" in text
