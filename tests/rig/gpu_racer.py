@@ -1,8 +1,9 @@
 """One of several launchers that want the same card at the same moment, as a process of its own.
 
-Arguments: socket, name, fingerprint. For each line `<time>` on standard input (of the monotonic clock) it begins then:
-check, claim, create, start, confirm. It answers with a line of JSON: `checked` says whether the policy's check alone
-let it pass, `kept` whether it has a running instance with the card in the end, `error` why not.
+Arguments: socket, name, fingerprint, and how many seconds a claim counts before its instance is there. For each line
+`<time>` on standard input (of the monotonic clock) it begins then: check, claim, create, start, confirm. It answers
+with a line of JSON: `checked` says whether the policy's check alone let it pass, `kept` whether it has a running
+instance with the card in the end, `error` why not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from anklume_images.errors import AnklumeError
 from anklume_images.incus import Incus
+from launcher.apply import claims
 from launcher.apply.claims import Claimant, claim, confirm
 from launcher.apply.host_cards import read_cards
 from launcher.plan.gpu import decide
@@ -50,7 +52,8 @@ def _race(incus: Incus, name: str, fingerprint: str) -> dict[str, Any]:
 
 def main() -> None:
     """Race whenever told, until the input ends."""
-    socket, name, fingerprint = sys.argv[1:]
+    socket, name, fingerprint, grace = sys.argv[1:]
+    claims._GRACE_SECONDS = float(grace)
     with Incus.connect(socket=socket) as incus:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
