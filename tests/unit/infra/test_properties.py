@@ -88,6 +88,7 @@ def check(file: Path, text: str | bytes) -> Checked:
     return checked
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(file: Path, raw: bytes):
     check(file, raw)
