@@ -196,13 +196,12 @@ def _ask(question: str, otherwise: str) -> None:
 def _apply(launch: Launch, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
     from launcher.apply.run import carry_out_plan
 
-    report = carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
-    if options["prune"] and prepared.plan.orphans:
+    if options["prune"] and prepared.plan.orphans:  # first: what comes may want their names and addresses
         from launcher.apply.destroy import plan_removal, remove
 
         gone = plan_removal(prepared.infra, incus.within(None), orphans=prepared.plan.orphans)
         remove(gone, incus.within(None), launch.console, force_protected=True)
-    return report
+    return carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
 
 
 def _outcome(prepared: Prepared, report: Report) -> str:

@@ -15,7 +15,7 @@ from launcher.apply.claims import confirm
 from launcher.apply.daemon_root import daemon_root
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.prepare import prepare
-from launcher.apply.steps import Context, carry_out, claimant_of
+from launcher.apply.steps import Context, carry_out, claimant_of, vacate
 from launcher.plan.difference import Step, step_for
 from launcher.plan.live import read_one
 from launcher.plan.render import label
@@ -48,7 +48,7 @@ class FailedError(AnklumeError):
     """Some steps failed; what did not need them was done, and a second run goes on from there."""
 
     def __init__(self, failures: dict[Key, AnklumeError], skipped: int) -> None:
-        lines = [str(error) for error in failures.values()]
+        lines = [f"{_named(key)}: {error.message}" for key, error in failures.items()]
         if skipped:
             lines.append(f"{skipped} steps that need these were left out")
         hints = dict.fromkeys(error.hint for error in failures.values() if error.hint)
@@ -108,6 +108,9 @@ def carry_out_plan(
         root=daemon_root(incus.address),
         progress=launch.console.note,
     )
+    if not kinds:
+        for step in prepared.plan.moving:
+            vacate(step.resource, incus.within(None))
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
     return _Run(steps, incus, context, launch.console, wait=wait, timeout=timeout).run()
@@ -255,6 +258,12 @@ class _Run:
             with self._lock:
                 self._open.append(connection)
         return connection
+
+
+def _named(key: Key) -> str:
+    if key.kind == "image":
+        return f"image {key.name[:12]}"
+    return f"{key.kind} {key.name}" + (f" (project {key.project})" if key.project not in ("", "default") else "")
 
 
 class _LeftOutError(AnklumeError):

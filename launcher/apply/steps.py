@@ -6,6 +6,7 @@ written before the start that it is for.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from launcher.plan.gpu_grants import Grant
     from launcher.plan.resources import Key, Resource
 
-__all__ = ["Context", "carry_out", "claimant_of", "stop"]
+__all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 
 STOP_SECONDS = 30
+_TELL_SECONDS = 5.0
 _COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
@@ -161,10 +163,14 @@ def _create(resource: Resource, incus: Incus, context: Context) -> None:
     body = {**resource.body, "name": resource.key.name, "source": _source(resource), "start": True}
     params = {"project": resource.key.project} | ({"target": machine.target} if machine.target else {})
 
+    told = time.monotonic()
+
     def progress(metadata: dict[str, Any]) -> None:
-        for name, text in metadata.items():
-            if name.endswith("_progress") and isinstance(text, str):
-                context.progress(f"{machine.name}: {text}")
+        nonlocal told
+        texts = [text for name, text in metadata.items() if name.endswith("_progress") and isinstance(text, str)]
+        if texts and time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            context.progress(f"{machine.name}: {texts[0]}")
 
     incus.send("post", "instances", body, params=params, progress=progress)
 
@@ -194,6 +200,14 @@ def _configure(resource: Resource, incus: Incus, path: str) -> None:
         "config": {**_kept(there["config"], everything=False), **resource.config},
     }
     incus.send("put", path, body, params=params)
+
+
+def vacate(resource: Resource, incus: Incus) -> None:
+    """Take a machine's fixed address off it, for another to have it; it keeps its lease until it is restarted."""
+    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    there = incus.get(path, **params)
+    eth0 = {name: value for name, value in there["devices"]["eth0"].items() if name != "ipv4.address"}
+    incus.send("put", path, there | {"devices": there["devices"] | {"eth0": eth0}}, params=params)
 
 
 def stop(incus: Incus, key: Key) -> None:

@@ -25,6 +25,7 @@ _NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
 _LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
 _PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config
 _BASE_IMAGE = "volatile.base_image"
+_ADDRESS = "devices.eth0.ipv4.address"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,19 @@ class Plan:
     orphans: tuple[Key, ...] = ()
     waiting: tuple[tuple[str, str, str], ...] = ()
     notices: tuple[str, ...] = field(default=())
+
+    @property
+    def moving(self) -> tuple[Step, ...]:
+        """Machines that give up an address which another machine gets: no two may have one, not even for a moment."""
+        wanted = {change.after for step in self.steps for change in step.changes if change.key == _ADDRESS}
+        wanted |= {
+            machine.address for step in self.steps if step.action == "create" and (machine := step.resource.machine)
+        }
+        return tuple(
+            step
+            for step in self.steps
+            if any(change.key == _ADDRESS and change.before in wanted for change in step.changes)
+        )
 
     @property
     def todo(self) -> tuple[Step, ...]:

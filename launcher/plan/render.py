@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import MARK
+from launcher.plan.names import DOMAIN, IMAGE, MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def lines(plan: Plan) -> Iterator[str]:
         word = "" if step.action == "create" else f"  {_word(step)}"
         yield f"{_SIGNS[step.action]} {label(step.resource)}{word}"
         if step.action != "create":
-            yield from (f"    {_change(change)}" for change in step.changes if not change.key.startswith(_OWN))
+            yield from (f"    {_change(change)}" for change in step.changes if change.key not in _MARKS)
     for notice in plan.notices:
         yield f"note: {notice}"
     for machine, running, wanted in plan.waiting:
@@ -36,7 +36,7 @@ def lines(plan: Plan) -> Iterator[str]:
     yield summary(plan)
 
 
-_OWN = f"config.{MARK}"
+_MARKS = frozenset({f"config.{DOMAIN}", f"config.{IMAGE}", f"config.{MACHINE}"})
 
 
 def summary(plan: Plan) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.store.store import Store
 from launcher.trial.private import PrivateIncus
 from tests.rig.incus_images import make_image, make_rootfs
 from tests.rig.launching import Launcher, clear
+from tests.rig.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,6 +94,15 @@ def home() -> Iterator[Path]:
     """A folder of its own on disk for the state of Incuses that a test starts itself."""
     with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def tiny(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> Iterator[Launcher]:
+    """`anklume-launch` with a store of its own that holds the image `tiny`, which boots in a moment."""
+    store = Store(tmp_path / "store")
+    put_tiny(store, tiny_rootfs, tmp_path, 1)
+    yield Launcher(incus, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
+    clear(incus)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class Launcher:
     store: Path
     folder: Path
     file: Path
+    specs: Path | None = None
 
     def write(self, text: str, *, name: str = "demo", zone: int = 100, head: str = HEAD) -> Path:
         """Write an infra.yml: its head, then `text`."""
@@ -37,7 +38,8 @@ class Launcher:
 
     def argv(self, verb: str, *arguments: str, file: Path | None = None) -> list[str]:
         infra = [] if verb == "gpu" else [str(file or self.file)]
-        return [sys.executable, "-m", "launcher", "--store", str(self.store), verb, *infra, *arguments]
+        options = ["--store", str(self.store), *(["--specs", str(self.specs)] if self.specs else [])]
+        return [sys.executable, "-m", "launcher", *options, verb, *infra, *arguments]
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("INCUS_")}

@@ -1,0 +1,380 @@
+"""Apply upon a real Incus: it does what its plan says, a second run does nothing, and drift is put right."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.store.store import Store
+from launcher.plan.names import MACHINE, OWNER
+from tests.rig.tiny_store import put_tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.rig.launching import Launcher
+
+ONE = """\
+domains:
+  lab:
+    machines:
+      box: {image: tiny, ephemeral: true}
+"""
+TWO = """\
+domains:
+  lab:
+    trust_level: trusted
+    profiles:
+      small: {config: {limits.processes: 500}, devices: {spare: {type: unix-char, source: /dev/null, path: /dev/spare}}}
+    machines:
+      one: {image: tiny, ephemeral: true, profiles: [default, small], vars: {tiny_text: one, tiny_secret: hush}}
+      two: {image: tiny, description: the second, boot_autostart: false, boot_priority: 7}
+  far:
+    machines:
+      three: {image: tiny, ephemeral: true, snapshots_schedule: "0 3 * * *", snapshots_expiry: 30d}
+"""
+
+
+def get(launcher: Launcher, path: str, **params: str) -> Any:
+    with launcher.client() as client:
+        return client.get(path, **params)
+
+
+def send(launcher: Launcher, path: str, body: dict[str, Any], method: Any = "patch", project: str = "lab") -> None:
+    with launcher.client() as client:
+        client.send(method, path, body, params={"project": project})
+
+
+def edit(launcher: Launcher, path: str, project: str, **config: str) -> None:
+    """Change an object's config by hand, as `incus … edit` does."""
+    with launcher.client() as client:
+        there = client.get(path, project=project)
+        client.send("put", path, there | {"config": there["config"] | config}, params={"project": project})
+
+
+def test_file_comes_to_life_and_a_second_run_does_nothing(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    planned = tiny.json("plan", code=3)
+    assert {step["action"] for step in planned["steps"]} == {"create"}
+    done = tiny.json("apply")
+    assert done["done"] == len(planned["steps"]) == len(done["steps"])
+    assert done["machines"]["three"] == {
+        "project": "far",
+        "instance": "three",
+        "address": "10.120.0.1",
+        "healthy_after": done["machines"]["three"]["healthy_after"],
+    }
+    instances = {found["name"]: found for found in get(tiny, "instances", recursion="1", **{"all-projects": "true"})}
+    assert {name: found["status"] for name, found in instances.items()} == dict.fromkeys(
+        ("one", "two", "three"), "Running"
+    )
+    one, two, three = (instances[name] for name in ("one", "two", "three"))
+    assert one["config"]["user.anklume.tiny_text"] == "one"
+    assert one["config"][OWNER] == "demo"
+    assert two["config"][MACHINE] == "two"
+    assert one["expanded_config"]["limits.processes"] == "500"
+    assert one["expanded_devices"]["spare"]["path"] == "/dev/spare"
+    assert one["devices"]["eth0"]["ipv4.address"] == "10.110.0.1"
+    assert one["devices"]["vol-one-models"] == {
+        "type": "disk",
+        "pool": "default",
+        "source": "one-models",
+        "path": "/root/models",
+    }
+    assert (one["config"]["security.protection.delete"], two["config"]["security.protection.delete"]) == (
+        "false",
+        "true",
+    )
+    assert (two["config"]["boot.autostart"], two["config"]["boot.autostart.priority"]) == ("false", "7")
+    assert two["description"] == "the second"
+    assert (three["config"]["snapshots.schedule"], three["config"]["snapshots.expiry"]) == ("0 3 * * *", "30d")
+    tiny.settled()
+
+
+def test_secrets_are_not_shown(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    tiny("apply")
+    tiny.write(TWO.replace("hush", "quiet"))
+    for arguments in ((), ("--json",)):
+        said = tiny("plan", *arguments, code=3)
+        assert "quiet" not in said.stdout + said.stderr
+        assert "hush" not in said.stdout + said.stderr
+        assert "tiny_secret" in said.stdout
+
+
+def test_drift_is_shown_by_key_and_put_right(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    tiny("apply")
+    hand = {"limits.memory": "64MiB", "user.mine": "stays", "user.anklume.tiny_text": "other"}
+    edit(tiny, "instances/one", "lab", **hand)
+    edit(tiny, "profiles/small", "lab", **{"limits.processes": "9"})
+    edit(tiny, "networks/net-lab", "default", **{"ipv4.nat": "false"})
+    edit(tiny, "projects/lab", "default", **{"user.mine": "stays"})
+    rule = {"action": "allow", "state": "enabled"}
+    with tiny.client() as client:
+        acl = client.get("network-acls/anklume-lab")
+        client.send("put", "network-acls/anklume-lab", acl | {"ingress": [rule]})
+    with tiny.client() as client:
+        client.send("put", "instances/two/state", {"action": "stop", "force": True}, params={"project": "lab"})
+    steps = {(step["kind"], step["name"]): step for step in tiny.json("plan", code=3)["steps"]}
+    found = {
+        name: (step["action"], {(change["key"], change["before"], change["after"]) for change in step["changes"]})
+        for name, step in steps.items()
+    }
+    assert found == {
+        ("machine", "one"): (
+            "restart",
+            {
+                ("config.limits.memory", "64MiB", None),
+                ("config.user.anklume.tiny_text", "other", "one"),
+            },
+        ),
+        ("machine", "two"): ("start", set()),
+        ("profile", "small"): ("change", {("config.limits.processes", "9", "500")}),
+        ("network", "net-lab"): ("change", {("config.ipv4.nat", "false", "true")}),
+        ("acl", "anklume-lab"): ("change", {("ingress", "allow all", None)}),
+    }
+    tiny("apply", "--yes")
+    tiny.settled()
+    assert get(tiny, "instances/one", project="lab")["config"]["user.mine"] == "stays"
+    assert get(tiny, "projects/lab")["config"]["user.mine"] == "stays"
+
+
+def test_nothing_running_is_stopped_unasked(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    tiny("apply")
+    started = get(tiny, "instances/one/state", project="lab")["pid"]
+    tiny.write(TWO.replace("tiny_text: one", "tiny_text: changed"))
+    assert "--yes agrees" in tiny("apply", code=2).stderr
+    assert get(tiny, "instances/one/state", project="lab")["pid"] == started
+    assert "RESTART" in tiny("plan", code=3).stdout
+    tiny("apply", "--yes")
+    assert get(tiny, "instances/one/state", project="lab")["pid"] != started
+    tiny.settled()
+
+
+def test_a_live_change_restarts_nothing(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    started = get(tiny, "instances/box/state", project="lab")["pid"]
+    more = "config: {limits.processes: 77}, devices: {spare: {type: unix-char, source: /dev/null, path: /dev/spare}}"
+    tiny.write(ONE.replace("ephemeral: true", f"ephemeral: true, {more}"))
+    (step,) = tiny.json("plan", code=3)["steps"]
+    assert step["action"] == "change"
+    tiny("apply")
+    assert get(tiny, "instances/box/state", project="lab")["pid"] == started
+    tiny.settled()
+
+
+def test_newer_image_waits_until_it_is_asked_for_and_data_stays(
+    tiny: Launcher, tiny_rootfs: Path, tmp_path: Path
+) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    assert tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/models/file; echo gone > /root/gone").code == 0
+    newer = put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, 2)
+    plan = tiny.json("plan", code=3)  # the image is yet to be published
+    assert [step["kind"] for step in plan["steps"]] == ["image"]
+    assert [entry["machine"] for entry in plan["waiting"]] == ["box"]
+    tiny("apply")
+    assert get(tiny, "instances/box", project="lab")["config"]["volatile.base_image"] != newer.fingerprint
+    assert "--replace makes it anew" in tiny("plan").stdout
+    assert "REPLACE" in tiny("plan", "--replace", code=3).stdout
+    tiny("apply", "--replace", "--yes")
+    assert get(tiny, "instances/box", project="lab")["config"]["volatile.base_image"] == newer.fingerprint
+    assert tiny.execute("lab", "box", "cat", "/root/models/file").stdout == b"kept\n"
+    assert tiny.execute("lab", "box", "cat", "/root/gone").code != 0
+    tiny.settled()
+    assert tiny.json("plan")["waiting"] == []
+
+
+def test_instance_with_snapshots_is_not_replaced(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    send(tiny, "instances/box/snapshots", {"name": "before"}, "post")
+    put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, 2)
+    said = tiny("apply", "--replace", "--yes", code=1).stderr
+    assert "box has snapshots (before)" in said
+    assert "incus snapshot delete box NAME --project lab" in said
+    tiny("apply")  # it was stopped for it, and starts again
+    assert get(tiny, "instances/box", project="lab")["status"] == "Running"
+
+
+@pytest.mark.parametrize("kind", ["project", "network", "instance"])
+def test_what_is_there_and_not_ours_is_left_alone_until_adopted(tiny: Launcher, kind: str) -> None:
+    tiny.write(ONE)
+    project = {"name": "lab", "config": {"features.images": "false", "features.networks": "false"}}
+    if kind == "network":
+        send(tiny, "networks", {"name": "net-lab", "type": "bridge", "config": {}}, "post", "default")
+    else:
+        send(tiny, "projects", project, "post", "default")
+    if kind == "instance":
+        body = {"name": "box", "source": {"type": "none"}, "devices": {"root": {"type": "disk", "path": "/"}}}
+        body["devices"]["root"]["pool"] = "default"
+        send(tiny, "instances", body, "post")
+    said = tiny("apply", code=1).stderr
+    assert "was not made by anklume-launch" in said
+    assert "--adopt takes it over" in said
+    if kind != "instance":
+        tiny("apply", "--adopt", "--yes")
+        tiny.settled()
+        tiny("destroy", "--yes")
+        assert get(tiny, "projects", recursion="1")[-1]["name"] in ("default", "lab")
+        return
+    tiny("apply", "--adopt", "--yes", code=1)  # it is empty, so it does not start
+    assert get(tiny, "instances/box", project="lab")["config"][OWNER] == "demo"
+    tiny("apply", "--replace", "--yes")
+    tiny.settled()
+
+
+def test_two_files_that_want_one_name_or_subnet(tiny: Launcher) -> None:
+    first = tiny.write(ONE, name="first")
+    tiny("apply")
+    tiny.write(ONE, name="second", zone=150)
+    assert "belongs to the file with project_name first" in tiny("apply", code=1).stderr
+    tiny.write(ONE.replace("lab:", "other:"), name="third")
+    said = tiny("apply", code=1).stderr
+    assert "the subnet 10.120.0.0/24 of domain other is in use by network net-lab" in said
+    with tiny.client() as client:
+        assert [found["name"] for found in client.get("projects", recursion=1)] == ["default", "lab"]
+    tiny("destroy", "--yes", file=first)
+
+
+def test_only_and_tags_choose_machines_with_what_they_need(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    steps = tiny.json("apply", "--only", "one")["steps"]
+    assert {(step["kind"], step["name"].split("/")[-1]) for step in steps if step["kind"] != "image"} == {
+        ("project", "lab"),
+        ("acl", "anklume-lab"),
+        ("network", "net-lab"),
+        ("profile", "small"),
+        ("volume", "one-models"),
+        ("machine", "one"),
+    }
+    left = tiny.json("plan", "--tags", "small", "--only", "far", code=3)["steps"]
+    assert {step["name"] for step in left if step["kind"] == "machine"} == {"three"}
+    assert (
+        "no machine and no domain is called 'onee' (did you mean 'one'?)"
+        in tiny("plan", "--only", "onee", code=2).stderr
+    )
+
+
+def test_what_left_the_file_goes_when_pruned(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    tiny("apply")
+    tiny.write(TWO.partition("  far:")[0])
+    plan = tiny.json("plan", code=3)
+    gone = {(entry["kind"], entry["name"]) for entry in plan["orphans"]}
+    assert ("machine", "three") in gone
+    assert "--prune removes it" in tiny("plan", code=3).stdout
+    assert "--yes agrees" in tiny("apply", "--prune", code=2).stderr
+    tiny("apply", "--prune", "--yes")
+    with tiny.client() as client:
+        assert client.find_one("instances/three", project="far") is None
+        assert client.find_one("networks/net-far") is None
+        assert client.find_one("storage-pools/default/volumes/custom/three-models", project="far") is not None
+
+
+def test_destroy_keeps_data_and_what_is_protected(tiny: Launcher) -> None:
+    tiny.write(TWO)
+    tiny("apply")
+    tiny.execute("lab", "one", "sh", "-c", "echo kept > /root/models/file")
+    said = tiny("destroy", "--yes", code=4).stderr
+    assert "protected from deletion: two" in said
+    assert len(get(tiny, "instances", **{"all-projects": "true"})) == 3
+    tiny("destroy", "--yes", "--only", "three")
+    assert len(get(tiny, "instances", **{"all-projects": "true"})) == 2
+    assert "needs --yes" in tiny("destroy", "--force-protected", code=2).stderr
+    result = tiny.json("destroy", "--yes", "--force-protected")
+    kept = {(entry["kind"], entry["name"]) for entry in result["kept"]}
+    assert kept == {
+        ("volume", "default/one-models"),
+        ("volume", "default/two-models"),
+        ("volume", "default/three-models"),
+        ("project", "lab"),
+        ("project", "far"),
+    }
+    tiny("apply")
+    assert tiny.execute("lab", "one", "cat", "/root/models/file").stdout == b"kept\n"
+    tiny.settled()
+    volumes = [word for name in ("one", "two", "three") for word in ("--volumes", f"{name}-models")]
+    assert json.loads(tiny("destroy", "--yes", "--force-protected", *volumes, "--json").stdout)["kept"] == []
+    with tiny.client() as client:
+        assert [found["name"] for found in client.get("projects", recursion=1)] == ["default"]
+        assert not [found for found in client.get("networks", recursion=1) if found["name"].startswith("net-")]
+    assert "nothing of this file is there" in tiny("destroy", "--yes").stdout
+
+
+def test_a_volume_is_deleted_by_name_only(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    said = tiny("destroy", "--yes", "--volumes", "box-model", code=1).stderr
+    assert "no volume of this file is called 'box-model'" in said
+    assert "lab/box-models" in said
+    assert tiny.json("destroy", "--plan", code=3)["kept"][0]["name"] == "default/box-models"
+    assert get(tiny, "instances/box", project="lab")["status"] == "Running"
+
+
+def test_machines_swap_their_addresses(tiny: Launcher) -> None:
+    text = ONE + "      cat: {image: tiny, ephemeral: true, ip: %s}\n"
+    text = text.replace("box: {image: tiny", "box: {image: tiny, ip: %s")
+    tiny.write(text % ("10.120.0.5", "10.120.0.6"))
+    tiny("apply")
+    tiny.write(text % ("10.120.0.6", "10.120.0.7"))
+    tiny("apply", "--yes")
+    tiny.settled()
+    tiny.write(text % ("10.120.0.7", "10.120.0.6"))
+    tiny("apply", "--yes")
+    tiny.settled()
+
+
+def test_data_of_the_host_is_shared_into_machines(tiny: Launcher) -> None:
+    tiny.write(
+        """\
+domains:
+  lab:
+    machines:
+      one: {image: tiny, ephemeral: true, persistent_data: {notes: {path: /notes}}}
+      two: {image: tiny, ephemeral: true}
+shared_volumes:
+  drop: {path: /drop, consumers: {one: rw, two: ro}}
+""",
+        # The private root is an overlay in memory, which cannot be mounted with other ids.
+        head="project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n"
+        "  shared_volumes_base: /srv/trial/shares\n  persistent_data_base: /srv/trial/data\n",
+    )
+    tiny("apply")
+    assert tiny.execute("lab", "one", "sh", "-c", "echo hi > /drop/file && echo hi > /notes/file").code == 0
+    assert tiny.execute("lab", "two", "cat", "/drop/file").stdout == b"hi\n"
+    assert tiny.execute("lab", "two", "sh", "-c", "echo no > /drop/other").code != 0
+    assert tiny.incus.run(["cat", "/srv/trial/data/lab/one/notes/file"], capture_output=True).stdout == b"hi\n"
+    tiny.settled()
+
+
+def test_resource_policy_divides_the_host(tiny: Launcher) -> None:
+    tiny.write(
+        ONE.replace("ephemeral: true", "ephemeral: true, weight: 3") + "      cat: {image: tiny, ephemeral: true}\n",
+        head="project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n"
+        "  resource_policy: {{host_reserve: {{cpu: 20%, memory: 20%}}}}\n",
+    )
+    tiny("apply")
+    box, cat = (get(tiny, f"instances/{name}", project="lab")["config"] for name in ("box", "cat"))
+    assert (box["limits.cpu.allowance"], cat["limits.cpu.allowance"]) == ("60%", "20%")
+    assert box["limits.memory.enforce"] == "soft"
+    ratio = int(box["limits.memory"][:-3]) / int(cat["limits.memory"][:-3])
+    assert ratio == pytest.approx(3, rel=0.01)
+    tiny.settled()
+
+
+def test_hostile_texts_are_carried_literally(tiny: Launcher) -> None:
+    nasty = """it's "$(touch /tmp/owned)" `id`; {{ config_get('x') }} {% include '/etc/shadow' %} ../../etc"""
+    tiny.write(ONE.replace("ephemeral: true", f"ephemeral: true, description: {json.dumps(nasty)}, vars: {{tiny_text: "
+                           f"{json.dumps(nasty)}}}, config: {{user.note: {json.dumps(nasty)}}}"))  # fmt: skip
+    tiny("apply")
+    found = get(tiny, "instances/box", project="lab")
+    assert found["description"] == nasty
+    assert found["config"]["user.anklume.tiny_text"] == nasty
+    assert found["config"]["user.note"] == nasty
+    tiny.settled()
