@@ -100,7 +100,7 @@ def ollama_inference(probe: Probe) -> Outcome:
     model = _choose(wanted, probe.models)
     if model is None:
         if wanted:
-            return failed(f"the model {wanted} is not there: anklume-launch logs --unit ollama-models says why")
+            return failed(f"the model {wanted} is not there: anklume-launch logs … --unit ollama-models says why")
         return Outcome("skipped", "there is no model: set ollama_default_model, or bring one into the volume")
     body = {"model": model, "prompt": probe.prompt, "stream": False, "options": {"num_predict": _TOKENS}}
     answer = probe.inside.request(f"{listening_url(OLLAMA, probe.settings)}/api/generate", body, seconds=probe.seconds)
