@@ -22,6 +22,7 @@ _TRUE = frozenset({"true", "1", "yes", "on"})  # what Incus takes for true
 _SELECTORS = ("pci", "id", "vendorid", "productid")
 _DIVIDED: tuple[Mode, ...] = ("mig", "sriov", "mdev")
 _ALLOW = frozenset({"lxc.cgroup.devices.allow", "lxc.cgroup2.devices.allow"})
+_LONGEST = 200  # letters of what gives an instance its card
 _VISIBLE = "NVIDIA_VISIBLE_DEVICES="
 
 
@@ -115,7 +116,7 @@ def _of_instance(cards: Sequence[Card], instance: Mapping[str, Any]) -> Iterator
             card=card,
             project=str(instance.get("project", "default")),
             instance=str(instance["name"]),
-            by=", ".join(words),
+            by=_plain(", ".join(words)),
             mode=mode,
             running=instance.get("status") not in ("Stopped", "Error"),
             autostart=_starts(config),
@@ -134,6 +135,12 @@ def _together(ways: Iterable[_Way]) -> dict[tuple[Card, Mode, str | None], list[
         if way.by not in known:
             known.append(way.by)
     return {(card, modes[card, part], part): words[card, part] for card, part in words}
+
+
+def _plain(text: str) -> str:
+    """Words that somebody else chose, fit for a terminal."""
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _starts(config: Mapping[str, str]) -> bool:

@@ -161,6 +161,14 @@ def test_words_say_that_a_device_names_no_card() -> None:
     assert first.by == "device gpu0, which names no card"
 
 
+def test_names_that_others_chose_cannot_write_to_the_terminal() -> None:
+    found = instance("c1")
+    found["expanded_devices"] = {"\x1b[2J\n" + "x" * 500: gpu(pci=FIRST)}
+    (holder,) = holders(two_cards(), [found])
+    assert holder.by.startswith("device \\x1b[2J\\nxxx")
+    assert len(holder.by) == 200
+
+
 def test_nodes_without_nvidias_tools_count_in_order() -> None:
     bare = [{**nvidia(index), "nvidia": None} for index in range(2)]
     assert held(instance("c1", thing=node("/dev/nvidia1")), *bare) == [SECOND]
