@@ -132,14 +132,16 @@ class _Case:
         self.memory = memory
         self.exclusive = infra.settings.gpu_policy == "exclusive"
         self.machines = tuple(infra.machines())
+        self.by_name = {machine.name: machine for machine in self.machines}
         self.place_of = {machine.name: instance_of(machine) for machine in self.machines}
         own = {place: name for name, place in self.place_of.items()}
         live = holders(cards, instances)
-        self.outside = tuple(holder for holder in live if (holder.project, holder.instance) not in own)
-        self.still = [(own[holder.project, holder.instance], holder) for holder in live if holder not in self.outside]
+        self.outside = tuple(holder for holder in live if _place(holder) not in own)
+        self.still = [(own[_place(holder)], holder) for holder in live if _place(holder) in own]
         # What the file itself gives machines beside gpu devices: nodes, pci devices, raw.lxc.
         self.aside = holders(cards, [self._aside(machine) for machine in self.machines])
         self.grants: dict[str, tuple[Grant, ...]] = {}
+        self.taken: dict[Card, list[tuple[Machine, Grant]]] = {}
         self.refusals: list[Refusal] = []
 
     def _aside(self, machine: Machine) -> dict[str, Any]:
@@ -165,6 +167,8 @@ class _Case:
             self.refusals += against
             if grants and not against:
                 self.grants[machine.name] = grants
+                for grant in grants:
+                    self.taken.setdefault(grant.card, []).append((machine, grant))
         self._check_aside()
         self._check_memory()
         return GpuDecision(self.grants, tuple(self.refusals), tuple(self._warnings()), self._waits())
@@ -181,14 +185,13 @@ class _Case:
             ]
             alone = self.exclusive or machine.type == "vm"
             found += [self._held(machine, grant, rival) for rival in rivals if alone or rival.vm]
-            for other, others in self.grants.items():
-                for taken in others:
-                    if taken.card == grant.card and grant.collides(taken.mode, taken.part):
-                        found += self._twice(machine, grant, self._machine(other))
+            found += [
+                refusal
+                for other, taken in self.taken.get(grant.card, ())
+                if (alone or other.type == "vm") and grant.collides(taken.mode, taken.part)
+                for refusal in self._twice(machine, grant, other)
+            ]
         return found
-
-    def _machine(self, name: str) -> Machine:
-        return next(machine for machine in self.machines if machine.name == name)
 
     def _held(self, machine: Machine, grant: Grant, rival: Holder) -> Refusal:
         ways = [self._free(grant.card)]
@@ -231,12 +234,12 @@ class _Case:
             grant = Grant(holder.card, holder.by, holder.mode, part=holder.part)
             others = [(name, taken) for name, grants in self.grants.items() for taken in grants]
             twice = [
-                self._machine(name)
+                self.by_name[name]
                 for name, taken in others
                 if name != machine.name and taken.card == holder.card and taken.collides(holder.mode, holder.part)
             ]
             twice += [
-                self._machine(name)
+                self.by_name[name]
                 for name, place in self.place_of.items()
                 for other in self.aside
                 if place == _place(other) < _place(holder) and other.card == holder.card
@@ -267,7 +270,7 @@ class _Case:
             if size is None or total <= size:
                 continue
             words = ", ".join(f"{name} {human_size(need)}" for name, need in needs)
-            last = self._machine(needs[-1][0])
+            last = self.by_name[needs[-1][0]]
             self.refusals.append(
                 Refusal(
                     "gpu-memory",
@@ -283,7 +286,7 @@ class _Case:
     def _needs(self, card: Card) -> list[tuple[str, int]]:
         """What each machine needs of a card; a machine with several spreads its need over them evenly."""
         return [
-            (name, -(-(self._machine(name).gpu_memory or 0) // len(grants)))
+            (name, -(-(self.by_name[name].gpu_memory or 0) // len(grants)))
             for name, grants in self.grants.items()
             if any(grant.card == card for grant in grants)
         ]
