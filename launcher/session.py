@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,16 @@ class Launch:
         return Incus.find(remote)
 
     def infra(self, path: Path, *, yolo: bool = False) -> Infra:
-        """The valid infra.yml at `path`, its warnings shown; InvalidFileError with every problem otherwise."""
+        """The valid infra.yml at `path`, its warnings shown; InvalidFileError with every problem otherwise.
+
+        Its subnets are held against the networks of the server that it is for, which a plan reads, not against this
+        machine's, which may be another.
+        """
+        from launcher.infra.host import HostFacts
         from launcher.infra.load import load_infra
 
-        infra, warnings = load_infra(path, self.catalog(), yolo=yolo)
+        facts = replace(HostFacts.read(), networks=())
+        infra, warnings = load_infra(path, self.catalog(), yolo=yolo, host=facts)
         for warning in warnings:
             self.console.warn(str(warning))
         return infra

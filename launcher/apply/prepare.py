@@ -105,7 +105,7 @@ def prepare(
         decision.grants,
         decision.waits,
         limits.config if limits else {},
-        live.host_addresses,
+        tuple(address.partition("/")[0] for _, address in live.host_networks),
     )
     wanted = desired(infra, around)
 

@@ -7,6 +7,7 @@ profiles and instances but `volatile.*`, `image.*` and `user.*` of others. What 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,26 +162,25 @@ def _selected(resources: tuple[Resource, ...], chosen: Callable[[Resource], bool
 
 
 def _taken(resource: Resource, live: Live, made: Collection[Key]) -> list[Conflict]:
-    """Conflicts of something new with what bears another name: a subnet that another network has."""
+    """Conflicts of something new with what bears another name: a subnet that another network or interface has."""
     if resource.key.kind != "network":
         return []
-    import ipaddress
-
     wanted = ipaddress.IPv4Interface(resource.config["ipv4.address"]).network
-    found = []
-    for key, there in live.objects.items():
-        address = (there.get("config") or {}).get("ipv4.address", "")
-        if key.kind != "network" or key in made or "/" not in address:
-            continue
-        if ipaddress.IPv4Interface(address).network.overlaps(wanted):
-            found.append(
-                Conflict(
-                    resource.key,
-                    f"the subnet {wanted} of domain {resource.domain} is in use by network {key.name} ({address})",
-                    "choose another subnet_id or addressing, or delete that network",
-                )
-            )
-    return found
+    networks = [
+        (f"network {key.name}", (there.get("config") or {}).get("ipv4.address", ""))
+        for key, there in live.objects.items()
+        if key.kind == "network" and key not in made
+    ]
+    taken = [*networks, *((f"the host's interface {name}", address) for name, address in live.host_networks)]
+    return [
+        Conflict(
+            resource.key,
+            f"the subnet {wanted} of domain {resource.domain} is in use by {what} ({address})",
+            "choose another subnet_id or addressing, or delete that network",
+        )
+        for what, address in taken
+        if "/" in address and ipaddress.IPv4Interface(address).network.overlaps(wanted)
+    ]
 
 
 def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: str) -> Conflict | None:

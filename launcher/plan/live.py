@@ -25,14 +25,14 @@ _PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
 class Live:
     """The objects of a server by key, as its API gives them.
 
-    Images are by fingerprint. `resources` are the host's (empty when nobody asked), `host_addresses` those of its
-    interfaces that Incus does not manage, `pools` its storage pools.
+    Images are by fingerprint. `resources` are the host's (empty when nobody asked), `host_networks` the addresses
+    (`192.168.1.7/24`) of its interfaces that Incus does not manage, by interface; `pools` are drivers by pool.
     """
 
     objects: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
     instances: tuple[Mapping[str, Any], ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
-    host_addresses: tuple[str, ...] = ()
+    host_networks: tuple[tuple[str, str], ...] = ()
     pools: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, key: Key) -> Mapping[str, Any] | None:
@@ -66,7 +66,7 @@ def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) ->
         objects,
         instances,
         incus.get("resources") if resources else {},
-        tuple(sorted(_host_addresses(incus, networks))),
+        tuple(sorted(_host_networks(incus, networks))),
         there,
     )
 
@@ -91,7 +91,7 @@ def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
     return found
 
 
-def _host_addresses(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+def _host_networks(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
     """The IPv4 addresses of the interfaces that reach beyond the host: it is to be found there neither."""
     for network in networks:
         if network["managed"] or network["type"] not in _PHYSICAL:
@@ -99,4 +99,4 @@ def _host_addresses(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iter
         state = incus.find_one(f"networks/{network['name']}/state") or {}
         for address in state.get("addresses") or ():
             if address["family"] == "inet" and not ipaddress.IPv4Address(address["address"]).is_loopback:
-                yield address["address"]
+                yield network["name"], f"{address['address']}/{address['netmask']}"

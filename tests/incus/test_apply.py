@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.ship.publish import publish
+from anklume_images.ship.verb import image_files
+from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.plan.names import MACHINE, OWNER
 from tests.rig.tiny_store import put_tiny
@@ -211,22 +214,21 @@ def test_what_is_there_and_not_ours_is_left_alone_until_adopted(tiny: Launcher, 
     else:
         send(tiny, "projects", project, "post", "default")
     if kind == "instance":
-        body = {"name": "box", "source": {"type": "none"}, "devices": {"root": {"type": "disk", "path": "/"}}}
-        body["devices"]["root"]["pool"] = "default"
-        send(tiny, "instances", body, "post")
+        (image,) = Images(Store(tiny.store))
+        publish(image_files(image, Images(Store(tiny.store)), Store(tiny.store)), tiny.client())
+        root = {"type": "disk", "path": "/", "pool": "default"}
+        source = {"type": "image", "fingerprint": image.fingerprint}
+        send(tiny, "instances", {"name": "box", "source": source, "devices": {"root": root}}, "post")
     said = tiny("apply", code=1).stderr
     assert "was not made by anklume-launch" in said
     assert "--adopt takes it over" in said
-    if kind != "instance":
-        tiny("apply", "--adopt", "--yes")
-        tiny.settled()
-        tiny("destroy", "--yes")
-        assert get(tiny, "projects", recursion="1")[-1]["name"] in ("default", "lab")
-        return
-    tiny("apply", "--adopt", "--yes", code=1)  # it is empty, so it does not start
-    assert get(tiny, "instances/box", project="lab")["config"][OWNER] == "demo"
-    tiny("apply", "--replace", "--yes")
+    tiny("apply", "--adopt", "--yes")
     tiny.settled()
+    if kind == "instance":
+        found = get(tiny, "instances/box", project="lab")
+        assert (found["config"][OWNER], found["status"]) == ("demo", "Running")
+    tiny("destroy", "--yes", "--volumes", "box-models")
+    assert [found["name"] for found in get(tiny, "projects", recursion="1")] == ["default"]
 
 
 def test_two_files_that_want_one_name_or_subnet(tiny: Launcher) -> None:
