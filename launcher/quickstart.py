@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from launcher.trial.browser import Page
     from launcher.trial.trial import Trial
 
-__all__ = ["Chat", "main", "quickstart"]
+__all__ = ["Chat", "main", "quickstart", "take_picture"]
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "infra.yml"
 MODEL = "tiny"
@@ -122,11 +122,11 @@ def _converse(chat: Chat, found: Trial, console: Console, screenshot: Path) -> s
         raise AnklumeError(f"Open WebUI sees no model {MODEL} but {', '.join(models) or 'none'}", where=chat.url)
     answer = chat.ask(MODEL, QUESTION)
     found.seconds["question"] = time.monotonic() - now
-    _picture(chat, found, console, screenshot)
+    take_picture(chat, found, console, screenshot)
     return answer
 
 
-def _picture(chat: Chat, found: Trial, console: Console, target: Path) -> None:
+def take_picture(chat: Chat, found: Trial, console: Console, target: Path) -> None:
     """Ask the same on the page itself and take a picture, where there is a Chromium; nothing depends on it."""
     from launcher.trial.browser import find_chromium, open_page
 
@@ -138,7 +138,7 @@ def _picture(chat: Chat, found: Trial, console: Console, target: Path) -> None:
     now = time.monotonic()
     try:
         chat.prepare_page()
-        with open_page(program, found.private.home / "browser") as page:
+        with open_page(program, found.private.home / "page") as page:
             _ask_on_page(page, chat)
             target.write_bytes(page.screenshot())
     except (AnklumeError, OSError) as error:

@@ -94,14 +94,19 @@ class Page:
 
 @contextlib.contextmanager
 def open_page(program: str, folder: Path) -> Iterator[Page]:
-    """An empty page of a new Chromium, whose profile is in `folder`, which is to be removed afterwards."""
+    """An empty page of a new Chromium that keeps all it writes in `folder`, which is to be removed afterwards.
+
+    The folder's path must be short: a socket is made in it (108 bytes, unix(7)).
+    """
     from websockets.sync.client import connect
 
     from launcher.trial.workplace import leashed
 
     argv = [program, *_SWITCHES, f"--user-data-dir={folder}", "about:blank"]
+    folder.mkdir(mode=0o700)
+    own = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ.get("PATH", os.defpath)}
     quiet = subprocess.DEVNULL
-    browser = subprocess.Popen(leashed(argv), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    browser = subprocess.Popen(leashed(argv), env=own, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
         with connect(_page_address(browser, folder), max_size=None, proxy=None) as connection:
             yield Page(connection)
@@ -122,4 +127,4 @@ def _page_address(browser: subprocess.Popen[bytes], folder: Path) -> str:
             pages = session.get(f"http://127.0.0.1:{port}/json/list", timeout=5).json()
             return str(next(page for page in pages if page["type"] == "page")["webSocketDebuggerUrl"])
         time.sleep(0.05)
-    raise HostError("Chromium did not start", where=browser.args[-3] if isinstance(browser.args, list) else None)
+    raise HostError("Chromium did not start")

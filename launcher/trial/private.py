@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus import Incus
 
-__all__ = ["Endpoint", "PrivateIncus"]
+__all__ = ["GIBIBYTE", "Endpoint", "PrivateIncus"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _KEEPER, _ENTER = "launcher.trial.keeper", "launcher.trial.enter"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from anklume_images.errors import AnklumeError, HostError
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.ports import environment_name, publications
-from launcher.trial.private import PrivateIncus
+from launcher.trial.private import GIBIBYTE, PrivateIncus
 from launcher.trial.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "Trial", "TrialOptions", "check_host", "load", "trial"]
 
+POOL_SIZE = 20 * GIBIBYTE  # sparse
 OLLAMA_HOME = "/root/.ollama"  # a store of Ollama's own making, not a folder of GGUF files
 
 
@@ -142,7 +143,8 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
         stack.enter_context(_endable())
         listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
         tree = launch.pipeline(offline=options.offline).tree(options.version).root
-        private = PrivateIncus(tree=tree, home=options.home, fake_gpus=options.fake_gpus)
+        room = POOL_SIZE + sum(file.stat().st_size for file in options.models)
+        private = PrivateIncus(tree=tree, home=options.home, fake_gpus=options.fake_gpus, pool_size=room)
         stack.enter_context(private)
         incus = stack.enter_context(private.client())
         clock.lap("incus")
