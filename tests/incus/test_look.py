@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,87 +10,34 @@ from launcher.check import doctor, logs, status, verify
 from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
 from launcher.trial import fakegpu
-from launcher.trial.private import PrivateIncus
-from launcher.trial.tiny_gguf import tiny_gguf
-from tests.rig.launched import World, changed, infra, machine
-from tests.rig.ollama_standin import build_images, make_tarball
-from tests.rig.terminal import Terminal
+from tests.rig.launched import changed, infra
+from tests.rig.look_machines import (
+    BLIND,
+    BRAIN,
+    CARD,
+    ENGINES_FOR_WEB,
+    FOREIGN,
+    GHOST,
+    GPU,
+    IDLE,
+    LLAMA,
+    MODELS,
+    WEBUI,
+    launched,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from launcher.check.evidence import Finding
     from launcher.infra.model import Infra, Machine
+    from tests.rig.launched import World
 
+pytest_plugins = ("tests.incus.look_world",)
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
-CARD = fakegpu.cards(1)[0]
-GPU = {"gpu0": {"type": "gpu", "gputype": "physical", "pci": CARD.pci}}
-MODELS = "/root/.ollama"
-BRAIN = machine("brain", "ai-tools", 1, "ollama", gpu=True, roles=("ollama_server",))
-LLAMA = machine("llama", "ai-tools", 2, "llama-server", variables={"llama_server_api_key": 'k$y "\\1'})
-BLIND = machine("blind", "ai-tools", 3, "ollama", gpu=True)
-WEBUI = machine(
-    "webui",
-    "web",
-    1,
-    "open-webui",
-    variables={
-        "open_webui_ollama_url": f"http://{BRAIN.address}:11434",
-        "open_webui_openai_url": f"http://{LLAMA.address}:8080/v1",
-        "open_webui_openai_key": 'k$y "\\1',
-    },
-)
-IDLE = machine("idle", "web", 2, "debian")
-FOREIGN = machine("foreign", "web", 3, "debian")
-GHOST = machine("ghost", "web", 4, "debian")
-ENGINES_FOR_WEB = (Policy("web", "ai-tools", (11434, 8080)),)
-
-
-@pytest.fixture(scope="module")
-def images(
-    built: Callable[[str], Image], pipeline: Pipeline, toolchain: Tree, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Image]:
-    """Real images, and Ollama's made of its stand-in."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    found = {name: built(name) for name in ("debian", "llama-server", "open-webui")}
-    return found | build_images(pipeline, make_tarball(toolchain.root, folder), folder, ("ollama",))
-
-
-@contextlib.contextmanager
-def launched(tree: Path, home: Path, pipeline: Pipeline, images: dict[str, Image]) -> Iterator[World]:
-    with PrivateIncus(tree=tree, home=home, fake_gpus=1) as incus, incus.client() as client:
-        world = World(incus, client, pipeline, images)
-        world.make_domains()
-        yield world
-
-
-@pytest.fixture(scope="module")
-def world(
-    incus_tree: Callable[[str], Path],
-    disk: Path,
-    pipeline: Pipeline,
-    images: dict[str, Image],
-) -> Iterator[World]:
-    """The older Incus with all machines but the one that is missing."""
-    with launched(incus_tree("incus-6"), disk / "look", pipeline, images) as world:
-        world.create(WEBUI)
-        world.start(WEBUI)
-        world.create(BRAIN, config={"nvidia.runtime": "true"}, devices=GPU, volume=MODELS)
-        world.create(LLAMA, volume="/var/lib/models")
-        world.create(BLIND, devices=GPU)
-        world.create(IDLE)
-        world.create(FOREIGN, ours=False)
-        for one in (BRAIN, LLAMA, BLIND):
-            world.start(one)
-        world.push(LLAMA, tiny_gguf(), "/var/lib/models/tiny.gguf")
-        world.give_model(BRAIN, "tiny")
-        world.wait(BRAIN, LLAMA, BLIND, WEBUI)
-        yield world
 
 
 def rows(world: World, file: Infra) -> dict[str, dict[str, Any]]:
@@ -231,8 +170,13 @@ def test_trouble_1_and_2_no_nvidia_smi_and_the_engine_on_the_cpu(world: World) -
     assert any("library=cpu" in line for line in found["engine-on-cpu"].evidence)
     assert "nvidia-smi" in found["engine-on-cpu"].cause
     world.change(BLIND, {"nvidia.runtime": "true"})
-    world.wait(BLIND)
-    assert findings(world, BLIND) == []
+    try:
+        world.wait(BLIND)
+        assert findings(world, BLIND) == []
+    finally:
+        world.run(BLIND, "rm", "/usr/bin/nvidia-smi")  # the stand-in is a file, where the real one is a mount
+        world.change(BLIND, {"nvidia.runtime": ""})
+        world.wait(BLIND)
 
 
 def test_trouble_1_without_a_gpu_device(world: World) -> None:
@@ -334,155 +278,13 @@ def test_last_words_of_a_machine_that_does_not_run(world: World) -> None:
     assert len(text.splitlines()) <= 12
 
 
-# the command
-
-FILE = f"""
-project_name: look
-global: {{base_subnet: "10.131"}}
-domains:
-  ai-tools:
-    subnet_id: 1
-    machines:
-      brain: {{ip: {BRAIN.address}, roles: [base_system, ollama_server], gpu: true}}
-      llama: {{ip: {LLAMA.address}, image: llama-server, vars: {{llama_server_api_key: 'k$y "\\1'}}}}
-  web:
-    subnet_id: 2
-    machines:
-      webui:
-        ip: {WEBUI.address}
-        roles: [open_webui]
-        vars:
-          open_webui_openai_url: http://{LLAMA.address}:8080/v1
-          open_webui_openai_key: 'k$y "\\1'
-      idle: {{ip: {IDLE.address}, image: debian}}
-network_policies:
-  - {{from: web, to: ai-tools, ports: [11434, 8080], protocol: tcp}}
-"""
-
-
-@dataclass(frozen=True)
-class Command:
-    """Runs `anklume-launch` upon the private Incus, as a process of its own."""
-
-    file: Path
-    environment: dict[str, str]
-
-    def argv(self, verb: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "launcher", verb, *arguments]
-
-    def __call__(self, verb: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        argv = self.argv(verb, *(str(self.file) if word == "FILE" else word for word in arguments))
-        env = self.environment | environment
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", code=code))
-
-
-@pytest.fixture
-def command(world: World, test_store: Path, tmp_path: Path) -> Command:
-    file = tmp_path / "infra.yml"
-    file.write_text(FILE)
-    environment = {
-        **os.environ,
-        "INCUS_SOCKET": str(world.incus.socket),
-        "ANKLUME_STORE": str(test_store),
-        "PATH": "/usr/bin:/bin",
-    }
-    return Command(file, environment)
-
-
-def test_command_status(command: Command) -> None:
-    text = command("status", "FILE", code=1)
-    assert "3 of 4 machines run and are well" in text
-    assert command("status", "FILE", "--only", "ai-tools", "--tags", "llm").count("healthy") == 2
-    document = command.json("status", "FILE", "--only", "webui")
-    assert (document["ok"], [row["name"] for row in document["machines"]]) == (True, ["webui"])
-    assert "did you mean 'webui'?" in command("status", "FILE", "--only", "webiu", code=2)
-    assert "no machine has the tag 'lm'" in command("status", "FILE", "--tags", "lm", code=2)
-
-
-def test_command_verify(command: Command) -> None:
-    document = command.json("verify", "FILE", "--tags", "llm", "--prompt", "how are you?")
-    assert document["ok"]
-    evidence = {(check["machine"], check["name"]): check["evidence"] for check in document["checks"]}
-    assert evidence["brain", "ollama-inference"].startswith("tiny:latest: 'stand-in: how are you?'")
-    assert "8 ok, 0 failed, 0 skipped" in command("verify", "FILE", "--tags", "llm", "--wait", "600")
-    assert "the machine is stopped" in command("verify", "FILE", "--only", "idle", code=1)
-    assert "longer than 100000 bytes" in command("verify", "FILE", "--prompt", "x" * 100_001, code=2)
-
-
-def test_command_doctor(command: Command, tmp_path: Path) -> None:
-    text = command("doctor", "FILE")
-    assert "idle does not run" in text
-    assert "nvidia-container-cli: there, LXC hook: there" in text
-    assert command.json("doctor")["ok"]
-    assert "--only and --tags choose machines" in command("doctor", "--only", "brain", code=2)
-    nowhere = str(tmp_path / "none.socket")
-    text = command("doctor", code=1, INCUS_SOCKET=nowhere)
-    assert "[incus-unreachable]" in text
-    assert nowhere in text
-
-
-def test_command_logs(command: Command) -> None:
-    assert len(command("logs", "FILE", "brain", "-n", "3").splitlines()) == 3
-    assert "inference compute" in command("logs", "FILE", "brain", "--unit", "ollama")
-    assert "idle is stopped" in command("logs", "FILE", "idle")
-    assert "did you mean 'brain'?" in command("logs", "FILE", "brian", code=2)
-    assert "web is a domain, not a machine" in command("logs", "FILE", "web", code=2)
-
-
-def test_command_logs_follows_until_ctrl_c(world: World, command: Command) -> None:
-    argv = command.argv("logs", str(command.file), "llama", "--unit", "look-test", "--follow")
-    with subprocess.Popen(
-        argv, env=command.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as one:
-        assert one.stdout is not None
-        for word in ("first", "second"):
-            world.run(LLAMA, "systemd-run", "--quiet", "--unit=look-test", "--wait", "--collect", "echo", word)
-            while word not in (line := one.stdout.readline()):
-                assert line, one.communicate()
-        one.send_signal(signal.SIGINT)
-        assert one.wait(10) == 130
-
-
-def test_command_shell_passes_output_and_exit_code(command: Command) -> None:
-    argv = command.argv("shell", str(command.file), "brain", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
-    done = subprocess.run(argv, env=command.environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
-    assert "a shell needs a terminal" in command("shell", "FILE", "brain", code=1)
-    assert "idle is stopped" in command("shell", "FILE", "idle", "--", "true", code=1)
-
-
-@pytest.mark.parametrize("client", [False, True], ids=["websockets", "incus-client"])
-def test_command_shell_is_a_login_shell(world: World, command: Command, tmp_path: Path, client: bool) -> None:
-    environment = command.environment | {"TERM": "dumb"}
-    if client:  # the tree's own, run inside
-        program = tmp_path / "bin/incus"
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nunset INCUS_SOCKET\nexec {shlex.join(world.incus.command(["incus"]))} "$@"\n')
-        program.chmod(0o755)
-        environment |= {"PATH": f"{program.parent}:{environment['PATH']}", "INCUS_DIR": "/var/lib/incus"}
-    terminal = Terminal(command.argv("shell", str(command.file), "brain"), env=environment)
-    try:
-        terminal.type("echo $((40 + 2)) $PWD $0\r")
-        terminal.read_until(r"42 /root /bin/bash|42 /root -bash")
-        terminal.type("exit 4\r")
-        assert terminal.end() == 4
-    finally:
-        terminal.close()
-
-
 # the newer Incus
 
 
 def test_the_newer_incus_answers_all_the_same(
-    incus_tree: Callable[[str], Path], home: Path, pipeline: Pipeline, images: dict[str, Image]
+    incus_tree: Callable[[str], Path], home: Path, pipeline: Pipeline, look_images: dict[str, Image]
 ) -> None:
-    with launched(incus_tree("incus-7"), home, pipeline, images) as world:
+    with launched(incus_tree("incus-7"), home, pipeline, look_images) as world:
         world.create(BRAIN, config={"nvidia.runtime": "true"}, devices=GPU, volume=MODELS)
         world.create(IDLE)
         world.start(BRAIN)
