@@ -68,7 +68,7 @@ def try_verb(
     that --run or what follows `--` names; its exit code is this one's.
     """
     from launcher.trial.ports import parse
-    from launcher.trial.trial import TrialOptions, check_host, load, trial
+    from launcher.trial.trial import TrialOptions, check_host, trial
 
     words = _words(command, line)
     names = [file.name for file in models]
@@ -82,7 +82,7 @@ def try_verb(
         only=only,
         offline=offline,
     )
-    file = load(launch, infra, yolo=yolo)
+    file = launch.infra(infra, yolo=yolo)
     check_host()
     with trial(launch, file, options) as found:
         assert found.workplace is not None  # noqa: S101 - it is there when all runs

@@ -27,7 +27,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "
 MODEL = "tiny"
 QUESTION = "Why is the sky blue?"
 _WORDS = 24  # tokens of the answer: nonsense does not get better by being longer
-_PAGE_SECONDS = 30.0
+_PAGE_SECONDS = 60.0
 
 
 class Chat:
@@ -94,12 +94,12 @@ class Chat:
 def quickstart(console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool) -> None:
     """Build llama-server and Open WebUI, launch both in a private Incus, and ask them a question. Needs root."""
     from launcher.trial.tiny_gguf import tiny_gguf
-    from launcher.trial.trial import TrialOptions, check_host, load, trial
+    from launcher.trial.trial import TrialOptions, check_host, trial
 
     check_host()
     begun = time.monotonic()
     launch = Launch((), home.absolute() if home else None, console)
-    infra = load(launch, EXAMPLE, yolo=False)
+    infra = launch.infra(EXAMPLE)
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
     with launch.store().scratch("quickstart") as scratch:
         model = scratch / f"{MODEL}.gguf"
@@ -152,14 +152,16 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
     """Sign in, type the question, send it, and wait for the answer."""
     from urllib.parse import quote
 
-    button = "document.querySelector('#send-message-button')"
     page.go(chat.url)
     page.evaluate(f"localStorage.setItem('token', '{chat.token}')")
     page.go(f"{chat.url}/?models={MODEL}&q={quote(QUESTION)}")
-    page.wait(f"{button} && !{button}.disabled", _PAGE_SECONDS)
-    time.sleep(0.5)  # the button is there before it listens
-    page.evaluate(f"{button}.click()")
-    if not page.wait("document.querySelector('.chat-assistant')?.innerText.trim()", _PAGE_SECONDS):
+    end = time.monotonic() + _PAGE_SECONDS
+    while not page.wait("document.querySelector('.chat-assistant')", 1):
+        # Again: the button is there for a moment before it listens, and gone once it was heard.
+        page.evaluate("document.querySelector('#send-message-button:enabled')?.click()")
+        if time.monotonic() > end:
+            raise AnklumeError("the page takes no question")
+    if not page.wait("document.querySelector('.chat-assistant').innerText.trim()", _PAGE_SECONDS):
         raise AnklumeError("the page shows no answer")
     time.sleep(1)  # it fades in
 
@@ -167,7 +169,7 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
 def _report(found: Trial, answer: str, total: float) -> list[str]:
     lines = ["", f"question  {QUESTION}", f"answer    {answer.strip() or '(blanks)'}"]
     lines += [
-        "          The model is a toy of random weights: nonsense is what it can say. Everything else is real.",
+        "          (the model is a toy of random weights and talks nonsense; all else is real)",
         "",
     ]
     for machine in found.machines:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from launcher.session import Launch
     from launcher.trial.ports import Publication
 
-__all__ = ["Published", "Trial", "TrialOptions", "check_host", "load", "trial"]
+__all__ = ["Published", "Trial", "TrialOptions", "check_host", "trial"]
 
 POOL_SIZE = 20 * GIBIBYTE  # sparse
 OLLAMA_HOME = "/root/.ollama"  # a store of Ollama's own making, not a folder of GGUF files
@@ -113,18 +113,6 @@ def check_host() -> None:
     """HostError where no private Incus can be had."""
     if os.geteuid() != 0:
         raise HostError("a private Incus needs root: namespaces, mounts and a container's ids", hint="run it with sudo")
-
-
-def load(launch: Launch, path: Path, *, yolo: bool) -> Infra:
-    """The valid file; what this host's own networks are does not matter where the bridges are in none of them."""
-    from launcher.infra.host import HostFacts
-    from launcher.infra.load import load_infra
-
-    facts = replace(HostFacts.read(), networks=())
-    infra, warnings = load_infra(path, launch.catalog(), yolo=yolo, host=facts)
-    for warning in warnings:
-        launch.console.warn(str(warning))
-    return infra
 
 
 @contextlib.contextmanager
