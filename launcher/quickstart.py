@@ -156,7 +156,7 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
     page.evaluate(f"localStorage.setItem('token', '{chat.token}')")
     page.go(f"{chat.url}/?models={MODEL}&q={quote(QUESTION)}")
     end = time.monotonic() + _PAGE_SECONDS
-    while not page.wait("document.querySelector('.chat-assistant')", 1):
+    while not page.wait("document.querySelector('.chat-assistant') !== null", 1):
         # Again: the button is there for a moment before it listens, and gone once it was heard.
         page.evaluate("document.querySelector('#send-message-button:enabled')?.click()")
         if time.monotonic() > end:
