@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
     from anklume_images.incus import Incus
     from anklume_images.store.images import Image, Images
-    from launcher.infra.model import Infra, Machine
+    from launcher.infra.model import Infra, Machine, Profile
     from launcher.plan.cards import Card
     from launcher.plan.live import Live
     from launcher.plan.names import Names
     from launcher.plan.resources import Resource
 
 __all__ = ["ConflictError", "Prepared", "choose_images", "prepare"]
+
+
+_NODES = frozenset({"unix-char", "unix-block", "pci"})
 
 
 class ConflictError(AnklumeError):
@@ -90,7 +93,7 @@ def prepare(
     only, tags = tuple(only), tuple(tags)
     chosen = {machine.name for machine in selected(infra, only, tags)}
     own_images = choose_images(infra, images)
-    gpu = any(machine.gpu for machine in infra.machines())
+    gpu = _touches_cards(infra)
     live = read_live(incus, _pools(infra, own_images), resources=infra.settings.resource_policy is not None)
     _check_pools(infra, own_images, live)
     names = names_for(infra)
@@ -129,6 +132,19 @@ def prepare(
     notices += _preflight(infra, decision, incus)
     plan = Plan(plan.steps, (), plan.orphans if everything else (), plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards)
+
+
+def _touches_cards(infra: Infra) -> bool:
+    """Whether a machine could get at a card: as a gpu, or by a node, a PCI device or LXC's own configuration."""
+    for machine in infra.machines():
+        profiles = infra.domains[machine.domain].profiles
+        sources: list[Machine | Profile] = [machine, *(profiles[name] for name in machine.profiles if name in profiles)]
+        devices = [device for source in sources for device in source.devices.values()]
+        if machine.gpu or any("raw.lxc" in source.config for source in sources):
+            return True
+        if any(device.get("type") in _NODES or "/dev/" in device.get("source", "") for device in devices):
+            return True
+    return False
 
 
 def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:

@@ -34,7 +34,9 @@ __all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
 
 WORKERS = 12
 _RETRIES = 4
+_PAUSE_SECONDS = 0.3
 _BACK_SECONDS = 60.0
+_BUSY = "is busy running"  # an operation that a killed command began goes on in the daemon
 _PAST = {
     "create": "created",
     "change": "changed",
@@ -175,6 +177,11 @@ class _Run:
                     del waiting[key]
                     continue
                 running[pool.submit(self._one, step)] = waiting.pop(key).key
+            if not running and waiting:  # two machines that swap their cards, say
+                names = ", ".join(key.name for key in waiting)
+                error = AnklumeError(f"these wait for each other: {names}", hint="take the card from one of them first")
+                self.failures |= dict.fromkeys(waiting, error)
+                waiting.clear()
             if running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -220,10 +227,11 @@ class _Run:
                 if step.action != "none":
                     carry_out(step, incus, self.context)
             except IncusError as error:
-                lost = isinstance(error, IncusUnreachableError) or is_missing(error)
+                lost = isinstance(error, IncusUnreachableError) or is_missing(error) or _BUSY in error.message
                 if not lost or attempt == _RETRIES:
                     raise
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
+                time.sleep(_PAUSE_SECONDS * 2**attempt)
                 step = self._again(step, incus, error)
             else:
                 return

@@ -61,7 +61,9 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
         _publish(step.resource, incus, context)
     elif step.key.kind == "machine":
         _machine(step, incus, context)
-    elif step.action == "create":
+    elif step.action in ("create", "replace"):
+        if step.action == "replace":
+            incus.send("delete", f"networks/{step.key.name}")
         path, body, params = _creation(step.resource)
         incus.send("post", path, body, params=params)
     else:

@@ -209,6 +209,9 @@ def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bo
 
 def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Step:
     changes = changes_of(resource, there)
+    if resource.key.kind == "network" and there.get("status") == "Pending":
+        # Incus gives up making it when its client is killed, and takes the name for used for ever.
+        return Step(resource, "replace", changes, stopped=True)
     if resource.key.kind != "machine":
         return Step(resource, "change" if changes else "none", changes)
     stopped = there["status"] != "Running"

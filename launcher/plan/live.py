@@ -6,9 +6,11 @@ One call for each kind over all projects (and for each storage pool), recursion=
 from __future__ import annotations
 
 import ipaddress
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from launcher.plan.names import owner_of
 from launcher.plan.resources import Key
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) ->
     objects: dict[Key, Mapping[str, Any]] = {}
     for found in incus.get("projects", recursion=1):
         objects[Key("project", "", found["name"])] = found
-    networks = incus.get("networks", recursion=1)
+    networks = _networks(incus)
     for found in networks:
         if found["managed"]:
             objects[Key("network", "default", found["name"])] = found
@@ -72,6 +74,20 @@ def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) ->
 
 
 _EVERYWHERE = {"all-projects": "true"}
+_PENDING_SECONDS = 3.0
+
+
+def _networks(incus: Incus) -> list[Mapping[str, Any]]:
+    """All networks; one that is just being made is waited for, a little: it is pending, or its maker was killed."""
+    end = time.monotonic() + _PENDING_SECONDS
+    while True:
+        networks: list[Mapping[str, Any]] = incus.get("networks", recursion=1)
+        ours = [network for network in networks if owner_of(network.get("config") or {})]
+        if all(network["status"] != "Pending" for network in ours) or time.monotonic() > end:
+            return networks
+        time.sleep(0.2)
+
+
 _COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 
 

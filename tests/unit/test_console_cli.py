@@ -343,6 +343,6 @@ class TestConsole:
 
     def test_commands_are_shown_as_they_must_be_typed(self, capsys: pytest.CaptureFixture[str]) -> None:
         console = Console()
-        console.configure(quiet=False, program="anklume-images --store /s")
+        console.configure(quiet=False, options=["--store", "/s"])
         console.error(AnklumeError("it is gone", hint="run: anklume-images fetch app"))
         assert "hint: run: anklume-images --store /s fetch app\n" in capsys.readouterr().err
