@@ -57,22 +57,25 @@ class Prepared:
 
 def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
     """The image in the store for each machine that is made of one; StoreError names all that are not there."""
-    chosen: dict[str, Image] = {}
+    # Each reference is read once: it takes a millisecond, and a channel may move meanwhile.
+    found: dict[str, Image] = {}
     missing: dict[str, tuple[str, StoreError]] = {}
-    for machine in infra.machines():
-        if machine.image.store is None:
+    machines = [machine for machine in infra.machines() if machine.image.store is not None]
+    for machine in machines:
+        ref = machine.image.ref
+        if ref in found or ref in missing:
             continue
         try:
-            chosen[machine.name] = images.resolve(machine.image.ref)
+            found[ref] = images.resolve(ref)
         except StoreError as error:
-            missing.setdefault(machine.image.ref, (machine.where, error))
+            missing[ref] = (machine.where, error)
     if missing:
         message = "\n".join(f"{where}: {error.message}" for where, error in missing.values())
         names = sorted({ref.partition("@")[0] for ref in missing})
         channels = any(not ref.endswith("@latest") for ref in missing)
         hint = next(iter(missing.values()))[1].hint if channels else f"anklume-images build {' '.join(names)}"
         raise StoreError(message, hint=hint)
-    return chosen
+    return {machine.name: found[machine.image.ref] for machine in machines}
 
 
 def prepare(
