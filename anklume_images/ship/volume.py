@@ -61,7 +61,7 @@ def make_volume(
         raise IncusError(
             f"there is a volume {name} already",
             where=f"pool {pool}, project {incus.project}",
-            hint="push further files into it with: incus storage volume file push",
+            hint="push further files through an instance that has it: incus file push",
         )
     archive = _Archive(_index(name, pool, config or {}, description), sorted(files, key=lambda file: file.path))
     headers = {"Content-Type": "application/octet-stream", "X-Incus-name": name}

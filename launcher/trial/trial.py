@@ -44,7 +44,6 @@ class TrialOptions:
     models: tuple[Path, ...] = ()
     only: tuple[str, ...] = ()
     offline: bool = False
-    home: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,14 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
     machines = selected(infra, options.only)
     _check(machines)
     clock = _Clock()
-    images = _build(launch, infra, options, clock)
-    wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
-    models = _model_volumes(infra, machines, images) if options.models else set()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_endable())
+    with _endable(), contextlib.ExitStack() as stack:
+        images = _build(launch, infra, options, clock)
+        wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
+        models = _model_volumes(infra, machines, images) if options.models else set()
         listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
         tree = launch.pipeline(offline=options.offline).tree(options.version).root
         room = POOL_SIZE + sum(file.stat().st_size for file in options.models)
-        private = PrivateIncus(tree=tree, home=options.home, fake_gpus=options.fake_gpus, pool_size=room)
-        stack.enter_context(private)
+        private = stack.enter_context(PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, pool_size=room))
         incus = stack.enter_context(private.client())
         clock.lap("incus")
         found = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
@@ -147,9 +144,8 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
         found.published = tuple(
             _publish(forwarder, found, entry, listener) for entry, listener in zip(wanted, listeners, strict=True)
         )
-        found.workplace = Workplace(
-            private, tree, f"try {infra.project_name}", _own_options(launch), found.environment()
-        )
+        label = f"try {infra.project_name}"
+        found.workplace = Workplace(private, tree, label, _own_options(launch), found.environment())
         yield found
 
 
