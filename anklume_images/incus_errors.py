@@ -50,6 +50,10 @@ def explain(message: str, address: str) -> IncusError:
 
 
 def _unreachable(error: BaseException, address: str) -> IncusError:
+    from http.client import HTTPException
+
+    from urllib3.exceptions import ProtocolError
+
     causes = list(_causes(error))
     if any(isinstance(cause, PermissionError) for cause in causes):
         return IncusError("permission denied", where=address, hint="run as root, or join the group incus-admin")
@@ -69,6 +73,8 @@ def _unreachable(error: BaseException, address: str) -> IncusError:
             where=address,
             hint="pin it: incus remote add stores it beside the client's configuration",
         )
+    if any(isinstance(cause, (HTTPException, ConnectionError, ProtocolError)) for cause in causes):
+        return IncusUnreachableError("the connection broke off", where=address)
     return IncusUnreachableError(f"no answer: {causes[-1]}", where=address)
 
 

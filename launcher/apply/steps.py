@@ -6,12 +6,13 @@ written before the start that it is for.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from anklume_images.errors import IncusError
+from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus_remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
@@ -34,6 +35,7 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
+_FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
@@ -131,6 +133,17 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if step.action == "create":
         _create(resource, incus, context)
         return
+    try:
+        _bring_up(step, incus)
+    except IncusError as error:
+        if isinstance(error, IncusUnreachableError) or not _never_ran(resource, incus):
+            raise
+        _discard(resource, incus)
+        _create(resource, incus, context)
+
+
+def _bring_up(step: Step, incus: Incus) -> None:
+    resource = step.resource
     path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
     if step.action in ("restart", "replace") and not step.stopped:
         stop(incus, resource.key)
@@ -140,6 +153,19 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
         _configure(resource, incus, path)
     if step.action != "change":
         incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+
+
+def _never_ran(resource: Resource, incus: Incus) -> bool:
+    """Whether an instance has never been started: a daemon that is killed while it makes one leaves a mere record."""
+    there = incus.get(f"instances/{resource.key.name}", project=resource.key.project)
+    return there["status"] == "Stopped" and str(there["last_used_at"]) < _FIRST_YEAR
+
+
+def _discard(resource: Resource, incus: Incus) -> None:
+    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    with contextlib.suppress(IncusError):  # of a mere record, only the database takes note
+        incus.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
+    incus.send("delete", path, params=params)
 
 
 def _make_folders(resource: Resource, context: Context) -> None:

@@ -169,7 +169,7 @@ class PrivateIncus:
         return Endpoint(f"https://{address}", server_cert, cert, key)
 
     def restart_daemon(self) -> None:
-        """Kill the daemon, let another be started in its place, and wait until that answers; instances run on."""
+        """End the daemon, let another be started in its place, and wait until that answers; instances run on."""
         assert self.home is not None  # noqa: S101 - entered
         daemon = next(int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_daemon(int(name)))
         (self.home / RESTART).touch()

@@ -1,0 +1,175 @@
+"""What goes wrong around apply: each a clear error or a clean end, and the next run converges."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import IncusError
+from anklume_images.incus import Incus
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from launcher.trial.private import PrivateIncus
+from tests.rig.launching import Launcher
+from tests.rig.tiny_store import put_tiny, write_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MANY = "domains:\n  lab:\n    machines:\n" + "".join(
+    f"      box-{number}: {{image: tiny, ephemeral: true}}\n" for number in range(6)
+)
+ONE = "domains:\n  lab:\n    machines:\n      box-0: {image: tiny, ephemeral: true}\n"
+NOBODY = 65534
+
+
+def test_no_incus(tiny: Launcher, tmp_path: Path) -> None:
+    tiny.write(ONE)
+    environment = tiny.environment() | {"INCUS_SOCKET": str(tmp_path / "unix.socket")}
+    result = subprocess.run(tiny.argv("apply"), env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no Incus daemon listens here" in result.stderr
+    assert "hint:" in result.stderr
+
+
+def test_socket_without_permission(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    with tiny.client():  # what is imported by then need not be read as somebody else
+        pass
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_as_nobody(tiny))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _as_nobody(launcher: Launcher) -> int:
+    """Try to connect as an ordinary user: 0 when that is refused as it should be."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    try:
+        Incus.connect(socket=launcher.incus.socket)
+    except IncusError as error:
+        return 0 if "ermission denied" in str(error) and error.hint else 1
+    return 2
+
+
+def test_pool_that_is_not_there(tiny: Launcher) -> None:
+    tiny.write(ONE, head="project_name: {name}\nglobal: {{addressing: {{}}, storage_pool: fast}}\n")
+    said = tiny("apply", code=1).stderr
+    assert "no storage pool called fast; there are: default" in said
+
+
+def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
+    rootfs = tmp_path / "large.squashfs"
+    with PrivateIncus(tree=incus._tree, home=tmp_path / "small", pool_size=256 << 20, storage="btrfs") as small:
+        assert small.home is not None
+        script = (
+            "set -e; cd /tmp; unsquashfs -q -n -d r /srv/trial/tiny.squashfs; "
+            "head -c 400M /dev/urandom > r/large; mksquashfs r /srv/trial/large.squashfs -quiet -no-progress -noD -noF"
+        )
+        (small.home / "tiny.squashfs").write_bytes(tiny_rootfs.read_bytes())
+        small.run(["sh", "-c", script], check=True, capture_output=True)
+        (small.home / "large.squashfs").rename(rootfs)
+        store = Store(tmp_path / "store")
+        large = put_tiny(store, rootfs, tmp_path, 1)
+        launcher = Launcher(small, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
+        launcher.write(ONE)
+        said = launcher("apply", code=1).stderr
+        assert "machine box-0 (project lab)" in said
+        assert "o space left on device" in said
+        assert "the storage pool or the disk is full" in said
+        with launcher.client() as client:
+            client.delete_image(large.fingerprint)
+        put_tiny(store, tiny_rootfs, tmp_path, 2)
+        # btrfs gives room back a little later.
+        until(lambda: subprocess.run(launcher.argv("apply"), env=launcher.environment(), check=False).returncode == 0)
+        launcher.settled()
+
+
+def test_daemon_restarted_in_the_middle(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
+    with PrivateIncus(tree=incus._tree, home=tmp_path / "own") as own:
+        store = Store(tmp_path / "store")
+        put_tiny(store, tiny_rootfs, tmp_path, 1)
+        launcher = Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
+        launcher.write(MANY)
+        process = launcher.start("apply", "--json")
+        until(lambda: len(own.run(["incus", "list", "--all-projects", "-f", "csv"], capture_output=True).stdout) > 0)
+        own.restart_daemon()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert "waiting for Incus, then going on" in said
+        launcher.settled()
+        with launcher.client() as client:
+            found = client.get("instances", recursion=1, project="lab")
+        assert [(entry["name"], entry["status"]) for entry in found] == [
+            (f"box-{number}", "Running") for number in range(6)
+        ]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_machine_that_never_becomes_healthy(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
+    check = {"command": ["sh", "-c", "echo it is not well >&2; false"], "timeout": 1}
+    put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, 2, healthcheck=check)
+    tiny.write(ONE)
+    said = tiny("apply", code=1).stderr
+    assert "box-0 is not healthy after 1 s: it is not well" in said
+    assert "anklume-launch" in said
+    assert "logs INFRA box-0" in said
+    tiny("apply", "--no-wait")  # it runs, and that is all there is to do
+    tiny.settled()
+
+
+def test_image_that_vanished(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    store = Store(tiny.store)
+    (image,) = Images(store)
+    with tiny.client() as client:
+        client.delete_image(image.fingerprint)
+    assert [step["kind"] for step in tiny.json("plan", code=3)["steps"]] == ["image"]
+    store.blobs.path(image.rootfs.sha256).unlink()
+    said = tiny("apply", code=1).stderr
+    assert "image " in said
+    assert "Traceback" not in said
+    Images(store).remove(image)
+    said = tiny("apply", code=1).stderr
+    assert "the store has no tiny@latest" in said
+    assert "build tiny" in said
+    with tiny.client() as client:
+        assert client.get("instances/box-0", project="lab")["status"] == "Running"
+
+
+def test_two_applies_of_one_file_at_once(tiny: Launcher) -> None:
+    tiny.write(MANY)
+    both = [tiny.start("apply", "--json") for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    done = sorted(json.loads(text[text.index("{\n") :])["done"] for text in said)
+    assert done[0] == 0
+    assert done[1] > 0
+    assert any("another command works on demo; waiting for it" in text for text in said)
+    tiny.settled()
+
+
+def test_interrupted_and_run_again(tiny: Launcher) -> None:
+    tiny.write(MANY)
+    process = tiny.start("apply", "--json")
+    with tiny.client() as client:
+        until(lambda: len(client.get("instances", **{"all-projects": "true"})) > 0)
+    os.kill(process.pid, 2)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    tiny("apply")
+    tiny.settled()
