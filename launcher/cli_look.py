@@ -218,6 +218,7 @@ def _one(launch: Launch, incus: Incus, infra: Infra, name: str) -> Seen:
 
     if infra.machine(name) is None and name in infra.domains:
         raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
-    (seen,) = _found(launch, incus, infra, (name,), ())
+    found = _found(launch, incus, infra, (name,), ())
+    seen = next(one for one in found if one.machine.name == name)  # its domain may have the same name
     require_ours(seen)
     return seen
