@@ -119,6 +119,10 @@ sub answer {
         my $known = grep { $_ eq canonical($name) } names();
         ($status, $text) = $known ? (200, '{"details":{}}') : (404, qq({"error":"model '$name' not found"}));
     }
+    if ($path eq "/v1/models") {
+        my $list = join(",", map { qq({"id":"$_","object":"model"}) } names());
+        ($status, $text) = (200, qq({"object":"list","data":[$list]}));
+    }
     if ($path eq "/api/ps") { ($status, $text) = (200, '{"models":[]}') }
     if ($path eq "/api/generate" and $method eq "POST") { ($status, $text) = generate($name, $body) }
     if ($path eq "/api/pull" and $method eq "POST") {
