@@ -1,0 +1,3 @@
+from tests.bench.measure import Bench
+
+def quickstart(bench: Bench) -> None: ...
