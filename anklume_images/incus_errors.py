@@ -10,7 +10,7 @@ from anklume_images.errors import IncusError, IncusUnreachableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["explain", "translated"]
+__all__ = ["explain", "is_missing", "translated"]
 
 # Words of the daemon's messages (lower case) and what to do about them.
 _HINTS = (
@@ -47,6 +47,13 @@ def explain(message: str, address: str) -> IncusError:
     lower = message.lower()
     hint = next((hint for words, hint in _HINTS if words in lower), None)
     return IncusError(message, where=address, hint=hint)
+
+
+def is_missing(error: IncusError) -> bool:
+    """Whether the server said that there is no such thing."""
+    from pylxd.exceptions import NotFound
+
+    return isinstance(error.__cause__, NotFound)
 
 
 def _unreachable(error: BaseException, address: str) -> IncusError:
