@@ -6,10 +6,13 @@ invalid file; 3 (`plan`, `--plan`) there are differences; 4 refused by policy.
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from anklume_images import __version__
 from anklume_images.cli import run
@@ -45,6 +48,16 @@ class _Verbs(click.Group):
         command: click.Command = getattr(import_module(f"launcher.{_VERBS[name][0]}"), f"{name}_verb")
         return command
 
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs and files: the first word may be either, and what it is shows when it is complete."""
+        verbs = super().shell_complete(context, incomplete)
+        if incomplete.startswith("-"):
+            return verbs
+        if not verbs:
+            return [CompletionItem(incomplete, type="file")]
+        # bash takes either names or the mark for its own completion of files, so those here are named beside the verbs.
+        return [*verbs, *(CompletionItem(name) for name in _infra_files(incomplete))]
+
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):  # without importing any of them
             formatter.write_dl([(name, text) for name, (_, text) in sorted(_VERBS.items())])
@@ -55,6 +68,15 @@ class _Verbs(click.Group):
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             args = ["apply", *args]
         return super().resolve_command(context, args)
+
+
+def _infra_files(incomplete: str) -> list[str]:
+    """YAML files and folders here that begin like this, but for names that a shell would have to quote."""
+    with contextlib.suppress(OSError):
+        here = sorted(path for path in Path.cwd().iterdir() if path.name.startswith(incomplete))
+        found = [f"{path.name}/" if path.is_dir() else path.name for path in here if path.name[0] != "."]
+        return [name for name in found if name.endswith(("/", ".yml", ".yaml")) and shlex.quote(name) == name]
+    return []
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
     from launcher.infra.model import Infra
 
-__all__ = ["INFRA", "JSON", "ONLY", "REMOTE", "TAGS", "YES", "YOLO", "Launch", "complete_machines"]
+__all__ = [
+    "INFRA",
+    "JSON",
+    "ONLY",
+    "REMOTE",
+    "TAGS",
+    "YES",
+    "YOLO",
+    "Launch",
+    "complete_machines",
+    "complete_selection",
+]
 
 
 @dataclass
@@ -83,16 +94,38 @@ class Launch:
 
 def complete_machines(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Machines of the file that is named so far."""
-    from anklume_images.console import Console
-    from anklume_images.errors import AnklumeError
+    infra = _named_so_far(context)
+    return [] if infra is None else [name for name in _machines(infra) if name.startswith(incomplete)]
 
-    given = context.find_root().params
-    launch = Launch(given.get("specs") or (), given.get("home"), Console(quiet=True))
-    try:
-        infra = launch.infra(Path(context.params.get("infra") or "infra.yml"))
-    except (AnklumeError, OSError):  # nobody reads errors while typing
+
+def complete_selection(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Domains and machines of the file that is named so far."""
+    infra = _named_so_far(context)
+    if infra is None:
         return []
-    return [machine.name for machine in infra.machines() if machine.name.startswith(incomplete)]
+    domains = [domain.name for domain in infra.domains.values() if domain.enabled]
+    return [name for name in dict.fromkeys([*domains, *_machines(infra)]) if name.startswith(incomplete)]
+
+
+def _machines(infra: Infra) -> list[str]:
+    return [machine.name for machine in infra.machines()]
+
+
+def _named_so_far(context: click.Context) -> Infra | None:
+    """The file on a command line that is yet to be completed; nobody reads errors or warnings while typing."""
+    from anklume_images.errors import AnklumeError
+    from anklume_images.specs.catalog import Catalog, builtin_specs
+    from launcher.infra.host import HostFacts
+    from launcher.infra.load import check_infra
+
+    # An option that lacks its value ends click's reading of the line; the words before it are in `args` then.
+    named = context.params.get("infra") or next(iter(context.args), "infra.yml")
+    specs = context.find_root().params.get("specs") or ()
+    facts = replace(HostFacts.read(), networks=())
+    try:
+        return check_infra(Path(named), Catalog.load([*specs, builtin_specs()]), yolo=True, host=facts).infra
+    except (AnklumeError, OSError):
+        return None
 
 
 INFRA = click.argument("infra", type=click.Path(path_type=Path))
@@ -104,7 +137,7 @@ ONLY = click.option(
     "--only",
     multiple=True,
     metavar="NAME",
-    shell_complete=complete_machines,
+    shell_complete=complete_selection,
     help="These machines or domains only; may be given again.",
 )
 TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Machines whose image has this tag, such as llm.")
