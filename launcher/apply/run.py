@@ -36,7 +36,11 @@ WORKERS = 12
 _RETRIES = 4
 _PAUSE_SECONDS = 0.3
 _BACK_SECONDS = 60.0
-_BUSY = "is busy running"  # an operation that a killed command began goes on in the daemon
+_PASSING = (
+    "is busy running",  # an operation that a killed command began goes on in the daemon
+    # Making a bridge, Incus looks at each interface of the host, and fails when one of a starting instance goes.
+    "Failed to delete bridge children interfaces",
+)
 _PAST = {
     "create": "created",
     "change": "changed",
@@ -227,7 +231,8 @@ class _Run:
                 if step.action != "none":
                     carry_out(step, incus, self.context)
             except IncusError as error:
-                lost = isinstance(error, IncusUnreachableError) or is_missing(error) or _BUSY in error.message
+                lost = isinstance(error, IncusUnreachableError) or is_missing(error)
+                lost = lost or any(text in error.message for text in _PASSING)
                 if not lost or attempt == _RETRIES:
                     raise
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
