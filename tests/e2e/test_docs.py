@@ -24,13 +24,18 @@ from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument, value_text
+from launcher.cli import cli as launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*DOCS, *sorted((ROOT / "examples").rglob("*.md"))]
 EXAMPLES = ROOT / "examples" / "specs"
+PROGRAMS: dict[str, click.Group] = {"anklume-images": cli, "anklume-launch": launch}
+REFERENCES = {"anklume-images": "reference/commands.md", "anklume-launch": "reference/launch-commands.md"}
+CALL = re.compile(r"(?<![\w/.-])(?:anklume-images|anklume-launch) ")
 FENCE = re.compile(
     r"(?:<!-- tested(?:: (?P<code>\d))? -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -49,20 +54,23 @@ def commands(text: str) -> Iterator[str]:
 
 
 def spoken(text: str) -> Iterator[str]:
-    """Everything that reads like a call of the program: in console blocks, in a line's `code`, and in synopses."""
-    yield from (command for command in commands(text) if "anklume-images " in command)
+    """Everything that reads like a call of a program: in console blocks, in a line's `code`, and in synopses."""
+    yield from (command for command in commands(text) if CALL.search(command))
     plain = FENCE.sub("", text)
-    yield from re.findall(r"`(anklume-images [^`]+)`", plain)
+    yield from re.findall(r"`((?:anklume-images|anklume-launch) [^`]+)`", plain)
 
 
 def calls() -> list[tuple[str, str]]:
     return [(str(page.relative_to(ROOT)), call) for page in PAGES for call in spoken(page.read_text())]
 
 
-def words_of(call: str) -> list[str]:
+def words_of(call: str) -> tuple[click.Group, list[str]]:
+    """The program that is called, and the words behind it up to `--`: what follows is another program's."""
     words = shlex.split(re.split(r"[|>;…]", call)[0])
-    start = next(number for number, word in enumerate(words) if word.endswith("anklume-images"))
-    return words[start + 1 :]
+    start = next(number for number, word in enumerate(words) if word.rpartition("/")[2] in PROGRAMS)
+    program = PROGRAMS[words[start].rpartition("/")[2]]
+    rest = [word.strip("[]") for word in words[start + 1 :]]
+    return program, rest[: rest.index("--")] if "--" in rest else rest
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
@@ -70,9 +78,15 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     return found | {"--help": click.Option(["--help"], is_flag=True), "-h": click.Option(["-h"], is_flag=True)}
 
 
-def check_call(words: list[str]) -> None:
+def verbs_of(program: click.Group) -> dict[str, click.Command]:
+    context = click.Context(program)
+    return {name: verb for name in program.list_commands(context) if (verb := program.get_command(context, name))}
+
+
+def check_call(program: click.Group, words: list[str]) -> None:
     """Fail when a verb or an option is not there, or a value is missing."""
-    command: click.Command = cli
+    command: click.Command = program
+    verbs = verbs_of(program)
     rest = iter(words)
     for word in rest:
         if word.startswith("-"):
@@ -80,33 +94,74 @@ def check_call(words: list[str]) -> None:
             assert word in known, f"no option {word} of {command.name}"
             if not known[word].is_flag:
                 assert next(rest, None), f"{word} has no value"
-        elif command is cli:
-            assert word in cli.commands, f"no verb {word}"
-            command = cli.commands[word]
+        elif command is program:
+            is_file = program is launch and ("." in word or "/" in word or word.isupper())
+            assert word in verbs or is_file, f"no verb {word}"
+            command = verbs["apply" if is_file else word]
 
 
 @pytest.mark.parametrize(("page", "call"), calls(), ids=lambda value: str(value)[:60])
 def test_every_command_that_is_named_exists(page: str, call: str) -> None:
-    check_call(words_of(call))
+    check_call(*words_of(call))
 
 
 def test_the_check_of_commands_sees_what_does_not_exist() -> None:
-    assert len(calls()) > 40
-    for wrong in ("anklume-images biuld debian", "anklume-images build --chek", "anklume-images --store"):
+    for name, number in (("anklume-images", 40), ("anklume-launch", 30)):
+        assert sum(name in call for _, call in calls()) > number, name
+    for wrong in (
+        "anklume-images biuld debian",
+        "anklume-images build --chek",
+        "anklume-images --store",
+        "anklume-launch aplpy infra.yml",
+        "anklume-launch infra.yml --pln",
+        "anklume-launch plan infra.yml --prune",
+        "anklume-launch logs infra.yml web -n",
+    ):
         with pytest.raises(AssertionError):
-            check_call(words_of(wrong))
+            check_call(*words_of(wrong))
 
 
-def test_the_reference_has_every_verb_and_option() -> None:
-    text = text_of("reference/commands.md")
-    top, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    by_verb = {verb: section for section in sections for verb in section.splitlines()[0].split(", ")}
-    for name, verb in cli.commands.items():
-        for option in options_of(verb).keys() - {"-h", "--help"}:
-            assert f"{option}" in by_verb[name], f"{name} {option}"
-    for option in options_of(cli):
-        assert option in by_verb["Before the verb"], option
-    assert top.startswith("# Commands")
+def sections_of(page: str) -> dict[str, str]:
+    """The sections of a page of commands by verb; one section may be about several."""
+    sections = re.split(r"^## ", text_of(page), flags=re.MULTILINE)[1:]
+    return {verb: section for section in sections for verb in section.splitlines()[0].split(", ")}
+
+
+def named_in(section: str, option: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", section) is not None
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_reference_has_every_verb_and_option(name: str) -> None:
+    sections = sections_of(REFERENCES[name])
+    for verb, command in verbs_of(PROGRAMS[name]).items():
+        for option in options_of(command).keys() - {"-h", "--help"}:
+            spellings = next(p.opts for p in command.params if option in p.opts)
+            assert any(named_in(sections[verb], spelling) for spelling in spellings), f"{name} {verb} {option}"
+    for option in options_of(PROGRAMS[name]):
+        assert named_in(sections["Before the verb"], option), option
+    assert text_of(REFERENCES[name]).startswith(f"# Commands of {name}")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_reference_has_no_option_that_a_verb_lacks(name: str) -> None:
+    sections = sections_of(REFERENCES[name])
+    verbs = verbs_of(PROGRAMS[name])
+    for verb in verbs:
+        synopsis = "\n".join(line for line in sections[verb].splitlines() if line.startswith("    "))
+        rows = "\n".join(re.findall(r"^\| (`-.*?) \|", sections[verb], re.MULTILINE))
+        written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", f"{synopsis}\n{rows}"))
+        about = [verbs[other] for other in verbs if sections[other] == sections[verb]]
+        known = {option for command in about for option in options_of(command)}
+        assert written <= known, f"{name} {verb}"
+
+
+def test_options_of_several_verbs_are_described() -> None:
+    section = sections_of(REFERENCES["anklume-launch"])["Options of several verbs"]
+    shared = set(re.findall(r"--[a-z]+", section))
+    assert {"--only", "--tags", "--remote", "--yolo", "--yes", "--json"} <= shared
+    for option in shared:
+        assert sum(option in options_of(verb) for verb in verbs_of(launch).values()) > 1, option
 
 
 def marked_blocks() -> list[Any]:
@@ -156,7 +211,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    for page in PAGES:
+    for page in DOCS:
         if page.name != "README.md":
             assert f"({page.relative_to(ROOT)})" in readme, page
 
