@@ -24,7 +24,13 @@ from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument, value_text
+from launcher.check import doctor, status, verify
+from launcher.check.evidence import Finding
+from launcher.check.look import Mount
 from launcher.cli import cli as launch
+from launcher.plan import render
+from launcher.plan.difference import Change, Plan, Step
+from launcher.plan.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +168,36 @@ def test_options_of_several_verbs_are_described() -> None:
     assert {"--only", "--tags", "--remote", "--yolo", "--yes", "--json"} <= shared
     for option in shared:
         assert sum(option in options_of(verb) for verb in verbs_of(launch).values()) > 1, option
+
+
+def keys_in(document: Any) -> Iterator[str]:
+    """The keys of a JSON document, at every depth."""
+    if isinstance(document, dict):
+        yield from document
+    for value in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        yield from keys_in(value)
+
+
+def documents() -> dict[str, Any]:
+    """One document of each verb that prints JSON of its own, every list in it filled."""
+    key = Key("project", "", "lab")
+    step = Step(Resource(key, {}), "change", (Change("description", None, "new"),))
+    plan = Plan((step,), orphans=(key,), waiting=(("web", "debian@1", "debian@2"),))
+    health = status.Health("healthy")
+    row = status.Row("web", "lab", "lab", "web", "running", "", (), "", None, None, (), health, (Mount("/", "", ""),))
+    finding = Finding("code", "error", "host", "", (), "", "")
+    return {
+        "plan": render.document(plan),
+        "status": status.as_json([row]),
+        "verify": verify.as_json([verify.Check("gpu", "web", "ok", "")]),
+        "doctor": doctor.as_json(doctor.Report((), (finding,))),
+    }
+
+
+@pytest.mark.parametrize(("verb", "document"), documents().items())
+def test_the_reference_has_every_key_of_the_json(verb: str, document: Any) -> None:
+    section = sections_of(REFERENCES["anklume-launch"])[verb]
+    assert {name for name in keys_in(document) if f'"{name}":' not in section} == set()
 
 
 def marked_blocks() -> list[Any]:
