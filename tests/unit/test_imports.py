@@ -1,0 +1,96 @@
+"""Imports run one way, as docs/architecture.md says: read from the code, imports for types left out."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+# What a package of the launcher may import of the launcher; the verbs may import all.
+BELOW = {
+    "infra": {"infra", "plan.names"},
+    "plan": {"plan", "infra"},
+    "apply": {"apply", "plan", "infra"},
+    "check": {"check", "apply", "plan", "infra"},
+    "trial": {"trial", "apply", "plan", "infra"},
+    "session": {"infra"},
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for package in ("anklume_images", "launcher"):
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
+    """The project's modules that are imported when the code runs, inside functions too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.ImportFrom) and child.module:
+            for alias in child.names:
+                whole = f"{child.module}.{alias.name}"
+                yield whole if whole in known else child.module
+        elif isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        else:
+            yield from imported(child, known)
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    """What each module imports."""
+    trees = modules()
+    known = set(trees)
+    return {name: {found for found in imported(tree, known) if found in known} for name, tree in trees.items()}
+
+
+def test_no_module_is_in_a_circle(graph: dict[str, set[str]]) -> None:
+    assert len(graph) > 100
+    TopologicalSorter(graph).prepare()
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph | {"anklume_images.errors": {"launcher.cli_apply"}}).prepare()
+
+
+def test_the_images_half_knows_nothing_of_the_launcher(graph: dict[str, set[str]]) -> None:
+    wrong = {
+        (name, other)
+        for name, found in graph.items()
+        for other in found
+        if name.startswith("anklume_images") and other.startswith("launcher")
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_of_the_launcher_imports_what_is_below_it(package: str, graph: dict[str, set[str]]) -> None:
+    inside = f"launcher.{package}"
+    own = {name: found for name, found in graph.items() if name == inside or name.startswith(f"{inside}.")}
+    assert own
+    allowed = tuple(f"launcher.{name}" for name in BELOW[package])
+    wrong = {
+        (name, other)
+        for name, found in own.items()
+        for other in found
+        if other.startswith("launcher.") and not any(other == one or other.startswith(f"{one}.") for one in allowed)
+    }
+    assert not wrong
+
+
+def test_only_the_adapter_knows_the_transport() -> None:
+    for name, tree in modules().items():
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        if any(word == "pylxd" or word.startswith("pylxd.") for word in names):
+            assert name.startswith("anklume_images.incus"), name
