@@ -21,13 +21,16 @@ __all__ = ["LoopbackMirror"]
 
 
 class LoopbackMirror:
-    """Serves `entries` (path of the URL -> file, or `{"text": ...}`) on 127.0.0.1 port 80 while entered."""
+    """Serves `entries` (path of the URL -> file, or `{"text": ...}`) on 127.0.0.1 port 80 while entered.
 
-    def __init__(self, entries: dict[str, Any], log: Path, port: int = 80) -> None:
+    Another address is for the bench, which installs the same files by hand.
+    """
+
+    def __init__(self, entries: dict[str, Any], log: Path, port: int = 80, address: str = "127.0.0.1") -> None:
         self.refused: list[str] = []
         self._entries = entries
         self._log = log
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server = http.server.ThreadingHTTPServer((address, port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 

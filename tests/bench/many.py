@@ -19,14 +19,16 @@ IMAGES = ("debian", "llama-server", "open-webui")
 _LEVELS = ("admin", "trusted", "semi-trusted")  # 254 subnets each
 
 
-def write_infra(path: Path, domains: int, machines: int, images: tuple[str, ...], *, name: str = "many") -> Path:
+def write_infra(
+    path: Path, domains: int, machines: int, images: tuple[str, ...], *, config: str = "limits.memory: 1GiB"
+) -> Path:
     """`machines` in each of `domains`; each domain lets the one before it in at two ports."""
-    path.write_text("\n".join(_lines(domains, machines, images, name)) + "\n")
+    path.write_text("\n".join(_lines(domains, machines, images, config)) + "\n")
     return path
 
 
-def _lines(domains: int, machines: int, images: tuple[str, ...], name: str) -> Iterator[str]:
-    yield from (f"project_name: {name}", "global: {addressing: {base_octet: 10, zone_base: 100}}", "domains:")
+def _lines(domains: int, machines: int, images: tuple[str, ...], config: str) -> Iterator[str]:
+    yield from ("project_name: many", "global: {addressing: {base_octet: 10, zone_base: 100}}", "domains:")
     for domain in range(domains):
         yield from (f"  d{domain}:", f"    description: Number {domain}")
         yield from (f"    trust_level: {_LEVELS[domain % len(_LEVELS)]}", "    machines:")
@@ -34,7 +36,7 @@ def _lines(domains: int, machines: int, images: tuple[str, ...], name: str) -> I
             yield f"      d{domain}m{machine}:"
             yield f"        description: Machine {machine} of domain {domain}"
             yield f"        image: {images[machine % len(images)]}"
-            yield "        config: {limits.memory: 1GiB}"
+            yield f"        config: {{{config}}}"
             yield from ("        boot_autostart: true", f"        boot_priority: {machine % 100}")
     yield "network_policies:"
     for domain in range(1, domains):
