@@ -15,6 +15,7 @@ __all__ = ["explain", "is_missing", "translated"]
 # Words of the daemon's messages (lower case) and what to do about them.
 _HINTS = (
     ("no space left on device", "the storage pool or the disk is full: delete images or instances, or make it larger"),
+    ("out of disk space", "the storage pool or the disk is full: delete images or instances, or make it larger"),
     ("disk quota exceeded", "the instance's or the project's disk limit is reached"),
     ("fingerprints don't match", "the image changed on its way or on disk: verify the store and try again"),
     ("no storage pool found", "create a pool first: incus admin init"),

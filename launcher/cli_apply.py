@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["apply_verb", "destroy_verb", "plan_verb"]
 
 _ADOPT = click.option("--adopt", is_flag=True, help="Take over things of the same names that were made by hand.")
+_PRUNE = click.option("--prune", is_flag=True, help="Remove what is no longer in the file; volumes stay.")
+_FORCE = click.option(
+    "--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`)."
+)
 _REPLACE = click.option("--replace", is_flag=True, help="Make machines anew whose image has a newer version.")
 
 
@@ -43,7 +47,8 @@ class RefusedToAskError(AnklumeError):
 @TAGS
 @_ADOPT
 @_REPLACE
-@click.option("--prune", is_flag=True, help="Remove what is no longer in the file; volumes stay.")
+@_PRUNE
+@_FORCE
 @click.option("--no-wait", is_flag=True, help="Do not wait for healthchecks.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for each healthcheck.")
 @REMOTE
@@ -59,7 +64,7 @@ def apply_verb(
         _show_plan(launch, file, remote, options, as_json=as_json)
     with _alone(file, launch.console.note), launch.incus(remote) as incus:
         prepared = _prepare(launch, file, incus, options)
-        _agree(launch, prepared, prune=options["prune"], yes=options["yes"], as_json=as_json)
+        _agree(launch, prepared, yes=options["yes"], as_json=as_json)
         report = _apply(launch, prepared, incus, options)
     if as_json:
         launch.console.json(_document(prepared, report))
@@ -73,6 +78,7 @@ def apply_verb(
 @TAGS
 @_ADOPT
 @_REPLACE
+@_PRUNE
 @REMOTE
 @YOLO
 @JSON
@@ -86,7 +92,7 @@ def plan_verb(launch: Launch, /, infra: Path, *, as_json: bool, yolo: bool, remo
 @INFRA
 @ONLY
 @TAGS
-@click.option("--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`).")
+@_FORCE
 @click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume with its data; may be given again.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; remove nothing.")
 @YES
@@ -107,14 +113,15 @@ def destroy_verb(
     as_json: bool,
 ) -> None:
     """Remove what an infra.yml made. Volumes stay, but for those named; images stay too."""
-    from launcher.apply.destroy import ProtectedError, describe, plan_removal, remove
+    from launcher.apply.destroy import ProtectedError, read_everything, remove
     from launcher.infra.selection import selected
+    from launcher.plan.removal import describe, removal_of
 
     file = launch.infra(infra, yolo=True)
     machines = {machine.name for machine in selected(file, only, tags)} if only or tags else None
     with _alone(file, launch.console.note), launch.incus(remote) as connection:
         incus = connection.within(None)
-        removal = plan_removal(file, incus, machines=machines, volumes=volumes)
+        removal = removal_of(read_everything(incus), file.project_name, machines=machines, volumes=volumes)
         if not as_json:
             for line in describe(removal.keys):
                 launch.console.note(f"- {line}")
@@ -134,7 +141,7 @@ def destroy_verb(
         launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
     else:
         kept = f"; {len(removal.kept)} stay" if removal.kept else ""
-        launch.console.result(f"{len(removal.keys)} removed{kept}" if removal.keys else "nothing of this file is there")
+        launch.console.result(f"{len(removal.keys)} removed{kept}" if removal.keys or kept else "nothing is there")
 
 
 def _removal(keys: Any, kept: Any, protected: Any) -> dict[str, Any]:
@@ -148,7 +155,7 @@ def _prepare(launch: Launch, file: Infra, incus: Any, options: dict[str, Any]) -
     from launcher.apply.prepare import prepare
 
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
-    return prepare(file, launch.images(), incus, **chosen)
+    return prepare(file, launch.images(), incus, prune=options.get("prune", False), **chosen)
 
 
 def _show_plan(launch: Launch, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:
@@ -160,10 +167,10 @@ def _show_plan(launch: Launch, file: Infra, remote: str | None, options: dict[st
         launch.console.json(document(plan))
     else:
         launch.console.result("\n".join(lines(plan)))
-    sys.exit(3 if plan.todo else 0)
+    sys.exit(3 if plan.todo or plan.removing else 0)
 
 
-def _agree(launch: Launch, prepared: Prepared, *, prune: bool, yes: bool, as_json: bool) -> None:
+def _agree(launch: Launch, prepared: Prepared, *, yes: bool, as_json: bool) -> None:
     """Show what will be done and have it agreed to: at a terminal always, else where something running is stopped."""
     from launcher.plan.render import lines
 
@@ -171,14 +178,14 @@ def _agree(launch: Launch, prepared: Prepared, *, prune: bool, yes: bool, as_jso
     if not as_json:
         for line in lines(plan):
             launch.console.note(line)
-    removing = prune and any(key.kind != "volume" for key in plan.orphans)
-    if yes or not (plan.todo or removing):
+    if yes or not (plan.todo or plan.removing):
         return
     if _terminal():
         _ask("Go on?", "")
-    elif plan.interrupts or removing:
+    elif plan.interrupts:
         raise RefusedToAskError(
-            "running machines would be stopped, and nobody can be asked", hint="--yes agrees; --plan only shows"
+            "running machines would be stopped or removed, and nobody can be asked",
+            hint="--yes agrees; --plan only shows",
         )
 
 
@@ -196,11 +203,12 @@ def _ask(question: str, otherwise: str) -> None:
 def _apply(launch: Launch, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
     from launcher.apply.run import carry_out_plan
 
-    if options["prune"] and prepared.plan.orphans:  # first: what comes may want their names and addresses
-        from launcher.apply.destroy import plan_removal, remove
+    if prepared.plan.removing:  # first: what comes may want their names and addresses
+        from launcher.apply.destroy import remove
+        from launcher.plan.removal import removal_of
 
-        gone = plan_removal(prepared.infra, incus.within(None), orphans=prepared.plan.orphans)
-        remove(gone, incus.within(None), launch.console, force_protected=True)
+        gone = removal_of(prepared.live, prepared.infra.project_name, orphans=prepared.plan.removing)
+        remove(gone, incus.within(None), launch.console, force_protected=options["force_protected"])
     return carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
 
 

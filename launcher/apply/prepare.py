@@ -16,10 +16,11 @@ from launcher.plan.difference import Plan, difference
 from launcher.plan.gpu import GpuDecision, decide, members_of
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.live import read_live
-from launcher.plan.names import names_for
+from launcher.plan.names import names_for, owner_of
+from launcher.plan.removal import removal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from anklume_images.incus import Incus
     from anklume_images.store.images import Image, Images
@@ -87,10 +88,12 @@ def prepare(
     tags: Iterable[str] = (),
     adopt: bool = False,
     replace: bool = False,
+    prune: bool = False,
 ) -> Prepared:
     """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
 
-    The GPU policy is judged for the whole file, whatever `only` and `tags` select.
+    The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
+    the orphans are gone.
     """
     incus = incus.within(None)
     only, tags = tuple(only), tuple(tags)
@@ -111,7 +114,7 @@ def prepare(
         decision.grants,
         decision.waits,
         limits.config if limits else {},
-        tuple(address.partition("/")[0] for _, address in live.host_networks),
+        _host_addresses(live, {names.network(domain) for domain in infra.domains}, infra.project_name if prune else ""),
     )
     wanted = desired(infra, around)
 
@@ -133,7 +136,9 @@ def prepare(
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
-    plan = Plan(plan.steps, (), plan.orphans if everything else (), plan.waiting, tuple(notices))
+    orphans = plan.orphans if everything else ()
+    removing = removal_of(live, infra.project_name, orphans=orphans).keys if prune else ()
+    plan = Plan(plan.steps, (), orphans, removing, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards)
 
 
@@ -148,6 +153,18 @@ def _touches_cards(infra: Infra) -> bool:
         if any(device.get("type") in _NODES or "/dev/" in device.get("source", "") for device in devices):
             return True
     return False
+
+
+def _host_addresses(live: Live, own: Collection[str], leaving: str) -> tuple[str, ...]:
+    """Where the host is to be found beside the file's own bridges: on its interfaces, and on Incus' other bridges.
+
+    Those of the file `leaving` are about to go.
+    """
+    others = (there for key, there in live.objects.items() if key.kind == "network" and key.name not in own)
+    configs = [there.get("config") or {} for there in others]
+    bridges = [config.get("ipv4.address", "") for config in configs if not leaving or owner_of(config) != leaving]
+    found = {text.partition("/")[0] for text in (*bridges, *(text for _, text in live.host_networks)) if "/" in text}
+    return tuple(sorted(found))
 
 
 def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus import is_missing
 from launcher.apply.claims import confirm
-from launcher.apply.daemon_root import daemon_root
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of, vacate
@@ -111,7 +110,6 @@ def carry_out_plan(
         images=launch.images(),
         cards=prepared.cards if exclusive else (),
         grants=prepared.gpus.grants if exclusive else {},
-        root=daemon_root(incus.address),
         progress=launch.console.note,
     )
     if not kinds:

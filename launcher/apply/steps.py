@@ -7,21 +7,22 @@ written before the start that it is for.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from anklume_images.errors import IncusError, IncusUnreachableError
+from anklume_images.errors import IncusError
 from anklume_images.incus_remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from launcher.apply.claims import Claimant, claim, release
-from launcher.plan.names import MARK, VARIABLE
+from launcher.apply.daemon_root import daemon_root
+from launcher.plan.names import MACHINE, MARK, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from anklume_images.incus import Incus
     from anklume_images.store.images import Images
@@ -35,6 +36,7 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
+_UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
 _FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
@@ -44,8 +46,7 @@ _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in thei
 class Context:
     """What steps need beside the server.
 
-    `grants` are the cards of each machine, to be claimed (none where the policy is shared). `root` is where the
-    daemon's files are, None when they are out of reach.
+    `grants` are the cards of each machine, to be claimed (none where the policy is shared).
     """
 
     owner: str
@@ -53,7 +54,6 @@ class Context:
     images: Images
     cards: tuple[Card, ...] = ()
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
-    root: Path | None = None
     progress: Callable[[str], None] = lambda _text: None
 
 
@@ -129,22 +129,22 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
         claim(incus, grant, claimant_of(resource, context), context.cards)
     if context.grants or context.cards:
         release(incus, claimant_of(resource, context), keep=grants)
-    _make_folders(resource, context)
+    _make_folders(resource, incus)
     if step.action == "create":
         _create(resource, incus, context)
         return
-    try:
-        _bring_up(step, incus)
-    except IncusError as error:
-        if isinstance(error, IncusUnreachableError) or not _never_ran(resource, incus):
-            raise
+    if step.stopped and _never_ran(resource, incus):
         _discard(resource, incus)
         _create(resource, incus, context)
+        return
+    _bring_up(step, incus)
 
 
 def _bring_up(step: Step, incus: Incus) -> None:
     resource = step.resource
     path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    if step.action == "replace":
+        _check_snapshots(resource, incus, path)
     if step.action in ("restart", "replace") and not step.stopped:
         stop(incus, resource.key)
     if step.action == "replace":
@@ -156,25 +156,44 @@ def _bring_up(step: Step, incus: Incus) -> None:
 
 
 def _never_ran(resource: Resource, incus: Incus) -> bool:
-    """Whether an instance has never been started: a daemon that is killed while it makes one leaves a mere record."""
+    """Whether the launcher made an instance that has never been started since.
+
+    A daemon that ends while it makes one leaves a mere record. Starting that would fail, and make a folder where a
+    subvolume should be, after which Incus cannot even delete it.
+    """
     there = incus.get(f"instances/{resource.key.name}", project=resource.key.project)
-    return there["status"] == "Stopped" and str(there["last_used_at"]) < _FIRST_YEAR
+    made = there["config"].get(MACHINE) == resource.machines[0]
+    return made and there["status"] == "Stopped" and str(there["last_used_at"]) < _FIRST_YEAR
 
 
 def _discard(resource: Resource, incus: Incus) -> None:
     path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
     with contextlib.suppress(IncusError):  # of a mere record, only the database takes note
         incus.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
-    incus.send("delete", path, params=params)
+    try:
+        incus.send("delete", path, params=params)
+    except IncusError as error:
+        # On btrfs, an empty folder may be where the subvolume would have been made; Incus then deletes neither.
+        folder = _UNFINISHED.search(error.message)
+        if folder is None:
+            raise
+        root = daemon_root(incus.address)
+        if root is None:
+            raise IncusError(error.message, where=error.where, hint=f"on the host: rmdir {folder[1]}") from error
+        with contextlib.suppress(OSError):
+            (root / folder[1].lstrip("/")).rmdir()
+        incus.send("delete", path, params=params)
 
 
-def _make_folders(resource: Resource, context: Context) -> None:
+def _make_folders(resource: Resource, incus: Incus) -> None:
     """Make the host's folders for persistent data and shares, where the host's files can be reached."""
     machine = resource.machine
     assert machine is not None  # noqa: S101 - a machine's resource has it
-    if context.root is not None:
-        for source in (*(data.source for data in machine.persistent_data), *(s.source for s in machine.shares)):
-            (context.root / source.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    sources = [*(data.source for data in machine.persistent_data), *(share.source for share in machine.shares)]
+    root = daemon_root(incus.address) if sources else None
+    if root is not None:
+        for source in sources:
+            (root / source.lstrip("/")).mkdir(parents=True, exist_ok=True)
 
 
 def _source(resource: Resource) -> dict[str, str]:
@@ -203,9 +222,8 @@ def _create(resource: Resource, incus: Incus, context: Context) -> None:
     incus.send("post", "instances", body, params=params, progress=progress)
 
 
-def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
-    params = {"project": resource.key.project}
-    snapshots = incus.get(f"{path}/snapshots", **params)
+def _check_snapshots(resource: Resource, incus: Incus, path: str) -> None:
+    snapshots = incus.get(f"{path}/snapshots", project=resource.key.project)
     if snapshots:
         names = ", ".join(url.rpartition("/")[2].partition("?")[0] for url in snapshots)
         raise IncusError(
@@ -213,7 +231,10 @@ def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
             where=incus.address,
             hint=f"incus snapshot delete {resource.key.name} NAME --project {resource.key.project}",
         )
-    incus.send("post", f"{path}/rebuild", {"source": _source(resource)}, params=params)
+
+
+def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
+    incus.send("post", f"{path}/rebuild", {"source": _source(resource)}, params={"project": resource.key.project})
 
 
 def _configure(resource: Resource, incus: Incus, path: str) -> None:

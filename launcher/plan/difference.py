@@ -65,14 +65,16 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps for every wanted object, those with nothing to do included; `orphans` are this file's and no longer in it.
+    """Steps for every wanted object, those with nothing to do included.
 
-    `waiting` are machines whose image has a newer version that only a replacement brings.
+    `orphans` are this file's and no longer in it, `removing` those of them that are to go. `waiting` are machines whose
+    image has a newer version that only a replacement brings.
     """
 
     steps: tuple[Step, ...]
     conflicts: tuple[Conflict, ...] = ()
     orphans: tuple[Key, ...] = ()
+    removing: tuple[Key, ...] = ()
     waiting: tuple[tuple[str, str, str], ...] = ()
     notices: tuple[str, ...] = field(default=())
 
@@ -96,8 +98,10 @@ class Plan:
 
     @property
     def interrupts(self) -> bool:
-        """Whether a running machine is stopped on the way."""
-        return any(step.action in ("restart", "replace") and not step.stopped for step in self.steps)
+        """Whether a running machine is stopped on the way, or anything removed."""
+        return bool(self.removing) or any(
+            step.action in ("restart", "replace") and not step.stopped for step in self.steps
+        )
 
 
 def difference(
@@ -127,8 +131,9 @@ def difference(
         if (newer := _newer(resource, there)) and step.action != "replace":
             waiting.append(newer)
     orphans = owned(live, owner)
-    steps = _with_profiles(steps)
-    return Plan(tuple(steps), tuple(conflicts), tuple(key for key in orphans if key not in made), tuple(waiting))
+    steps = _with_profiles(_with_images(steps))
+    gone = tuple(key for key in orphans if key not in made)
+    return Plan(tuple(steps), tuple(conflicts), gone, waiting=tuple(waiting))
 
 
 def owned(live: Live, owner: str) -> list[Key]:
@@ -223,6 +228,15 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Ste
     if stopped:
         return Step(resource, "start", changes, stopped)
     return Step(resource, "change" if changes else "none", changes)
+
+
+def _with_images(steps: list[Step]) -> list[Step]:
+    """An image is brought into Incus when a machine is made of it, not before."""
+    wanted = {need for step in steps if step.action in ("create", "replace") for need in step.resource.needs}
+    return [
+        dataclasses.replace(step, action="none") if step.key.kind == "image" and step.key not in wanted else step
+        for step in steps
+    ]
 
 
 def _with_profiles(steps: list[Step]) -> list[Step]:

@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from launcher.plan.names import DOMAIN, IMAGE, MACHINE
+from launcher.plan.removal import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.plan.difference import Change, Plan, Step
-    from launcher.plan.resources import Resource
+    from launcher.plan.resources import Key, Resource
 
 __all__ = ["document", "label", "lines"]
 
@@ -22,6 +23,8 @@ _HIDDEN = "(secret)"
 
 def lines(plan: Plan) -> Iterator[str]:
     """The plan, a line for each thing to do, and its sum."""
+    for line in describe(plan.removing):
+        yield f"- {line}"
     for step in plan.todo:
         word = "" if step.action == "create" else f"  {_word(step)}"
         yield f"{_SIGNS[step.action]} {label(step.resource)}{word}"
@@ -32,7 +35,10 @@ def lines(plan: Plan) -> Iterator[str]:
     for machine, running, wanted in plan.waiting:
         yield f"note: {machine} runs {running}; --replace makes it anew from {wanted} (its volumes stay)"
     for key in plan.orphans:
-        yield f"note: {key.kind} {key.name} is no longer in the file; --prune removes it (volumes stay)"
+        if key.kind == "volume":
+            yield f"note: volume {key.name} (project {key.project}) is no machine's; destroy --volumes removes it"
+        elif key not in plan.removing:
+            yield f"note: {key.kind} {key.name} is no longer in the file; --prune removes it"
     yield summary(plan)
 
 
@@ -42,6 +48,7 @@ _MARKS = frozenset({f"config.{DOMAIN}", f"config.{IMAGE}", f"config.{MACHINE}"})
 def summary(plan: Plan) -> str:
     """What the plan comes to, in one line."""
     counts = {word: sum(step.action == action for step in plan.steps) for action, word in _WORDS.items()}
+    counts["remove"] = len(plan.removing)
     parts = [f"{count} to {word}" for word, count in counts.items() if count]
     unchanged = len(plan.steps) - len(plan.todo)
     return f"{', '.join(parts) or 'nothing to do'}; {unchanged} as they should be"
@@ -110,6 +117,11 @@ def document(plan: Plan) -> dict[str, Any]:
         ],
         "unchanged": len(plan.steps) - len(plan.todo),
         "waiting": [{"machine": name, "running": running, "wanted": wanted} for name, running, wanted in plan.waiting],
-        "orphans": [{"kind": key.kind, "project": key.project, "name": key.name} for key in plan.orphans],
+        "orphans": [_plain(key) for key in plan.orphans],
+        "removing": [_plain(key) for key in plan.removing],
         "notices": list(plan.notices),
     }
+
+
+def _plain(key: Key) -> dict[str, str]:
+    return {"kind": key.kind, "project": key.project, "name": key.name}

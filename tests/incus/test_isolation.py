@@ -37,6 +37,7 @@ PORTS = (5000, 6000, 6001, 7000, 8080, 8081, 9000)
 ADDRESSES = {"a": "10.110.0.1", "b": "10.110.0.2", "c": "10.120.0.1", "d": "10.120.0.2"}
 GATEWAYS = {"a": "10.110.0.254", "b": "10.110.0.254", "c": "10.120.0.254", "d": "10.120.0.254"}
 FOREIGN = {"a": "10.120.0.254", "b": "10.120.0.254", "c": "10.110.0.254", "d": "10.110.0.254"}
+ELSEWHERE = "10.209.0.1"  # the private Incus' own bridge
 DOMAIN = {"a": "web", "b": "web", "c": "dev", "d": "dev"}
 SECONDS = 2
 
@@ -106,7 +107,7 @@ def test_only_what_a_policy_names_gets_through(launcher: Launcher) -> None:
         ("b", "tcp", "d", 5000),
         ("host", "tcp", "a", 7000),
         ("host", "tcp", "b", 7000),
-        *(("a", "tcp", end, 6000) for end in ("gateway", "other gateway")),
+        *(("a", "tcp", end, 6000) for end in ("gateway", "other gateway", "a bridge not of ours")),
         # The other gateway's answer comes from this one's address, which the asker does not take for it.
         *((name, "udp", "gateway", 6001) for name in ("a", "b")),
     }
@@ -118,7 +119,7 @@ def probe(launcher: Launcher, source: str) -> set[tuple[str, str, int]]:
     """What a machine, or the host, reaches: protocol, name and port."""
     targets = {address: name for name, address in ADDRESSES.items() if name != source}
     if source != "host":
-        targets |= {GATEWAYS[source]: "gateway", FOREIGN[source]: "other gateway"}
+        targets |= {GATEWAYS[source]: "gateway", FOREIGN[source]: "other gateway", ELSEWHERE: "a bridge not of ours"}
     wanted = [f"{protocol}:{target}:{port}" for protocol in ("tcp", "udp") for target in targets for port in PORTS]
     if source == "host":
         found = launcher.incus.run(["perl", "-e", PROBE, *wanted], capture_output=True, check=True).stdout

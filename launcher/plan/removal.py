@@ -1,0 +1,110 @@
+"""What of a file's things is to go, and what stays: data, and the projects that it is in; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError
+from launcher.plan.difference import owned
+from launcher.plan.names import MACHINE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from launcher.plan.live import Live
+    from launcher.plan.resources import Key
+
+__all__ = ["PROTECTION", "Removal", "describe", "removal_of"]
+
+PROTECTION = "security.protection.delete"
+_ORDER = ("machine", "profile", "volume", "network", "acl", "project")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is to be removed, in that order; `kept` are volumes and the projects that they are in."""
+
+    keys: tuple[Key, ...]
+    kept: tuple[Key, ...]
+    protected: tuple[Key, ...]
+    owner: str
+
+    @property
+    def machines(self) -> tuple[Key, ...]:
+        """The instances among them."""
+        return tuple(key for key in self.keys if key.kind == "machine")
+
+
+def removal_of(
+    live: Live,
+    owner: str,
+    *,
+    machines: Collection[str] | None = None,
+    volumes: Collection[str] = (),
+    orphans: Collection[Key] | None = None,
+) -> Removal:
+    """What destroy removes: all that is the file's, or the instances of some machines, or some orphans.
+
+    Volumes only by name (`volume`, or `domain/volume` where two have it).
+    """
+    own = owned(live, owner)
+    named = _named_volumes(own, volumes)
+    if orphans is not None:
+        chosen = [key for key in own if key in orphans and key.kind != "volume"]
+    elif machines is not None:
+        chosen = [key for key in own if key.kind == "machine" and _machine(live, key) in machines]
+    else:
+        chosen = [key for key in own if key.kind != "volume"]
+    chosen += named
+    kept = _kept(live, own, chosen)
+    leaving = (key for key in chosen if key not in kept and not _made_by_incus(key))
+    keys = sorted(leaving, key=lambda key: (_ORDER.index(key.kind), key))
+    protected = tuple(key for key in keys if key.kind == "machine" and _is_protected(live, key))
+    return Removal(tuple(keys), tuple(kept), protected, owner)
+
+
+def _machine(live: Live, key: Key) -> str:
+    there = live.get(key) or {}
+    return str((there.get("config") or {}).get(MACHINE))
+
+
+def _named_volumes(own: Iterable[Key], volumes: Collection[str]) -> list[Key]:
+    there = [key for key in own if key.kind == "volume"]
+    found = []
+    for wanted in volumes:
+        project, _, name = wanted.rpartition("/")
+        matching = [
+            key for key in there if key.name.partition("/")[2] == name and (not project or key.project == project)
+        ]
+        if len(matching) != 1:
+            names = ", ".join(f"{key.project}/{key.name.partition('/')[2]}" for key in matching or there) or "none"
+            problem = "more than one volume is" if matching else "no volume of this file is"
+            raise AnklumeError(f"{problem} called {wanted!r}", hint=f"there are: {names}")
+        found += matching
+    return found
+
+
+def _kept(live: Live, own: Iterable[Key], chosen: Collection[Key]) -> list[Key]:
+    """Volumes that stay, and projects in which anything stays: Incus removes only empty ones."""
+    volumes = [key for key in own if key.kind == "volume" and key not in chosen]
+    inside = [key for key in live.objects if key.kind in ("machine", "volume", "profile") and not _made_by_incus(key)]
+    used = {key.project for key in inside if key not in chosen}
+    return [*volumes, *(key for key in chosen if key.kind == "project" and key.name in used)]
+
+
+def _made_by_incus(key: Key) -> bool:
+    return key.kind == "profile" and key.name == "default"
+
+
+def _is_protected(live: Live, key: Key) -> bool:
+    there = live.get(key) or {}
+    return (there.get("config") or {}).get(PROTECTION) == "true"
+
+
+def describe(keys: Sequence[Key]) -> list[str]:
+    """A line for each object."""
+    return [
+        f"{key.kind} {key.name}" + (f"  (project {key.project})" if key.project not in ("", "default") else "")
+        for key in keys
+    ]
