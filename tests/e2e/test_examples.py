@@ -219,7 +219,16 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("example", FILES)
 def test_example_is_valid(example: str, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "launcher", "--store", str(tmp_path / "none"), "check", path_of(example), "--json"]
+    argv = [
+        sys.executable,
+        "-m",
+        "launcher",
+        "--store",
+        str(tmp_path / "none"),
+        "check",
+        str(path_of(example)),
+        "--json",
+    ]
     result = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
     found = json.loads(result.stdout)
