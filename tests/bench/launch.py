@@ -15,11 +15,9 @@ from unittest.mock import patch
 import requests
 
 from anklume_images.console import Console
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.apply.prepare import prepare
+from launcher.apply.run import launch
 from launcher.session import Launch
 from launcher.trial.private import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra
@@ -51,44 +49,41 @@ def _world(bench: Bench, **spec: Any) -> Iterator[Launcher]:
 def ten(bench: Bench) -> None:
     """Ten machines of one image, against the incus client, one after another and all at once.
 
-    Theirs: in the default project, by its profile and bridge, all there before. Ours: the whole command, once from
-    nothing, so that it makes project, bridge and rules too, and once with those there. Nobody waits for a healthcheck;
-    the image is published, and unpacked in the pool, before. It is one that boots in a moment and does nothing then:
-    ten systemds at once would mostly measure themselves, and are more than the kernel's usual
+    Theirs: on the bridge of a domain, with the same addresses. Ours: the command with that domain there, the same
+    without starting Python, and the command from nothing, which makes project, bridge and rules too. Nobody waits for
+    a healthcheck; the image is published, and unpacked in the pool, before. It is one that boots in a moment and does
+    nothing then: ten systemds at once would mostly measure themselves, and are more than the kernel's usual
     fs.inotify.max_user_instances lets run.
     """
     with _world(bench, volumes=[]) as launcher:
         write_infra(launcher.file, 1, MACHINES, ("tiny",), config="")
-        image = Images(Store(launcher.store)).resolve("tiny")
-        with launcher.incus.client() as client:
-            publish(image_files(image, Images(Store(launcher.store)), Store(launcher.store)), client)
+        session, incus = _session(launcher), launcher.incus
+        infra, image = session.infra(launcher.file), session.images().resolve("tiny")
 
-        def theirs(line: str) -> float:
+        def launched(*kinds: str) -> None:
+            with incus.client() as client:
+                launch(session, infra, client, kinds=kinds, wait=False)
+
+        def there(action: Callable[[], object]) -> float:
+            launched("image", "project", "acl", "network")
+            return _until_cleared(incus, action)
+
+        def theirs(end: str) -> float:
+            line = f"incus launch --quiet {image.fingerprint} m$n --project d0 --storage default --network net-d0"
+            line += f" --device eth0,ipv4.address=10.100.0.$n </dev/null {end}"
             script = f"for n in $(seq {MACHINES}); do {line} done; wait"
-            return _until_cleared(launcher.incus, lambda: launcher.incus.run(["sh", "-c", script], check=True))
+            return there(lambda: incus.run(["sh", "-c", script], check=True))
 
-        def ours() -> float:
-            return _until_cleared(launcher.incus, lambda: launcher("apply", "--no-wait"))
-
-        def there_before() -> float:
-            launcher("apply", "--no-wait")
-            launcher("destroy", "--only", "d0", "--yes", "--force-protected")
-            return ours()
-
-        command = f"incus launch --quiet {image.fingerprint} m$n </dev/null"
-        theirs(f"{command};")  # the first one unpacks the image into the pool
+        theirs(";")  # the first one unpacks the image into the pool
         one, all_ = f"{MACHINES} incus launch in turn", f"{MACHINES} incus launch at once"
-        whole, machines = "from nothing", "with the domain there"
-        found = rounds(
-            {
-                whole: ours,
-                one: lambda: theirs(f"{command};"),
-                machines: there_before,
-                all_: lambda: theirs(f"{command} &"),
-            }
-        )
-    for name in (whole, machines):
-        what = f"{MACHINES} machines on {launcher.incus.storage} by anklume-launch, {name}"
+        ours = {
+            "anklume-launch": lambda: there(lambda: launcher("apply", "--no-wait")),
+            "anklume-launch less the start of Python": lambda: there(launched),
+            "anklume-launch from nothing": lambda: _until_cleared(incus, lambda: launcher("apply", "--no-wait")),
+        }
+        found = rounds({one: lambda: theirs(";"), **ours, all_: lambda: theirs("&")})
+    for name in ours:
+        what = f"{MACHINES} machines on btrfs, {name}"
         ratio(f"{what} / {one}", "≤ 0.6", found[name], found[one])
         ratio(f"{what} / {all_}", "≤ 1", found[name], found[all_])
 
@@ -123,10 +118,15 @@ def plan(bench: Bench) -> None:
 
 
 def _plan(launcher: Launcher) -> None:
-    launch = Launch((launcher.specs,) if launcher.specs else (), launcher.store, Console(quiet=True))
-    infra = launch.infra(launcher.file)
+    session = _session(launcher)
+    infra = session.infra(launcher.file)
     with launcher.incus.client() as client:
-        assert not prepare(infra, launch.images(), client).plan.todo
+        assert not prepare(infra, session.images(), client).plan.todo
+
+
+def _session(launcher: Launcher) -> Launch:
+    """What the command makes of its options."""
+    return Launch((launcher.specs,) if launcher.specs else (), launcher.store, Console(quiet=True))
 
 
 @contextlib.contextmanager
