@@ -271,6 +271,8 @@ class _Builder:
                 "name": "eth0",
                 "network": self.names.network(domain.name),
                 "ipv4.address": machine.address,
+                "security.ipv4_filtering": "true",  # policies go by address: nobody takes another one's
+                "security.mac_filtering": "true",
             },
         }
         for volume in volumes:

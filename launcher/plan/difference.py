@@ -41,7 +41,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done about one object; `stopped` says that an instance does not run now."""
+    """What is to be done about one object; `stopped` says that an instance is there and does not run."""
 
     resource: Resource
     action: Action

@@ -115,6 +115,28 @@ def test_only_what_a_policy_names_gets_through(launcher: Launcher) -> None:
     assert launcher.execute("dev", "c", "resolvectl", "query", "d.incus").code == 0
 
 
+def test_no_machine_takes_another_ones_address(launcher: Launcher) -> None:
+    launcher.write(
+        """\
+domains:
+  dev: {machines: {c: {ephemeral: true}, d: {ephemeral: true}}}
+  web: {machines: {a: {ephemeral: true}}}
+network_policies: [{description: of c alone, from: c, to: a, ports: [8080]}]
+"""
+    )
+    launcher("apply")
+    a, c, d = (launcher.json("check")["machines"][name]["ip"] for name in "acd")
+    assert launcher.execute("web", "a", "perl", "-e", SERVER).code == 0
+    target = f"tcp:{a}:8080"
+    assert launcher.execute("dev", "c", "perl", "-e", PROBE, target).stdout.decode().split() == [target]
+    with launcher.client() as client:
+        client.send("put", "instances/c/state", {"action": "stop", "force": True}, params={"project": "dev"})
+    for command in (["add", f"{c}/24"], ["del", f"{d}/24"]):
+        assert launcher.execute("dev", "d", "ip", "address", *command, "dev", "eth0").code == 0
+    assert launcher.execute("dev", "d", "ip", "route", "replace", "default", "via", f"{d[:-1]}254").code == 0
+    assert launcher.execute("dev", "d", "perl", "-e", PROBE, target).stdout == b""
+
+
 def probe(launcher: Launcher, source: str) -> set[tuple[str, str, int]]:
     """What a machine, or the host, reaches: protocol, name and port."""
     targets = {address: name for name, address in ADDRESSES.items() if name != source}

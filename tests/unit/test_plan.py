@@ -119,7 +119,14 @@ class TestDesired:
         body = box(wanted(infra(machine())))
         assert body["devices"] == {
             "root": {"type": "disk", "path": "/", "pool": "default"},
-            "eth0": {"type": "nic", "name": "eth0", "network": "net-lab", "ipv4.address": "10.110.0.1"},
+            "eth0": {
+                "type": "nic",
+                "name": "eth0",
+                "network": "net-lab",
+                "ipv4.address": "10.110.0.1",
+                "security.ipv4_filtering": "true",
+                "security.mac_filtering": "true",
+            },
         }
         assert body["config"][OWNER] == "demo"
         assert body["config"][IMAGE] == "app@1.1"
