@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
@@ -244,6 +244,8 @@ class _Run:
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
                 there = read_one(incus, step.key)
+                if step.action == "create" and there is not None and there.get("status") == "Stopped":
+                    return replace(step, stopped=True)  # begun just now, by this step: nothing is in it
                 return step_for(step.resource, there, replace=step.action == "replace")
             if time.monotonic() > end:
                 break

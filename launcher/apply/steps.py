@@ -130,14 +130,13 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if context.grants or context.cards:
         release(incus, claimant_of(resource, context), keep=grants)
     _make_folders(resource, incus)
-    if step.action == "create":
-        _create(resource, incus, context)
-        return
-    if step.stopped and _never_ran(resource, incus):
+    unfinished = step.stopped and (step.action == "create" or _never_ran(resource, incus))
+    if unfinished:
         _discard(resource, incus)
+    if unfinished or step.action == "create":
         _create(resource, incus, context)
-        return
-    _bring_up(step, incus)
+    else:
+        _bring_up(step, incus)
 
 
 def _bring_up(step: Step, incus: Incus) -> None:
