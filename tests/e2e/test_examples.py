@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,10 @@ def host_reaches(launcher: Launcher, address: str, port: int) -> bool:
     return launcher.incus.run([sys.executable, "-c", code], network_only=True, capture_output=True).returncode == 0
 
 
+def url(address: str) -> str:
+    return f"http://{address}:8000/"
+
+
 def serve(launcher: Launcher, project: str, name: str, port: int) -> None:
     """A server of one line in a machine, of nothing but systemd and a shell."""
     listen = ["systemd-socket-activate", "--listen", str(port), "--accept", "--inetd", "sh", "-c", ANSWER]
@@ -306,7 +311,8 @@ def test_pro_workstation(launcher: Launcher) -> None:
     assert reaches(launcher, "ai-tools", "gpu-server", "http://10.110.1.1:22/") == DROPPED
 
     refuses_a_second_holder(launcher)
-    put_away_and_come_back(launcher)
+    if is_older(launcher):  # of no version; once will do
+        put_away_and_come_back(launcher)
     put_away(launcher, {"default/models", "default/webui-data"}, protected=True)
 
 
@@ -399,7 +405,7 @@ def test_student_sysadmin(launcher: Launcher) -> None:
     launcher.file.write_text(text.replace("roles: [base_system]", "roles: [base_system, web_server]", 1))
     assert "no image provides 'web_server'" in launcher("check", code=2).stdout
     launcher.specs = SPECS
-    assert launcher.json("plan", code=3)["waiting"][0]["machine"] == "web"
+    assert launcher.json("plan")["waiting"][0]["machine"] == "web"
     launcher("apply", "--replace", "--yes")
     answer = launcher.execute("office", "client", "curl", "-sS", page).stdout.decode()
     assert "This page was baked into the image." in answer
@@ -413,12 +419,12 @@ def test_sandbox_isolation(launcher: Launcher) -> None:
     projects = {"desk": "home", "reader": "intake", "box-a": "trial-a"}
     for name, project in projects.items():
         serve(launcher, project, name, 8000)
-    for name, project in projects.items():
-        for other, address in addresses.items():
-            if name != other:
-                wanted = ALLOWED if (name, other) == ("desk", "reader") else DROPPED
-                assert reaches(launcher, project, name, f"http://{address}:8000/") == wanted, f"{name} to {other}"
-        assert not host_reaches(launcher, addresses[name], 8000)
+    pairs = [(name, other) for name in addresses for other in addresses if name != other]
+    with ThreadPoolExecutor(len(pairs)) as pool:  # what is dropped takes its time
+        ends = pool.map(lambda pair: reaches(launcher, projects[pair[0]], pair[0], url(addresses[pair[1]])), pairs)
+        found = dict(zip(pairs, ends, strict=True))
+        assert not any(pool.map(lambda address: host_reaches(launcher, address, 8000), addresses.values()))
+    assert found == dict.fromkeys(pairs, DROPPED) | {("desk", "reader"): ALLOWED}
     links = launcher.execute("trial-b", "box-b", "ls", "/sys/class/net").stdout.decode().split()
     assert links == ["lo"]
     ids = {
