@@ -117,7 +117,7 @@ def destroy_verb(
     from launcher.infra.selection import selected
     from launcher.plan.removal import describe, removal_of
 
-    file = launch.infra(infra, yolo=True)
+    file = launch.infra(infra, yolo=True, warn=False)
     machines = {machine.name for machine in selected(file, only, tags)} if only or tags else None
     with _alone(file, launch.console.note), launch.incus(remote) as connection:
         incus = connection.within(None)
@@ -217,12 +217,15 @@ def _outcome(prepared: Prepared, report: Report) -> str:
 
     if not report.done:
         return summary(prepared.plan)
+    had = {name for step in report.done if step.key.kind == "machine" for name in step.resource.machines}
     lines = [
         f"{machine.name}  {machine.address}  {prepared.place(machine)[0]}"
         + (f"  healthy after {report.healthy[machine.name]:.1f} s" if machine.name in report.healthy else "")
         for machine in prepared.infra.machines()
+        if machine.name in had
     ]
-    return "\n".join([*lines, f"{len(report.done)} steps in {report.seconds:.1f} s"])
+    steps = "1 step" if len(report.done) == 1 else f"{len(report.done)} steps"
+    return "\n".join([*lines, f"{steps} in {report.seconds:.1f} s"])
 
 
 def _document(prepared: Prepared, report: Report) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     from launcher.plan.gpu_holders import holders
     from launcher.plan.names import names_for
 
-    file = launch.infra(infra) if infra else None
+    file = launch.infra(infra, warn=False) if infra else None
     with launch.incus(remote) as incus:
         cards = read_cards(incus)
         instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})

@@ -36,7 +36,7 @@ def status_verb(
     """Show the machines and how they are; exit 0 when all run and are healthy, else 1."""
     from launcher.check import status
 
-    file = launch.infra(infra)
+    file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
         rows = status.statuses(incus, _found(launch, incus, file, only, tags), _book(launch))
     if as_json:
@@ -79,7 +79,7 @@ def verify_verb(
 
     if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
-    file = launch.infra(infra)
+    file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
         found = _found(launch, incus, file, only, tags)
         checks = verify.verified(incus, found, _book(launch), prompt=prompt, seconds=seconds)
@@ -114,7 +114,7 @@ def doctor_verb(
 
     if infra is None and (only or tags):
         raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
-    file = launch.infra(infra) if infra else None
+    file = launch.infra(infra, warn=False) if infra else None
     try:
         incus = launch.incus(remote)
     except IncusError as error:
@@ -154,7 +154,7 @@ def logs_verb(
     from launcher.check import logs
     from launcher.check.inside import Inside
 
-    file = launch.infra(infra)
+    file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
         seen = _one(launch, incus, file, machine)
         if not seen.running:
@@ -183,7 +183,7 @@ def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ..
     from anklume_images.errors import IncusError
     from launcher.check import shell
 
-    file = launch.infra(infra)
+    file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
         seen = _one(launch, incus, file, machine)
         if not seen.running:

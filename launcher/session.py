@@ -76,8 +76,8 @@ class Launch:
 
         return Incus.find(remote)
 
-    def infra(self, path: Path, *, yolo: bool = False) -> Infra:
-        """The valid infra.yml at `path`, its warnings shown; InvalidFileError with every problem otherwise.
+    def infra(self, path: Path, *, yolo: bool = False, warn: bool = True) -> Infra:
+        """The valid infra.yml at `path`; InvalidFileError with every problem otherwise. `warn` shows its warnings.
 
         Its subnets are held against the networks of the server that it is for, which a plan reads, not against this
         machine's, which may be another.
@@ -87,7 +87,7 @@ class Launch:
 
         facts = replace(HostFacts.read(), networks=())
         infra, warnings = load_infra(path, self.catalog(), yolo=yolo, host=facts)
-        for warning in warnings:
+        for warning in warnings if warn else ():
             self.console.warn(str(warning))
         return infra
 

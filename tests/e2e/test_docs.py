@@ -120,7 +120,7 @@ def test_the_check_of_commands_sees_what_does_not_exist() -> None:
         "anklume-images --store",
         "anklume-launch aplpy infra.yml",
         "anklume-launch infra.yml --pln",
-        "anklume-launch plan infra.yml --prune",
+        "anklume-launch plan infra.yml --timeout 3",
         "anklume-launch logs infra.yml web -n",
     ):
         with pytest.raises(AssertionError):
@@ -182,7 +182,7 @@ def documents() -> dict[str, Any]:
     """One document of each verb that prints JSON of its own, every list in it filled."""
     key = Key("project", "", "lab")
     step = Step(Resource(key, {}), "change", (Change("description", None, "new"),))
-    plan = Plan((step,), orphans=(key,), waiting=(("web", "debian@1", "debian@2"),))
+    plan = Plan((step,), orphans=(key,), removing=(key,), waiting=(("web", "debian@1", "debian@2"),))
     health = status.Health("healthy")
     row = status.Row("web", "lab", "lab", "web", "running", "", (), "", None, None, (), health, (Mount("/", "", ""),))
     finding = Finding("code", "error", "host", "", (), "", "")
