@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from anklume_images.build.rootfs import mirror_entries
@@ -40,8 +42,8 @@ _MIRROR = f"http://{_GATEWAY}"
 _BASES = {"llm": ("debian", "10.209.0.11"), "webui": ("debian-12", "10.209.0.12")}
 _SECONDS = 900.0
 
-# What a person would type, as quick as it goes: no recommended packages, uv rather than pip, its cache and links as
-# they are by default. Modules are compiled as pip does; without it, the first start takes several times as long.
+# What a person would type, as quick as it goes: no recommended packages, nothing to resolve. uv compiles as pip does
+# by default: without it, the first start takes several times as long.
 _APT = """
 export DEBIAN_FRONTEND=noninteractive
 mark() { echo "mark $1 $(cut -d' ' -f1 /proc/uptime)"; }
@@ -57,7 +59,14 @@ systemd-run --quiet --unit llama-server /usr/bin/llama-server --offline --host 0
   --model /var/lib/models/tiny.gguf --alias tiny --ctx-size 4096 --parallel 1
 answers 8080
 """
-_WEBUI = """
+_PIP = """
+curl -fs -o /root/pip.whl MIRROR/wheels/pip.whl
+python3 -m venv --without-pip /opt/open-webui
+/opt/open-webui/bin/python /root/pip.whl/pip install --quiet --no-deps --no-index --trusted-host GATEWAY \\
+  --find-links MIRROR/wheels/ --require-hashes --requirement MIRROR/wheels/requirements.txt
+mark pip
+"""
+_UV = """
 curl -fs -o /root/uv.whl MIRROR/wheels/UV
 python3 -m zipfile -e /root/uv.whl /root/uv
 chmod 0755 /root/uv/*.data/scripts/uv
@@ -66,6 +75,8 @@ uv venv --python /usr/bin/python3 /opt/open-webui
 uv pip install --python /opt/open-webui --no-deps --no-index --find-links MIRROR/wheels/ --compile-bytecode \\
   --require-hashes --requirements MIRROR/wheels/requirements.txt
 mark uv
+"""
+_WEBUI = """
 mkdir -p /var/lib/open-webui
 cat > /root/open-webui.env <<'EOF'
 ENVIRONMENT
@@ -81,7 +92,7 @@ answers 3000
 
 
 def quickstart(bench: Bench) -> None:
-    """From create to healthy, against apt and uv into containers that run already, until both answer.
+    """From create to healthy, against apt and pip (or uv) into containers that run already, until both answer.
 
     Both have the model in its volume beforehand, use the same packages and wheels, and work on both machines at once.
     Ours is the whole command, with its project, bridge, rules and health checks, once with the images in the store
@@ -96,11 +107,18 @@ def quickstart(bench: Bench) -> None:
         found = _Machines(bench, incus, client, images, bench.place())
         for name in images:
             found.publish(name)
-        found.ours()  # unpacks the images into the pool
-        fresh, again, theirs = "images in the store only", "images published and used before", "apt and uv"
-        rows = rounds({fresh: found.ours_from_the_store, again: found.ours, theirs: found.theirs})
-        for name in (fresh, again):
-            ratio(f"quickstart, {name} / {theirs} into running containers", "≤ 0.1", rows[name], rows[theirs])
+        found.ours("images published, never used")
+        ours = {
+            "images published and used before": found.ours,
+            "images in the store only": found.ours_from_the_store,
+        }
+        theirs = {"apt and pip": partial(found.theirs, _PIP), "apt and uv": partial(found.theirs, _UV)}
+        rows = rounds({name: partial(action, name) for name, action in (ours | theirs).items()})
+        for by, goal in (("apt and pip", "≤ 0.1"), ("apt and uv", "-")):
+            for name in ours:
+                what = f"quickstart, {name} / {by} into running containers"
+                ratio(what, goal, rows[name], rows[by])
+                ratio(f"  {what}, less Open WebUI's own start", "-", found.before[name], found.before[by])
         for line in found.parts():
             say(f"  {line}")
 
@@ -115,23 +133,22 @@ class _Machines:
         self._model = VolumeFile("tiny.gguf", place / "tiny.gguf")
         self._model.source.write_bytes(tiny_gguf())
         self._parts: dict[str, list[float]] = {}
+        self.before: dict[str, list[float]] = {}  # seconds until Open WebUI was started
 
     def publish(self, name: str) -> None:
         pipeline = self._bench.pipeline
         publish(image_files(self._images[name], pipeline.images, pipeline.store), self._client)
 
-    def ours_from_the_store(self) -> float:
+    def ours_from_the_store(self, kind: str) -> float:
         """With the images published within the time, and unpacked in the pool."""
         for name in ("llama-server", "open-webui"):
             self._client.delete_image(self._images[name].fingerprint)
-        return self.ours("from the store")
+        return self.ours(kind)
 
-    def ours(self, kind: str = "used before") -> float:
+    def ours(self, kind: str) -> float:
         """Seconds of the whole command; the model is in its volume before."""
-        infra = Launch((), self._launcher.store, Console(quiet=True)).infra(EXAMPLE)
-        prepared, _ = launch(
-            Launch((), self._launcher.store, Console(quiet=True)), infra, self._client, kinds=["project"]
-        )
+        session = Launch((), self._launcher.store, Console(quiet=True))
+        prepared, _ = launch(session, session.infra(EXAMPLE), self._client, kinds=["project"])
         for resource in (step.resource for step in prepared.plan.steps):
             if resource.key.kind == "volume" and "llm" in resource.machines:
                 within = self._client.within(resource.key.project)
@@ -142,11 +159,12 @@ class _Machines:
         document = self._launcher.json("apply")
         spent = time.monotonic() - begun
         for name, machine in document["machines"].items():
-            self._note(f"ours, {kind}, {name}: healthy after its start", machine["healthy_after"])
+            self._note(f"{kind}, {name}: healthy after its start", machine["healthy_after"])
+        self.before.setdefault(kind, []).append(spent - document["machines"]["webui"]["healthy_after"])
         clear(self._incus)
         return spent
 
-    def theirs(self) -> float:
+    def theirs(self, installer: str, kind: str) -> float:
         """Seconds until both answer; the containers run, and reach the mirror, before."""
         make_volume(self._client, "default", "model", [self._model])
         model = {"type": "disk", "pool": "default", "source": "model", "path": "/var/lib/models"}
@@ -157,7 +175,7 @@ class _Machines:
             self._client.start(name)
         for name in _BASES:
             self._run(name, f"until curl -fs -o /dev/null {_MIRROR}/wheels/requirements.txt; do sleep 0.2; done")
-        scripts = self._scripts()
+        scripts = self._scripts(installer)
         begun = time.monotonic()
         with ThreadPoolExecutor() as pool:
             said = dict(zip(scripts, pool.map(self._run, scripts, scripts.values()), strict=True))
@@ -165,7 +183,9 @@ class _Machines:
         for name, output in said.items():
             marks = [line.split()[1:] for line in output.splitlines() if line.startswith("mark ")]
             for (_, before), (what, after) in itertools.pairwise(marks):
-                self._note(f"theirs, {name}: {what}", float(after) - float(before))
+                self._note(f"{kind}, {name}: {what}", float(after) - float(before))
+            if name == "webui":
+                self.before.setdefault(kind, []).append(spent - float(after) + float(before))
         clear(self._incus)
         return spent
 
@@ -176,18 +196,19 @@ class _Machines:
     def _note(self, what: str, spent: float) -> None:
         self._parts.setdefault(what, []).append(spent)
 
-    def _scripts(self) -> dict[str, str]:
+    def _scripts(self, installer: str) -> dict[str, str]:
         lock = self._bench.pipeline.locks.get("open-webui")
         fixed = (builtin_specs() / "open-webui/files/open-webui-fixed.env").read_text()
         words = {
             "MIRROR": _MIRROR,
+            "GATEWAY": _GATEWAY,
             "LLM": _BASES["llm"][1],
             "ENVIRONMENT": fixed.replace("HOME=/var/lib/open-webui\n", ""),
             "UV": next(wheel.path for wheel in lock.wheels if wheel.tool),
         }
         return {
             "llm": _filled(_APT + _LLM, words | {"RELEASE": "trixie", "PACKAGES": "llama.cpp-tools"}),
-            "webui": _filled(_APT + _WEBUI, words | {"RELEASE": "bookworm", "PACKAGES": "python3"}),
+            "webui": _filled(_APT + installer + _WEBUI, words | {"RELEASE": "bookworm", "PACKAGES": "python3"}),
         }
 
     def _run(self, name: str, script: str) -> str:
@@ -210,6 +231,8 @@ def _mirror(bench: Bench, incus: PrivateIncus) -> Iterator[None]:
         prepared = bench.pipeline.prepare(name)
         release, blobs = str(prepared.spec.release), bench.pipeline.store.blobs
         entries |= mirror_entries(prepared.lock, release, prepared.epoch, blobs)
+    bundled = resources.files("ensurepip") / "_bundled"
+    entries["/wheels/pip.whl"] = next(str(path) for path in bundled.iterdir() if path.name.startswith("pip-"))
     place = bench.place()
     (place / "entries").write_text(json.dumps(entries))
     argv = [sys.executable, "-m", "tests.bench.serve", str(place / "entries"), str(place / "log"), _GATEWAY]
