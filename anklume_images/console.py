@@ -60,6 +60,11 @@ class Console:
         self._quiet = quiet
         self._options = shlex.join(options)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether only results and errors are shown."""
+        return self._quiet
+
     def note(self, text: str) -> None:
         """One line of progress."""
         if not self._quiet:

@@ -24,6 +24,7 @@ _HINTS = (
     ("failed to detect requested gpu device", "no such card on this host: incus info --resources"),
     ("idmapping abilities are required", "the folder's file system takes no other ids: have it on ext4, xfs or btrfs"),
     ("already defined on another nic", "another instance has that address; one no longer in the file goes by --prune"),
+    ("cannot modify shifting", "stop the machines that use the volume, then run it again"),
     ("command not found", "the image has no such program"),
     ("not authorized", "the client's certificate is restricted to other projects"),
 )

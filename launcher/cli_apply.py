@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from launcher.apply.prepare import Prepared
     from launcher.apply.run import Report
     from launcher.infra.model import Infra
+    from launcher.plan.removal import Removal
 
 __all__ = ["apply_verb", "destroy_verb", "plan_verb"]
 
@@ -113,15 +114,16 @@ def destroy_verb(
     as_json: bool,
 ) -> None:
     """Remove what an infra.yml made. Volumes stay, but for those named; images stay too."""
-    from launcher.apply.destroy import ProtectedError, read_everything, remove
+    from launcher.apply.destroy import remove
     from launcher.infra.selection import selected
+    from launcher.plan.live import read_live
     from launcher.plan.removal import describe, removal_of
 
     file = launch.infra(infra, yolo=True, warn=False)
     machines = {machine.name for machine in selected(file, only, tags)} if only or tags else None
     with _alone(file, launch.console.note), launch.incus(remote) as connection:
         incus = connection.within(None)
-        removal = removal_of(read_everything(incus), file.project_name, machines=machines, volumes=volumes)
+        removal = removal_of(read_live(incus), file.project_name, machines=machines, volumes=volumes)
         if not as_json:
             for line in describe(removal.keys):
                 launch.console.note(f"- {line}")
@@ -132,9 +134,8 @@ def destroy_verb(
                 launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
             sys.exit(3 if removal.keys else 0)
         if removal.protected and not force_protected:
-            remove(removal, incus, launch.console)  # says which, and ends
-            raise ProtectedError("protected")
-        if removal.keys and not yes:
+            remove(removal, incus, launch.console)  # refuses, and says which
+        elif removal.keys and not yes:
             _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where nobody can be asked")
         remove(removal, incus, launch.console, force_protected=force_protected)
     if as_json:
@@ -155,6 +156,8 @@ def _prepare(launch: Launch, file: Infra, incus: Any, options: dict[str, Any]) -
     from launcher.apply.prepare import prepare
 
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
+    if options.get("prune") and (chosen["only"] or chosen["tags"]):
+        raise click.UsageError("--prune is about the whole file: not together with --only or --tags")
     return prepare(file, launch.images(), incus, prune=options.get("prune", False), **chosen)
 
 
@@ -175,10 +178,10 @@ def _agree(launch: Launch, prepared: Prepared, *, yes: bool, as_json: bool) -> N
     from launcher.plan.render import lines
 
     plan = prepared.plan
-    if not as_json:
-        for line in lines(plan):
-            launch.console.note(line)
-    if yes or not (plan.todo or plan.removing):
+    asking = not yes and bool(plan.todo or plan.removing)
+    if (not as_json and not launch.console.quiet) or (asking and _terminal()):
+        click.echo("\n".join(lines(plan)), err=True)
+    if not asking:
         return
     if _terminal():
         _ask("Go on?", "")
@@ -203,13 +206,20 @@ def _ask(question: str, otherwise: str) -> None:
 def _apply(launch: Launch, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
     from launcher.apply.run import carry_out_plan
 
-    if prepared.plan.removing:  # first: what comes may want their names and addresses
-        from launcher.apply.destroy import remove
-        from launcher.plan.removal import removal_of
+    leaving, force = prepared.removal, options["force_protected"]
+    # Names and addresses may be wanted by what comes; a profile is in use until who had it is changed.
+    if leaving.keys:
+        _remove(launch, incus, leaving.part("machine", "network", "acl"), force=force)
+    report = carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
+    if leaving.keys:
+        _remove(launch, incus, leaving.part("profile", "project"), force=force)
+    return report
 
-        gone = removal_of(prepared.live, prepared.infra.project_name, orphans=prepared.plan.removing)
-        remove(gone, incus.within(None), launch.console, force_protected=options["force_protected"])
-    return carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
+
+def _remove(launch: Launch, incus: Any, removal: Removal, *, force: bool) -> None:
+    from launcher.apply.destroy import remove
+
+    remove(removal, incus.within(None), launch.console, force_protected=force)
 
 
 def _outcome(prepared: Prepared, report: Report) -> str:

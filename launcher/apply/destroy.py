@@ -9,7 +9,6 @@ from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus import is_missing
 from launcher.apply.claims import Claimant, release
 from launcher.apply.steps import stop
-from launcher.plan.live import Live, read_live
 from launcher.plan.names import owner_of
 from launcher.plan.removal import PROTECTION, Removal
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from anklume_images.incus import Incus
     from launcher.plan.resources import Key
 
-__all__ = ["ProtectedError", "read_everything", "remove"]
+__all__ = ["ProtectedError", "remove"]
 
 _WORKERS = 8
 _PATHS = {"acl": "network-acls", "network": "networks", "profile": "profiles", "project": "projects"}
@@ -26,11 +25,6 @@ _PATHS = {"acl": "network-acls", "network": "networks", "profile": "profiles", "
 
 class ProtectedError(PolicyError):
     """Machines are protected from being deleted."""
-
-
-def read_everything(incus: Incus) -> Live:
-    """What is there, in every pool."""
-    return read_live(incus, {pool["name"] for pool in incus.get("storage-pools", recursion=1)})
 
 
 def remove(removal: Removal, incus: Incus, console: Console, *, force_protected: bool = False) -> list[Key]:
@@ -46,17 +40,24 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
         )
     console.begin(len(removal.keys), "removing")
     try:
-        _remove_machines(removal, incus, console)
+        failures = _remove_machines(removal, incus, console)
         for key in removal.keys:
             if key.kind != "machine":
-                _delete(incus, key)
-                console.done(f"{key.kind} {key.name}: removed")
+                try:
+                    _delete(incus, key)
+                except AnklumeError as error:
+                    failures.append(error)
+                else:
+                    console.done(f"{key.kind} {key.name}: removed")
     finally:
         console.finish()
+    if failures:
+        hints = dict.fromkeys(error.hint for error in failures if error.hint)
+        raise AnklumeError("\n".join(error.message for error in failures), hint="; ".join(hints) or None)
     return list(removal.keys)
 
 
-def _remove_machines(removal: Removal, incus: Incus, console: Console) -> None:
+def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[AnklumeError]:
     failures: list[AnklumeError] = []
 
     def one(key: Key) -> None:
@@ -71,8 +72,7 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> None:
 
     with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
         list(pool.map(one, removal.machines))
-    if failures:
-        raise failures[0] if len(failures) == 1 else AnklumeError("\n".join(str(error) for error in failures))
+    return failures
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:

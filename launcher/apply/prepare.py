@@ -12,12 +12,12 @@ from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards, read_figures
 from launcher.infra.selection import selected
 from launcher.plan.desired import Circumstances, desired, volumes_of
-from launcher.plan.difference import Plan, difference
+from launcher.plan.difference import Plan, difference, owned
 from launcher.plan.gpu import GpuDecision, decide, members_of
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.live import read_live
-from launcher.plan.names import names_for, owner_of
-from launcher.plan.removal import removal_of
+from launcher.plan.names import names_for
+from launcher.plan.removal import Removal, removal_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -50,6 +50,7 @@ class Prepared:
     names: Names
     gpus: GpuDecision
     cards: tuple[Card, ...]
+    removal: Removal
 
     def place(self, machine: Machine) -> tuple[str, str]:
         """A machine's project and instance."""
@@ -100,9 +101,12 @@ def prepare(
     chosen = {machine.name for machine in selected(infra, only, tags)}
     own_images = choose_images(infra, images)
     gpu = _touches_cards(infra)
-    live = read_live(incus, _pools(infra, own_images), resources=infra.settings.resource_policy is not None)
-    _check_pools(infra, own_images, live)
+    pools = _pools(infra, own_images)
+    live = read_live(incus, None if prune else pools, resources=infra.settings.resource_policy is not None)
+    _check_pools(infra, pools, live)
     names = names_for(infra)
+    removal = _orphans(infra, names, own_images, live) if prune else Removal()
+    live = live.without(removal.keys)
     cards = read_cards(incus) if gpu else ()
     decision = _decide(infra, incus, cards, live, names) if gpu else GpuDecision()
     decision.check()
@@ -114,7 +118,7 @@ def prepare(
         decision.grants,
         decision.waits,
         limits.config if limits else {},
-        _host_addresses(live, {names.network(domain) for domain in infra.domains}, infra.project_name if prune else ""),
+        _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
     )
     wanted = desired(infra, around)
 
@@ -136,10 +140,16 @@ def prepare(
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
-    orphans = plan.orphans if everything else ()
-    removing = removal_of(live, infra.project_name, orphans=orphans).keys if prune else ()
-    plan = Plan(plan.steps, (), orphans, removing, plan.waiting, tuple(notices))
-    return Prepared(infra, plan, live, names, decision, cards)
+    orphans = (*removal.keys, *plan.orphans) if everything else ()
+    plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
+    return Prepared(infra, plan, live, names, decision, cards, removal)
+
+
+def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live) -> Removal:
+    """What is to go with --prune: all that is the file's and no longer in it, but for data."""
+    wanted = {resource.key for resource in desired(infra, Circumstances(names, images)).resources}
+    gone = [key for key in owned(live, infra.project_name) if key not in wanted]
+    return removal_of(live, infra.project_name, orphans=gone)
 
 
 def _touches_cards(infra: Infra) -> bool:
@@ -155,14 +165,10 @@ def _touches_cards(infra: Infra) -> bool:
     return False
 
 
-def _host_addresses(live: Live, own: Collection[str], leaving: str) -> tuple[str, ...]:
-    """Where the host is to be found beside the file's own bridges: on its interfaces, and on Incus' other bridges.
-
-    Those of the file `leaving` are about to go.
-    """
+def _host_addresses(live: Live, own: Collection[str]) -> tuple[str, ...]:
+    """Where the host is to be found beside the file's own bridges: on its interfaces, and on Incus' other bridges."""
     others = (there for key, there in live.objects.items() if key.kind == "network" and key.name not in own)
-    configs = [there.get("config") or {} for there in others]
-    bridges = [config.get("ipv4.address", "") for config in configs if not leaving or owner_of(config) != leaving]
+    bridges = ((there.get("config") or {}).get("ipv4.address", "") for there in others)
     found = {text.partition("/")[0] for text in (*bridges, *(text for _, text in live.host_networks)) if "/" in text}
     return tuple(sorted(found))
 
@@ -176,8 +182,8 @@ def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:
     return {default, *(volume.pool for volume in volumes)}
 
 
-def _check_pools(infra: Infra, images: Mapping[str, Image], live: Live) -> None:
-    missing = sorted(_pools(infra, images) - set(live.pools))
+def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
+    missing = sorted(pools - set(live.pools))
     if missing:
         there = ", ".join(sorted(live.pools)) or "none"
         raise AnklumeError(

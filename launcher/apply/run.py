@@ -170,6 +170,7 @@ class _Run:
         waiting = dict(self.steps)
         running: dict[Future[None], Key] = {}
         while waiting or running:
+            before = len(waiting)
             for key, step in list(waiting.items()):
                 needs = [need for need in step.resource.needs if need in self.steps]
                 if any(need in waiting or need in running.values() for need in needs):
@@ -179,7 +180,7 @@ class _Run:
                     del waiting[key]
                     continue
                 running[pool.submit(self._one, step)] = waiting.pop(key).key
-            if not running and waiting:  # two machines that swap their cards, say
+            if not running and len(waiting) == before:  # two machines that swap their cards, say
                 names = ", ".join(key.name for key in waiting)
                 error = AnklumeError(f"these wait for each other: {names}", hint="take the card from one of them first")
                 self.failures |= dict.fromkeys(waiting, error)
@@ -198,6 +199,13 @@ class _Run:
         return len(left_out)
 
     def _one(self, step: Step) -> None:
+        try:
+            self._carry_out(step)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise AnklumeError(f"{where}{error.strerror or error}") from error
+
+    def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()
         incus = self._connection()
         self._persistently(step, incus)

@@ -7,19 +7,21 @@ written before the start that it is for.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from anklume_images.errors import IncusError
+from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus_remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
-from launcher.plan.names import MACHINE, MARK, VARIABLE
+from launcher.plan.changes import BASE_IMAGE
+from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +39,6 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
 _UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
-_FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
@@ -63,6 +64,8 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
         _publish(step.resource, incus, context)
     elif step.key.kind == "machine":
         _machine(step, incus, context)
+    elif step.key.kind == "profile" and step.key.name == "default":
+        _change(step, incus)  # Incus makes it with the project
     elif step.action in ("create", "replace"):
         if step.action == "replace":
             incus.send("delete", f"networks/{step.key.name}")
@@ -82,7 +85,9 @@ def _publish(resource: Resource, incus: Incus, context: Context) -> None:
     assert image is not None  # noqa: S101 - an image's resource has it
     with context.store.lease() as lease:
         lease.add([image.metadata.sha256, image.rootfs.sha256])
-        publish(image_files(image, context.images, context.store), incus)
+        files = image_files(image, context.images, context.store)
+        # By version only: other aliases may be somebody else's, and machines are made by fingerprint.
+        publish(replace(files, aliases=(f"{image.name}/{image.version}",)), incus)
 
 
 def _creation(resource: Resource) -> tuple[str, dict[str, Any], dict[str, str]]:
@@ -130,7 +135,7 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if context.grants or context.cards:
         release(incus, claimant_of(resource, context), keep=grants)
     _make_folders(resource, incus)
-    unfinished = step.stopped and (step.action == "create" or _never_ran(resource, incus))
+    unfinished = step.stopped and _is_unfinished(resource, incus)
     if unfinished:
         _discard(resource, incus)
     if unfinished or step.action == "create":
@@ -144,25 +149,33 @@ def _bring_up(step: Step, incus: Incus) -> None:
     path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
     if step.action == "replace":
         _check_snapshots(resource, incus, path)
-    if step.action in ("restart", "replace") and not step.stopped:
+    stopped = step.action in ("restart", "replace") and not step.stopped
+    if stopped:
         stop(incus, resource.key)
-    if step.action == "replace":
-        _rebuild(resource, incus, path)
-    if step.changes or step.action == "replace":
-        _configure(resource, incus, path)
+    try:
+        if step.action == "replace":
+            _rebuild(resource, incus, path)
+        if step.changes or step.action == "replace":
+            _configure(step, incus, path)
+    except IncusError as error:
+        if stopped and not isinstance(error, IncusUnreachableError):
+            with contextlib.suppress(IncusError):  # as it was before
+                incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+        raise
     if step.action != "change":
         incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
 
 
-def _never_ran(resource: Resource, incus: Incus) -> bool:
-    """Whether the launcher made an instance that has never been started since.
+def _is_unfinished(resource: Resource, incus: Incus) -> bool:
+    """Whether an instance is what is left of a creation that was cut off: then nothing has ever been in it.
 
     A daemon that ends while it makes one leaves a mere record. Starting that would fail, and make a folder where a
     subvolume should be, after which Incus cannot even delete it.
     """
-    there = incus.get(f"instances/{resource.key.name}", project=resource.key.project)
-    made = there["config"].get(MACHINE) == resource.machines[0]
-    return made and there["status"] == "Stopped" and str(there["last_used_at"]) < _FIRST_YEAR
+    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    there = incus.get(path, **params)
+    marked = there["config"].get(UNFINISHED) == "true" and there["config"].get(MACHINE) == resource.machines[0]
+    return marked and there["status"] == "Stopped" and not incus.get(f"{path}/snapshots", **params)
 
 
 def _discard(resource: Resource, incus: Incus) -> None:
@@ -192,7 +205,9 @@ def _make_folders(resource: Resource, incus: Incus) -> None:
     root = daemon_root(incus.address) if sources else None
     if root is not None:
         for source in sources:
-            (root / source.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            folder = root / source.lstrip("/")
+            if not os.path.lexists(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
 
 def _source(resource: Resource) -> dict[str, str]:
@@ -206,7 +221,8 @@ def _source(resource: Resource) -> dict[str, str]:
 def _create(resource: Resource, incus: Incus, context: Context) -> None:
     machine = resource.machine
     assert machine is not None  # noqa: S101 - a machine's resource has it
-    body = {**resource.body, "name": resource.key.name, "source": _source(resource), "start": True}
+    config = {**resource.config, UNFINISHED: "true"}
+    body = {**resource.body, "config": config, "name": resource.key.name, "source": _source(resource), "start": True}
     params = {"project": resource.key.project} | ({"target": machine.target} if machine.target else {})
 
     told = time.monotonic()
@@ -219,6 +235,8 @@ def _create(resource: Resource, incus: Incus, context: Context) -> None:
             context.progress(f"{machine.name}: {texts[0]}")
 
     incus.send("post", "instances", body, params=params, progress=progress)
+    finished = {"config": {UNFINISHED: ""}, "description": resource.body["description"]}  # or Incus empties that
+    incus.send("patch", f"instances/{resource.key.name}", finished, params={"project": resource.key.project})
 
 
 def _check_snapshots(resource: Resource, incus: Incus, path: str) -> None:
@@ -236,16 +254,22 @@ def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
     incus.send("post", f"{path}/rebuild", {"source": _source(resource)}, params={"project": resource.key.project})
 
 
-def _configure(resource: Resource, incus: Incus, path: str) -> None:
+def _configure(step: Step, incus: Incus, path: str) -> None:
+    resource = step.resource
     params = {"project": resource.key.project}
     there = incus.get(path, **params)
+    config = {**_kept(there["config"], everything=False), **resource.config}
+    fingerprint = resource.image.fingerprint if resource.image else None
+    if step.action != "replace" and there["config"].get(BASE_IMAGE) != fingerprint:
+        config.pop(IMAGE)  # it tells of what the machine was made of
+        config |= {IMAGE: there["config"][IMAGE]} if IMAGE in there["config"] else {}
     body = {
         "architecture": there["architecture"],
-        "ephemeral": there["ephemeral"],
+        "ephemeral": False,  # Incus deletes an ephemeral instance when it stops
         "description": resource.body["description"],
         "profiles": resource.body["profiles"],
         "devices": resource.body["devices"],
-        "config": {**_kept(there["config"], everything=False), **resource.config},
+        "config": config,
     }
     incus.send("put", path, body, params=params)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from launcher.check.collect import host_evidence, machine_evidence
-from launcher.check.plain import plain
 from launcher.check.preflight import host_findings
 from launcher.check.troubles import machine_findings
+from launcher.plan.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import HostError, IncusError
 from launcher.check.look import MISSING, NOT_OURS
-from launcher.check.plain import plain
+from launcher.plan.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

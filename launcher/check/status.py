@@ -11,7 +11,7 @@ from anklume_images.console import table
 from anklume_images.errors import IncusError
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING, Mount
-from launcher.check.plain import plain
+from launcher.plan.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

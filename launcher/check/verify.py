@@ -16,9 +16,9 @@ from launcher.apply.host_cards import read_cards
 from launcher.check import probes
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING
-from launcher.check.plain import plain
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
 from launcher.check.status import AT_ONCE
+from launcher.plan.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,14 +7,16 @@ divided, the host's addresses.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
-from launcher.plan.resources import Key, Resource
+from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
+from launcher.plan.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -64,7 +66,7 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
     devices += [device for name in machine.profiles if name in domain.profiles for device in _devices(domain, name)]
     taken = {volume.path for volume in machine.volumes}
     taken |= {data.path for data in machine.persistent_data} | {share.path for share in machine.shares}
-    taken |= {device["path"] for device in devices if device.get("type") == "disk" and "path" in device}
+    taken |= {device["path"].rstrip("/") for device in devices if device.get("type") == "disk" and "path" in device}
     made: list[StorageVolume] = []
     for entry in declared:
         if entry["path"] not in taken:
@@ -103,8 +105,7 @@ class _Builder:
             first = problems[0]
             raise first if len(problems) == 1 else AnklumeError("\n".join(str(error) for error in problems))
         order = {key: number for number, key in enumerate(self.found)}
-        kinds = ("image", "project", "acl", "network", "profile", "volume", "machine")
-        ordered = sorted(self.found, key=lambda key: (kinds.index(key.kind), order[key]))
+        ordered = sorted(self.found, key=lambda key: (KINDS.index(key.kind), order[key]))
         return Desired(tuple(self.found[key] for key in ordered), tuple(self.notices))
 
     # Domains
@@ -183,7 +184,7 @@ class _Builder:
         volumes = volumes_of(machine, domain, image, self.pool)
         needs += [self._volume(domain, machine, volume) for volume in volumes]
         granted, runtime = gpu_config(machine, domain, self.around.grants.get(machine.name, ()))
-        variables, secrets = self._variables(machine, image)
+        variables, plain = self._variables(machine, image)
         body: dict[str, Any] = {
             "description": machine.description,
             "type": _TYPES[machine.type],
@@ -195,6 +196,7 @@ class _Builder:
                 **machine.config,
                 **variables,
                 **self.mark,
+                **_profiles_mark(machine, domain),
                 MACHINE: machine.name,
                 IMAGE: image.ref if image else str(machine.image.remote),
             },
@@ -202,7 +204,7 @@ class _Builder:
         }
         key = Key("machine", project, self.names.instance(machine.name))
         self.found[key] = Resource(
-            key, body, domain.name, (machine.name,), tuple(needs), machine, image, frozenset(secrets)
+            key, body, domain.name, (machine.name,), tuple(needs), machine, image, frozenset(plain)
         )
 
     def _domain_of(self, name: str) -> str:
@@ -252,14 +254,14 @@ class _Builder:
     def _variables(self, machine: Machine, image: Image | None) -> tuple[dict[str, str], set[str]]:
         """Config of the variables; Incus holds no empty values, so an empty one is left to the image's default."""
         declared = image.spec.get("variables", {}) if image else {}
-        secrets = {f"{VARIABLE}{name}" for name, variable in declared.items() if variable.get("secret")}
+        plain = {f"{VARIABLE}{name}" for name, variable in declared.items() if not variable.get("secret")}
         for name, value in machine.variables.items():
             default = (declared.get(name) or {}).get("default")
             if value == "" and default not in (None, "", []):
                 self.notices.append(
                     f"{machine.name}: Incus holds no empty values, so {name} stays at the image's default, {default}"
                 )
-        return {f"{VARIABLE}{name}": value for name, value in machine.variables.items() if value}, secrets
+        return {f"{VARIABLE}{name}": value for name, value in machine.variables.items() if value}, plain
 
     def _plain_devices(
         self, domain: Domain, machine: Machine, volumes: Iterable[StorageVolume]
@@ -286,6 +288,19 @@ class _Builder:
             disk = {"type": "disk", "source": share.source, "path": share.path, **(shift if share.shift else {})}
             devices[_device(f"sv-{share.name}")] = disk | ({"readonly": "true"} if share.readonly else {})
         return devices
+
+
+def _profiles_mark(machine: Machine, domain: Domain) -> dict[str, str]:
+    """A hash of what its profiles say that a running machine does not take, so that a change of it restarts it."""
+    found = {}
+    for profile in (domain.profiles[name] for name in machine.profiles if name in domain.profiles):
+        config = {key: text for key, text in profile.config.items() if not is_live_config(key)}
+        devices = {key: dict(keys) for key, keys in profile.devices.items() if not is_live_device(keys)}
+        if config or devices:
+            found[profile.name] = [config, devices]
+    if not found:
+        return {}
+    return {PROFILES: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def _copied(devices: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

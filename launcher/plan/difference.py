@@ -1,17 +1,20 @@
 """The difference between what is to be and what is: a plan, step by step; pure.
 
 Compared is what the launcher itself says: a project's, network's or volume's own keys; all config and devices of
-profiles and instances but `volatile.*`, `image.*` and `user.*` of others. What is changed by hand there is put back.
+profiles and instances but `volatile.*`, `image.*` and `user.*` of others (`changes`). What is changed by hand there is
+put back.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.plan.names import CLAIM, DOMAIN, IMAGE, MARK, OWNER, VARIABLE, owner_of
+from launcher.plan.changes import BASE_IMAGE, Change, changes_of, is_live
+from launcher.plan.names import CLAIM, IMAGE, MACHINE, owner_of
 from launcher.plan.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
@@ -19,24 +22,10 @@ if TYPE_CHECKING:
 
     from launcher.plan.live import Live
 
-__all__ = ["Action", "Change", "Conflict", "Plan", "Step", "changes_of", "difference", "owned", "step_for"]
+__all__ = ["Action", "Conflict", "Plan", "Step", "difference", "owned", "step_for"]
 
 Action = Literal["create", "change", "start", "restart", "replace", "none"]
-_NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
-_LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
-_PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config
-_BASE_IMAGE = "volatile.base_image"
 _ADDRESS = "devices.eth0.ipv4.address"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One key that differs: `config.limits.cpu`, `devices.eth0.network`; None where there is or will be none."""
-
-    key: str
-    before: Any
-    after: Any
-    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,15 +112,18 @@ def difference(
             conflicts += _taken(resource, live, made)
             steps.append(Step(resource, "create"))
             continue
-        if not adopt and (conflict := _not_ours(resource, there, live, owner)):
+        if conflict := _not_ours(resource, there, live, owner, adopt=adopt):
             conflicts.append(conflict)
             continue
+        if any(change.key == "config.ipv4.address" for change in changes_of(resource, there)):
+            conflicts += _taken(resource, live, made)
+        conflicts += _fixed(resource, there)
         step = _step(resource, there, replace=replace)
         steps.append(step)
         if (newer := _newer(resource, there)) and step.action != "replace":
             waiting.append(newer)
     orphans = owned(live, owner)
-    steps = _with_profiles(_with_images(steps))
+    steps = _with_images(steps)
     gone = tuple(key for key in orphans if key not in made)
     return Plan(tuple(steps), tuple(conflicts), gone, waiting=tuple(waiting))
 
@@ -139,15 +131,17 @@ def difference(
 def owned(live: Live, owner: str) -> list[Key]:
     """Everything on the server that the launcher made for this file."""
     configs = ((key, there.get("config") or {}) for key, there in live.objects.items())
-    found = [key for key, config in configs if owner_of(config) == owner and CLAIM not in config]
+    found = [
+        key
+        for key, config in configs
+        if owner_of(config) == owner and CLAIM not in config and not _is_copy(key, config)
+    ]
     return sorted(found, key=lambda key: (KINDS.index(key.kind), key))
 
 
-def changes_of(resource: Resource, there: Mapping[str, Any]) -> tuple[Change, ...]:
-    """What differs, key by key."""
-    if resource.key.kind == "image":
-        return ()
-    return tuple(_changes(resource, there))
+def _is_copy(key: Key, config: Mapping[str, str]) -> bool:
+    """Whether an instance has the marks of another, as one that was copied by hand has."""
+    return key.kind == "machine" and re.sub(r"^\d{3}-", "", key.name) != re.sub(r"^\d{3}-", "", config.get(MACHINE, ""))
 
 
 def _selected(resources: tuple[Resource, ...], chosen: Callable[[Resource], bool] | None) -> Iterator[Resource]:
@@ -188,12 +182,12 @@ def _taken(resource: Resource, live: Live, made: Collection[Key]) -> list[Confli
     ]
 
 
-def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: str) -> Conflict | None:
+def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: str, *, adopt: bool) -> Conflict | None:
     key = resource.key
     if key.kind == "image":
         return None
     found = owner_of(there.get("config") or {})
-    if found == owner:
+    if found == owner or (adopt and found is None):
         return None
     if key.kind == "profile" and key.name == "default":  # Incus makes it with the project
         project = live.get(Key("project", "", key.project))
@@ -205,6 +199,26 @@ def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: s
     return Conflict(
         key, f"{what} belongs to the file with project_name {found}", "give one of the two another name in its file"
     )
+
+
+def _fixed(resource: Resource, there: Mapping[str, Any]) -> list[Conflict]:
+    """What of an instance cannot be changed once it is there: its type, and the pool of its root."""
+    if resource.key.kind != "machine":
+        return []
+    own = ((there.get("devices") or {}).get("root") or {}).get("pool")
+    pairs = (
+        ("type", there.get("type"), resource.body.get("type")),
+        ("storage pool of the root", own, resource.body["devices"]["root"].get("pool")),
+    )
+    return [
+        Conflict(
+            resource.key,
+            f"the {what} of machine {resource.machines[0]} is {before}, and cannot become {after}",
+            "put it back in the file, or destroy that machine first (its volumes stay)",
+        )
+        for what, before, after in pairs
+        if before is not None and after is not None and before != after
+    ]
 
 
 def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bool = False) -> Step:
@@ -222,8 +236,7 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Ste
     stopped = there["status"] != "Running"
     if replace and _newer(resource, there):
         return Step(resource, "replace", changes, stopped)
-    changes = tuple(change for change in changes if change.key != f"config.{IMAGE}")
-    if any(not _is_live(change, resource, there) for change in changes):
+    if any(not is_live(change, resource, there) for change in changes):
         return Step(resource, "restart", changes, stopped)
     if stopped:
         return Step(resource, "start", changes, stopped)
@@ -239,97 +252,12 @@ def _with_images(steps: list[Step]) -> list[Step]:
     ]
 
 
-def _with_profiles(steps: list[Step]) -> list[Step]:
-    """A profile's change that running instances do not take as it is restarts those that have the profile."""
-    stale = {
-        step.key
-        for step in steps
-        if step.key.kind == "profile" and any(not _is_live(change, step.resource, {}) for change in step.changes)
-    }
-    restarting = [
-        dataclasses.replace(step, action="restart")
-        if step.action in ("none", "change") and stale.intersection(step.resource.needs)
-        else step
-        for step in steps
-    ]
-    return restarting if stale else steps
-
-
 def _newer(resource: Resource, there: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """Machine, running and wanted image, where they differ; of an image that Incus itself gets only the name counts."""
     if resource.machine is None:
         return None
-    base = there["config"].get(_BASE_IMAGE, "")
+    base = there["config"].get(BASE_IMAGE, "")
     running = there["config"].get(IMAGE) or base[:12] or "an unknown image"
     wanted = resource.config[IMAGE]
     same = base == resource.image.fingerprint if resource.image else running == wanted
     return None if same else (resource.machine.name, running, wanted)
-
-
-def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
-    kind = resource.key.kind
-    before, after = dict(there.get("config") or {}), dict(resource.config)
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name) and (name in after or not _is_others(kind, name)):
-            secret = name in resource.secrets
-            yield Change(f"config.{name}", before.get(name), after.get(name), secret)
-    if "devices" in resource.body:
-        yield from _device_changes(there.get("devices") or {}, resource.body["devices"])
-    for name in ("description", "profiles"):
-        if name in resource.body and resource.body[name] != there.get(name):
-            yield Change(name, there.get(name), resource.body[name])
-    for name in ("ingress", "egress"):
-        if name in resource.body:
-            yield from _rule_changes(name, there.get(name) or [], resource.body[name])
-
-
-def _rule_changes(name: str, before: list[dict[str, str]], after: list[dict[str, str]]) -> Iterator[Change]:
-    """Rules that go and rules that come, each in words."""
-    was, wanted = ([_in_words(rule) for rule in rules] for rules in (before, after))
-    yield from (Change(name, rule, None) for rule in was if rule not in wanted)
-    yield from (Change(name, None, rule) for rule in wanted if rule not in was)
-    if was != wanted and sorted(was) == sorted(wanted):
-        yield Change(name, was, wanted)
-
-
-def _in_words(rule: Mapping[str, str]) -> str:
-    """`allow tcp from 10.140.0.1/32 to 10.110.0.1/32 port 8080`; what a rule says besides comes last."""
-    words = [rule.get("action", ""), rule.get("protocol") or "all"]
-    for key, word in (("source", "from"), ("destination", "to"), ("destination_port", "port")):
-        if rule.get(key):
-            words += [word, rule[key]]
-    known = {"action", "protocol", "source", "destination", "destination_port"}
-    words += [f"{key}={text}" for key, text in sorted(rule.items()) if key not in known and text not in ("", "enabled")]
-    return " ".join(words)
-
-
-def _is_others(kind: str, name: str) -> bool:
-    """Whether a config key that nobody asked for is none of the launcher's business."""
-    if name.startswith((MARK, VARIABLE)):
-        return name in (OWNER, DOMAIN)  # an adopted thing's
-    return kind in _PARTLY or name.startswith(("volatile.", "image.", "user."))
-
-
-def _device_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    for name in sorted({*before, *after}):
-        if name not in before or name not in after:
-            yield Change(f"devices.{name}", before.get(name), after.get(name))
-            continue
-        for key in sorted({*before[name], *after[name]}):
-            if before[name].get(key) != after[name].get(key):
-                yield Change(f"devices.{name}.{key}", before[name].get(key), after[name].get(key))
-
-
-def _is_live(change: Change, resource: Resource, there: Mapping[str, Any]) -> bool:
-    """Whether a running instance takes a change as it is, to all that matters: templates are rendered at a start."""
-    section, _, name = change.key.partition(".")
-    if section == "config":
-        return name.startswith(_LIVE_CONFIG) and not name.startswith(VARIABLE)
-    if section == "devices":
-        device = name.partition(".")[0]
-        kinds = {
-            (devices.get(device) or {}).get("type")
-            for devices in (resource.body["devices"], there.get("devices") or {})
-        }
-        return not kinds & _NOT_LIVE_DEVICES and device != "root"
-    return section == "description"

@@ -73,7 +73,7 @@ def _towards_host(
     gateways = {other.gateway for other in infra.domains.values() if other.enabled}
     host = ",".join(f"{address}/32" for address in sorted(gateways | set(host_addresses)))
     whole = [policy for policy in own if policy.source == domain.name]
-    single = {machine.name: machine for machine in domain.machines.values()}
+    single = {name: machine for name, machine in domain.machines.items() if name not in infra.domains}
     machines = sorted({policy.source for policy in own if policy.source in single})
     rules = _drops(host, whole, "" if not machines else _others(domain, [single[name].address for name in machines]))
     for name in machines:

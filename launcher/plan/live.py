@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.plan.names import owner_of
 from launcher.plan.resources import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from anklume_images.incus import Incus
 
@@ -37,13 +37,22 @@ class Live:
     host_networks: tuple[tuple[str, str], ...] = ()
     pools: Mapping[str, str] = field(default_factory=dict)
 
+    def without(self, keys: Collection[Key]) -> Live:
+        """The same when some objects are gone."""
+        gone = {(key.project, key.name) for key in keys if key.kind == "machine"}
+        return replace(
+            self,
+            objects={key: there for key, there in self.objects.items() if key not in keys},
+            instances=tuple(there for there in self.instances if (there["project"], there["name"]) not in gone),
+        )
+
     def get(self, key: Key) -> Mapping[str, Any] | None:
         """The object of that key, or None."""
         return self.objects.get(key)
 
 
-def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) -> Live:
-    """Read everything that a plan looks at; `pools` are those whose volumes count."""
+def read_live(incus: Incus, pools: Iterable[str] | None = None, *, resources: bool = False) -> Live:
+    """Read everything that a plan looks at; `pools` are those whose volumes count, all when it is None."""
     objects: dict[Key, Mapping[str, Any]] = {}
     for found in incus.get("projects", recursion=1):
         objects[Key("project", "", found["name"])] = found
@@ -58,7 +67,7 @@ def read_live(incus: Incus, pools: Iterable[str], *, resources: bool = False) ->
     for found in incus.get("images", recursion=1):
         objects[Key("image", "default", found["fingerprint"])] = found
     there = {pool["name"]: pool["driver"] for pool in incus.get("storage-pools", recursion=1)}
-    for pool in sorted(set(pools) & set(there)):
+    for pool in sorted(set(there if pools is None else pools) & set(there)):
         for found in incus.get(f"storage-pools/{pool}/volumes/custom", recursion=1, **_EVERYWHERE):
             objects[Key("volume", found["project"], f"{pool}/{found['name']}")] = found
     instances = tuple(incus.get("instances", recursion=1, **_EVERYWHERE))

@@ -12,12 +12,27 @@ if TYPE_CHECKING:
 
     from launcher.infra.model import Infra
 
-__all__ = ["CLAIM", "DOMAIN", "IMAGE", "MACHINE", "MARK", "OWNER", "VARIABLE", "Names", "names_for", "owner_of"]
+__all__ = [
+    "CLAIM",
+    "DOMAIN",
+    "IMAGE",
+    "MACHINE",
+    "MARK",
+    "OWNER",
+    "PROFILES",
+    "UNFINISHED",
+    "VARIABLE",
+    "Names",
+    "names_for",
+    "owner_of",
+]
 
 MARK = "user.anklume-launch."
 OWNER = f"{MARK}owner"  # on everything that the launcher makes: the file's project_name
 MACHINE = f"{MARK}machine"  # on an instance: the machine's name in the file
 DOMAIN = f"{MARK}domain"  # on a project: the domain's name in the file
+UNFINISHED = f"{MARK}unfinished"  # on an instance until it has been made and started
+PROFILES = f"{MARK}profiles"  # on an instance: a hash of what of its profiles counts from a start on only
 CLAIM = f"{MARK}claim"  # on a claim to a GPU: the card's address
 IMAGE = f"{MARK}image"  # on an instance: `name@version`, or the remote's name for the image
 VARIABLE = "user.anklume."  # what an image's templates read

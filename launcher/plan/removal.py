@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
@@ -25,10 +25,14 @@ _ORDER = ("machine", "profile", "volume", "network", "acl", "project")
 class Removal:
     """What is to be removed, in that order; `kept` are volumes and the projects that they are in."""
 
-    keys: tuple[Key, ...]
-    kept: tuple[Key, ...]
-    protected: tuple[Key, ...]
-    owner: str
+    keys: tuple[Key, ...] = ()
+    kept: tuple[Key, ...] = ()
+    protected: tuple[Key, ...] = ()
+    owner: str = ""
+
+    def part(self, *kinds: str) -> Removal:
+        """The same of some kinds of objects only."""
+        return replace(self, keys=tuple(key for key in self.keys if key.kind in kinds))
 
     @property
     def machines(self) -> tuple[Key, ...]:

@@ -11,7 +11,8 @@ from launcher.plan.removal import describe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.plan.difference import Change, Plan, Step
+    from launcher.plan.changes import Change
+    from launcher.plan.difference import Plan, Step
     from launcher.plan.resources import Key, Resource
 
 __all__ = ["document", "label", "lines"]

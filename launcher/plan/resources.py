@@ -31,7 +31,8 @@ class Resource:
     """One wanted object.
 
     `body` is what Incus is told at its creation: `config` and, for some kinds, `devices`, `description`, `ingress`, …
-    `machines` are the machines of the file that it is for, `domain` their domain.
+    `machines` are the machines of the file that it is for, `domain` their domain. `plain` are the config keys of
+    variables whose values may be shown: those that its image declares and does not call secret.
     """
 
     key: Key
@@ -41,7 +42,7 @@ class Resource:
     needs: tuple[Key, ...] = ()
     machine: Machine | None = field(default=None, repr=False)
     image: Image | None = field(default=None, repr=False)
-    secrets: frozenset[str] = frozenset()
+    plain: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Mapping[str, str]:

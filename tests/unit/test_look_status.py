@@ -9,10 +9,10 @@ import pytest
 
 from launcher.check.look import Mount
 from launcher.check.look import seen as seen_of
-from launcher.check.plain import plain
 from launcher.check.shell import client_command
 from launcher.check.status import Health, Row, as_json, as_table
 from launcher.plan.names import IMAGE, MACHINE, OWNER
+from launcher.plan.plain import plain
 from tests.unit.look import machine, seen
 
 BRAIN = machine("brain")

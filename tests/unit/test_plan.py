@@ -23,7 +23,7 @@ from launcher.infra.model import (
     StorageVolume,
 )
 from launcher.plan.desired import Circumstances, desired
-from launcher.plan.difference import Change, difference
+from launcher.plan.difference import difference, owned
 from launcher.plan.live import Live
 from launcher.plan.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.plan.render import document, lines
@@ -32,6 +32,8 @@ from launcher.plan.resources import Key, Resource
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from launcher.plan.changes import Change
 
 STORED = StoredFile("0" * 64, 1)
 
@@ -248,6 +250,13 @@ class TestDifference:
             ("profile", "p"): "change",
             ("machine", "box"): "restart",
         }
+        # Also when the profile was changed, and its machine not restarted any more.
+        half = as_made(wanted(file("false")))
+        profile = Key("profile", "lab", "p")
+        half = Live({**half.objects, profile: as_made(wanted(file("true"))).objects[profile]})
+        assert {key: action for key, (action, _) in self.plan(file("true"), half).items()} == {
+            ("machine", "box"): "restart"
+        }
 
     def test_stopped_machine_is_started(self) -> None:
         file = infra(machine())
@@ -295,7 +304,8 @@ class TestDifference:
                 plan = difference(wanted(file).values(), foreign, "demo")
                 assert [conflict.key for conflict in plan.conflicts] == [key]
                 assert ("--adopt" in plan.conflicts[0].hint) == (owner is None)
-                assert not difference(wanted(file).values(), foreign, "demo", adopt=True).conflicts
+                adopting = difference(wanted(file).values(), foreign, "demo", adopt=True)
+                assert bool(adopting.conflicts) == (owner is not None)
 
     def test_default_profile_of_our_own_project_is_ours(self) -> None:
         file = infra(machine(), profiles={"default": Profile("default", {"limits.cpu": "1"})})
@@ -315,10 +325,42 @@ class TestDifference:
         host = Live(host_networks=(("eth0", "10.110.0.9/24"),))
         assert "the host's interface eth0" in difference(wanted(file).values(), host, "demo").conflicts[0].message
 
+    def test_a_bridge_that_moves_is_held_against_others_too(self) -> None:
+        file = infra(machine())
+        other = {Key("network", "default", "other"): {"config": {"ipv4.address": "10.110.0.77/16"}}}
+        moving = changed(
+            as_made(wanted(file)), Key("network", "default", "net-lab"), **{"ipv4.address": "10.9.0.254/24"}
+        )
+        plan = difference(wanted(file).values(), Live({**moving.objects, **other}), "demo")
+        assert "in use by network other" in plan.conflicts[0].message
+
+    def test_type_and_pool_stay_as_they_are(self) -> None:
+        file = infra(machine())
+        for changes in ({"type": "vm"}, {}):
+            other = infra(machine(**changes), **({} if changes else {"storage_pool": "fast"}))
+            images = {} if changes else None
+            plan = difference(wanted(other, images).values(), as_made(wanted(file)), "demo")
+            (conflict,) = plan.conflicts
+            assert "cannot become" in conflict.message
+
+    def test_a_copy_made_by_hand_is_not_ours(self) -> None:
+        live = as_made(wanted(infra(machine())))
+        key = Key("machine", "lab", "box")
+        copies = {Key("machine", "lab", name): live.objects[key] for name in ("box-backup", "001-box")}
+        found = [entry.name for entry in owned(Live({**live.objects, **copies}), "demo") if entry.kind == "machine"]
+        assert found == ["001-box", "box"]
+
+    def test_image_mark_tells_of_what_a_machine_was_made_of(self) -> None:
+        file = infra(machine())
+        live = changed(as_made(wanted(file)), Key("machine", "lab", "box"), **{IMAGE: "app@0.9"})
+        assert self.plan(file, live)["machine", "box"][0] == "change"  # it is of this image by its bytes
+        other = wanted(file, {"box": image(2)}).values()
+        assert difference(other, live, "demo").todo == ()
+
     def test_orphans_are_ours_but_no_claims(self) -> None:
         file = infra(machine())
         live = as_made(wanted(file))
-        gone = Key("machine", "lab", "gone")
+        gone = Key("profile", "lab", "gone")
         claim = Key("acl", "default", "gpu-claim-1")
         extra = {gone: {"config": {OWNER: "demo"}}, claim: {"config": {OWNER: "demo", CLAIM: "0000:01:00.0"}}}
         plan = difference(wanted(file).values(), Live({**live.objects, **extra}), "demo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy, Settings
@@ -75,6 +76,14 @@ def test_way_to_the_host_leaves_out_the_ports_let_through() -> None:
         "udp": "1-52,54-65535",
     }
     assert rules("web", Policy("web", "host"))[1] == []
+
+
+def test_machine_with_a_domains_name_gets_nothing_of_its() -> None:
+    file = infra(Policy("dev", "host", (22,)))
+    web = file.domains["web"]
+    namesake = replace(web, machines={**web.machines, "dev": replace(web.machines["web-1"], name="dev")})
+    egress = rules_of(replace(file, domains={**file.domains, "web": namesake}), namesake)[1]
+    assert [rule.get("protocol") for rule in egress] == [None]
 
 
 def test_exception_of_one_machine_is_nobody_elses() -> None:

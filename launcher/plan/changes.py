@@ -1,0 +1,115 @@
+"""What differs between a wanted object and the one that is there, and what of it a machine takes while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher.plan.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from launcher.plan.resources import Resource
+
+__all__ = ["BASE_IMAGE", "Change", "changes_of", "is_live", "is_live_config", "is_live_device"]
+
+BASE_IMAGE = "volatile.base_image"  # where Incus keeps the fingerprint that an instance was made of
+_NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
+_LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
+_PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that differs: `config.limits.cpu`, `devices.eth0.network`; None where there is or will be none."""
+
+    key: str
+    before: Any
+    after: Any
+    secret: bool = False
+
+
+def changes_of(resource: Resource, there: Mapping[str, Any]) -> tuple[Change, ...]:
+    """What differs, key by key."""
+    if resource.key.kind == "image":
+        return ()
+    return tuple(_changes(resource, there))
+
+
+def is_live_config(name: str) -> bool:
+    """Whether a running instance takes a change of that config key; templates are rendered at a start."""
+    return name.startswith(_LIVE_CONFIG) and not name.startswith(VARIABLE) and name != PROFILES
+
+
+def is_live_device(device: Mapping[str, str]) -> bool:
+    """Whether a device comes, goes and changes while its instance runs."""
+    return device.get("type") not in _NOT_LIVE_DEVICES
+
+
+def is_live(change: Change, resource: Resource, there: Mapping[str, Any]) -> bool:
+    """Whether a running instance takes a change as it is, to all that matters."""
+    section, _, name = change.key.partition(".")
+    if section == "config":
+        return is_live_config(name)
+    if section == "devices":
+        device = name.partition(".")[0]
+        both = (resource.body["devices"], there.get("devices") or {})
+        return device != "root" and all(is_live_device(devices.get(device) or {}) for devices in both)
+    return section == "description"
+
+
+def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
+    kind = resource.key.kind
+    before, after = dict(there.get("config") or {}), dict(resource.config)
+    for name in sorted({*before, *after}):
+        if name == IMAGE and before.get(BASE_IMAGE) != (resource.image.fingerprint if resource.image else None):
+            continue  # it tells of what the machine was made of
+        if before.get(name) != after.get(name) and (name in after or not _is_others(kind, name)):
+            secret = name.startswith(VARIABLE) and name not in resource.plain
+            yield Change(f"config.{name}", before.get(name), after.get(name), secret)
+    if "devices" in resource.body:
+        yield from _device_changes(there.get("devices") or {}, resource.body["devices"])
+    for name in ("description", "profiles"):
+        if name in resource.body and resource.body[name] != there.get(name):
+            yield Change(name, there.get(name), resource.body[name])
+    for name in ("ingress", "egress"):
+        if name in resource.body:
+            yield from _rule_changes(name, there.get(name) or [], resource.body[name])
+
+
+def _rule_changes(name: str, before: list[dict[str, str]], after: list[dict[str, str]]) -> Iterator[Change]:
+    """Rules that go and rules that come, each in words."""
+    was, wanted = ([_in_words(rule) for rule in rules] for rules in (before, after))
+    yield from (Change(name, rule, None) for rule in was if rule not in wanted)
+    yield from (Change(name, None, rule) for rule in wanted if rule not in was)
+    if was != wanted and sorted(was) == sorted(wanted):
+        yield Change(name, was, wanted)
+
+
+def _in_words(rule: Mapping[str, str]) -> str:
+    """`allow tcp from 10.140.0.1/32 to 10.110.0.1/32 port 8080`; what a rule says besides comes last."""
+    words = [rule.get("action", ""), rule.get("protocol") or "all"]
+    for key, word in (("source", "from"), ("destination", "to"), ("destination_port", "port")):
+        if rule.get(key):
+            words += [word, rule[key]]
+    known = {"action", "protocol", "source", "destination", "destination_port"}
+    words += [f"{key}={text}" for key, text in sorted(rule.items()) if key not in known and text not in ("", "enabled")]
+    return " ".join(words)
+
+
+def _is_others(kind: str, name: str) -> bool:
+    """Whether a config key that nobody asked for is none of the launcher's business."""
+    if name.startswith((MARK, VARIABLE)):
+        return name in (OWNER, DOMAIN)  # an adopted thing's
+    return kind in _PARTLY or name.startswith(("volatile.", "image.", "user."))
+
+
+def _device_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            yield Change(f"devices.{name}", before.get(name), after.get(name))
+            continue
+        for key in sorted({*before[name], *after[name]}):
+            if before[name].get(key) != after[name].get(key):
+                yield Change(f"devices.{name}.{key}", before[name].get(key), after[name].get(key))
