@@ -46,7 +46,7 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
                 try:
                     _delete(incus, key)
                 except AnklumeError as error:
-                    failures.append(error)
+                    failures.append(AnklumeError(f"{key.kind} {key.name}: {error.message}", hint=error.hint))
                 else:
                     console.done(f"{key.kind} {key.name}: removed")
     finally:
@@ -66,7 +66,7 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
             _remove_machine(key, removal.owner, connection)
             console.done(f"machine {key.name}: removed")
         except AnklumeError as error:
-            failures.append(error)
+            failures.append(AnklumeError(f"machine {key.name}: {error.message}", hint=error.hint))
         finally:
             connection.close()
 

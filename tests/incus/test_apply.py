@@ -12,6 +12,7 @@ from anklume_images.ship.verb import image_files
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.plan.names import MACHINE, OWNER
+from tests.rig.incus_images import make_image
 from tests.rig.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -383,3 +384,69 @@ def test_hostile_texts_are_carried_literally(tiny: Launcher) -> None:
     assert found["config"]["user.anklume.tiny_text"] == nasty
     assert found["config"]["user.note"] == nasty
     tiny.settled()
+
+
+def test_what_was_moved_by_hand_is_started_and_never_made_anew(tiny: Launcher) -> None:
+    """A copy has never run, as far as Incus' date of the last use tells."""
+    tiny.write(ONE)
+    tiny("apply")
+    tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/file")
+    for command in (["stop", "--force", "box"], ["move", "box", "other"], ["move", "other", "box"]):
+        tiny.incus.run(["incus", *command, "--project", "lab"], check=True, capture_output=True)
+    tiny.incus.run(["incus", "copy", "box", "box-backup", "--project", "lab"], check=True, capture_output=True)
+    tiny.incus.run(["incus", "delete", "box", "--project", "lab"], check=True, capture_output=True)
+    tiny.incus.run(["incus", "move", "box-backup", "box", "--project", "lab"], check=True, capture_output=True)
+    tiny("apply")
+    assert tiny.execute("lab", "box", "cat", "/root/file").stdout == b"kept\n"
+    tiny.settled()
+
+
+def test_a_copy_made_by_hand_outlives_destroy(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    tiny.incus.run(["incus", "copy", "box", "box-backup", "--project", "lab"], check=True, capture_output=True)
+    said = tiny("destroy", "--yes", code=1)
+    assert "network net-lab: " in said.stderr  # the copy is on it
+    assert "acl anklume-lab" in said.stderr
+    assert "project lab stays" in said.stderr
+    assert [found["name"] for found in get(tiny, "instances", recursion="1", project="lab")] == ["box-backup"]
+
+
+def test_domain_renamed_with_its_subnet_and_a_profile_dropped(tiny: Launcher) -> None:
+    text = TWO.replace("  lab:", "  lab:\n    subnet_id: 7")
+    tiny.write(text)
+    tiny("apply")
+    renamed = text.replace("  lab:", "  new:").replace("one:", "first:").replace("two:", "second:")
+    tiny.write(renamed)
+    tiny("apply", "--prune", "--yes", "--force-protected")
+    tiny.settled()
+    gone = renamed.partition("    profiles:")[0] + "    machines:" + renamed.partition("    machines:")[2]
+    tiny.write(gone.replace("profiles: [default, small], ", ""))
+    tiny("apply", "--prune", "--yes")
+    tiny.settled()
+    assert {found["name"] for found in get(tiny, "profiles", recursion="1", project="new")} == {"default"}
+
+
+def test_profile_default_of_a_domain(tiny: Launcher) -> None:
+    profiles = "    profiles: {default: {config: {limits.processes: 321}}}\n"
+    tiny.write(ONE.replace("    machines:", profiles + "    machines:"))
+    tiny("apply")
+    assert get(tiny, "instances/box", project="lab")["expanded_config"]["limits.processes"] == "321"
+    tiny.settled()
+
+
+def test_machine_runs_on_when_its_change_is_refused(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    tiny.write(ONE.replace("ephemeral: true", "ephemeral: true, config: {security.nesting: maybe}"))
+    assert "machine box (project lab)" in tiny("apply", "--yes", code=1).stderr
+    assert get(tiny, "instances/box", project="lab")["status"] == "Running"
+
+
+def test_aliases_of_others_stay(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
+    other = make_image(tmp_path, tiny_rootfs, aliases=("tiny",))
+    with tiny.client() as client:
+        publish(other, client)
+        tiny.write(ONE)
+        tiny("apply")
+        assert client.aliases()["tiny"] == other.fingerprint
