@@ -13,7 +13,7 @@ import pytest
 from anklume_images.store.store import Store
 from launcher.trial.private import PrivateIncus
 from tests.rig.incus_images import make_image, make_rootfs
-from tests.rig.launching import Launcher, clear
+from tests.rig.launching import Launcher, clear, images
 from tests.rig.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
@@ -101,13 +101,15 @@ def tiny(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> Iterator[Lau
     """`anklume-launch` with a store of its own that holds the image `tiny`, which boots in a moment."""
     store = Store(tmp_path / "store")
     put_tiny(store, tiny_rootfs, tmp_path, 1)
+    before = images(incus)
     yield Launcher(incus, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
-    clear(incus)
+    clear(incus, before)
 
 
 @pytest.fixture
 def launcher(incus: PrivateIncus, built: Callable[[str], Any], test_store: Path, tmp_path: Path) -> Iterator[Launcher]:
     """`anklume-launch` upon a running private Incus, once of each version; what it made is removed afterwards."""
     built("debian")
+    before = images(incus)
     yield Launcher(incus, test_store, tmp_path, tmp_path / "infra.yml")
-    clear(incus)
+    clear(incus, before)

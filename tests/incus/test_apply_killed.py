@@ -21,11 +21,11 @@ domains:
     machines:
       box: {image: tiny, profiles: [default, small], vars: {tiny_text: %s}}
 """
-# Requests that change something, and whether the daemon gets that one still.
-# Of one create: project, acl, network, profile, volume, image, instance.
-CREATE = [(number, when) for number in range(1, 8) for when in ("before", "after")]
-# Stop, make anew, configure, start.
-REPLACE = [(number, when) for number in range(1, 5) for when in ("before", "after")]
+# Requests that change something, and whether the daemon gets that one still. Of one create: project, acl, network,
+# profile, volume, image, its alias, instance, and that it is finished.
+CREATE = [(number, when) for number in range(1, 10) for when in ("before", "after")]
+# Image, its alias, stop, make anew, configure, start.
+REPLACE = [(number, when) for number in range(1, 7) for when in ("before", "after")]
 # Stop, unprotect, delete, then profile, network, acl; the project stays with its volume.
 DESTROY = [(number, when) for number in range(1, 7) for when in ("before", "after")]
 
@@ -78,7 +78,6 @@ def test_apply_killed_while_it_replaces(tiny: Launcher, tiny_rootfs: Path, tmp_p
     tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/models/file")
     for turn, (number, when) in enumerate(share(tiny, REPLACE)):
         newer = put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, turn + 2)
-        tiny("apply")  # publishes it
         tiny.write(INFRA % f"turn-{turn}")
         killed(tiny, number, when, "apply", "--replace")
         tiny("apply", "--replace", "--yes")

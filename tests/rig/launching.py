@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anklume_images.incus import Incus, Result
     from launcher.trial.private import PrivateIncus
 
+EVERYWHERE = {"all-projects": "true"}
 HEAD = "project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n"
 
 
@@ -85,19 +86,19 @@ class Launcher:
         return self.incus.client().within(None)
 
 
-def clear(incus: PrivateIncus) -> None:
-    """Remove everything that any file's launcher made, volumes too, and the images."""
+def images(incus: PrivateIncus) -> set[str]:
+    """The fingerprints that its image store has."""
+    with incus.client() as client:
+        return {url.rpartition("/")[2] for url in client.get("images")}
+
+
+def clear(incus: PrivateIncus, kept: set[str] | None = None) -> None:
+    """Remove everything that any file's launcher made, volumes too, and images but those kept (all, without)."""
     with incus.client() as first:
         client = first.within(None)
-        everywhere = {"all-projects": "true"}
         projects = [found["name"] for found in client.get("projects", recursion=1) if OWNER in found["config"]]
-        for found in client.get("instances", recursion=1, **everywhere):
-            path, params = f"instances/{found['name']}", {"project": found["project"]}
-            if found["status"] != "Stopped":
-                client.send("put", f"{path}/state", {"action": "stop", "timeout": -1, "force": True}, params=params)
-            client.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
-            client.send("delete", path, params=params)
-        for found in client.get("storage-pools/default/volumes/custom", recursion=1, **everywhere):
+        _clear_instances(client)
+        for found in client.get("storage-pools/default/volumes/custom", recursion=1, **EVERYWHERE):
             path = f"storage-pools/default/volumes/custom/{found['name']}"
             client.send("delete", path, params={"project": found["project"]})
         for project in projects:
@@ -109,3 +110,15 @@ def clear(incus: PrivateIncus) -> None:
             for found in client.get(kind, recursion=1):
                 if OWNER in found.get("config", {}):
                     client.send("delete", f"{kind}/{found['name']}")
+    for fingerprint in images(incus) - kept if kept is not None else ():
+        with incus.client() as client:
+            client.delete_image(fingerprint)
+
+
+def _clear_instances(client: Incus) -> None:
+    for found in client.get("instances", recursion=1, **EVERYWHERE):
+        path, params = f"instances/{found['name']}", {"project": found["project"]}
+        if found["status"] != "Stopped":
+            client.send("put", f"{path}/state", {"action": "stop", "timeout": -1, "force": True}, params=params)
+        client.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
+        client.send("delete", path, params=params)

@@ -26,11 +26,13 @@ from anklume_images.specs.catalog import Catalog, builtin_specs
 from launcher.infra.host import HostFacts
 from launcher.infra.load import check_infra
 catalog = Catalog.load([builtin_specs()])
-start = time.perf_counter()
+start = time.process_time()
 checked = check_infra(Path(sys.argv[1]), catalog, host=HostFacts())
 assert checked.valid, checked.errors[:3]
 machines = len(list(checked.infra.machines()))
-print(machines, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not ru_maxrss, which has that of the parent before exec in it.
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+print(machines, time.process_time() - start, int(peak.split()[1]) / 1024)
 """
 
 
@@ -112,9 +114,9 @@ HURTFUL = {
 def test_what_is_made_to_hurt_is_answered_quickly(tmp_path: Path, catalog: Catalog, what: str):
     file = tmp_path / "infra.yml"
     file.write_text(HURTFUL[what])
-    start = time.perf_counter()
+    start = time.process_time()
     checked: Checked = check_infra(file, catalog, host=HostFacts())
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
     assert all(len(str(problem)) < 600 for problem in checked.errors)
 
 
