@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEAD = "project_name: p\nglobal: {addressing: {}}\n"
 
 LARGE = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from launcher.infra.host import HostFacts
