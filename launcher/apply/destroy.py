@@ -9,6 +9,7 @@ from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus import is_missing
 from launcher.apply.claims import Claimant, release
 from launcher.apply.steps import stop
+from launcher.plan.live import path_of
 from launcher.plan.names import owner_of
 from launcher.plan.removal import PROTECTION, Removal
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["ProtectedError", "remove"]
 
 _WORKERS = 8
-_PATHS = {"acl": "network-acls", "network": "networks", "profile": "profiles", "project": "projects"}
 
 
 class ProtectedError(PolicyError):
@@ -44,7 +44,7 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
         for key in removal.keys:
             if key.kind != "machine":
                 try:
-                    _delete(incus, key)
+                    _gone(incus, *path_of(key))
                 except AnklumeError as error:
                     failures.append(AnklumeError(f"{key.kind} {key.name}: {error.message}", hint=error.hint))
                 else:
@@ -76,7 +76,7 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
-    path, params = f"instances/{key.name}", {"project": key.project}
+    path, params = path_of(key)
     there: dict[str, Any] | None = incus.find_one(path, **params)
     if there is not None and owner_of(there["config"]) == owner:
         stop(incus, key)
@@ -84,15 +84,6 @@ def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
             incus.send("patch", path, {"config": {PROTECTION: "false"}}, params=params)
         _gone(incus, path, params)
     release(incus, Claimant(key.project, key.name, owner))
-
-
-def _delete(incus: Incus, key: Key) -> None:
-    params = {"project": key.project} if key.project else {}
-    if key.kind == "volume":
-        pool, _, name = key.name.partition("/")
-        _gone(incus, f"storage-pools/{pool}/volumes/custom/{name}", params)
-    else:
-        _gone(incus, f"{_PATHS[key.kind]}/{key.name}", params)
 
 
 def _gone(incus: Incus, path: str, params: dict[str, str]) -> None:

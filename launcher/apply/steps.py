@@ -12,7 +12,6 @@ import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus_remotes import image_source
@@ -21,6 +20,7 @@ from anklume_images.ship.verb import image_files
 from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
 from launcher.plan.changes import BASE_IMAGE
+from launcher.plan.live import path_of
 from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
 _UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
-_COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
 
@@ -69,8 +68,7 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
     elif step.action in ("create", "replace"):
         if step.action == "replace":
             incus.send("delete", f"networks/{step.key.name}")
-        path, body, params = _creation(step.resource)
-        incus.send("post", path, body, params=params)
+        _make(step.resource, incus)
     else:
         _change(step, incus)
 
@@ -90,26 +88,20 @@ def _publish(resource: Resource, incus: Incus, context: Context) -> None:
         publish(replace(files, aliases=(f"{image.name}/{image.version}",)), incus)
 
 
-def _creation(resource: Resource) -> tuple[str, dict[str, Any], dict[str, str]]:
-    key, body = resource.key, dict(resource.body)
-    if key.kind == "volume":
-        pool, _, name = key.name.partition("/")
-        body |= {"name": name, "type": "custom", "content_type": "filesystem"}
-        return f"storage-pools/{pool}/volumes/custom", body, {"project": key.project}
-    params = {"project": key.project} if key.project else {}
-    return _COLLECTIONS[key.kind], body | {"name": key.name}, params
+def _make(resource: Resource, incus: Incus) -> None:
+    path, params = path_of(resource.key)
+    collection, _, name = path.rpartition("/")
+    body = {**resource.body, "name": name}
+    if resource.key.kind == "volume":
+        body |= {"type": "custom", "content_type": "filesystem"}
+    incus.send("post", collection, body, params=params)
 
 
 def _change(step: Step, incus: Incus) -> None:
-    key, body = step.key, {name: value for name, value in step.resource.body.items() if name != "type"}
-    params = {"project": key.project} if key.project else {}
-    if key.kind == "volume":
-        pool, _, name = key.name.partition("/")
-        path = f"storage-pools/{pool}/volumes/custom/{name}"
-    else:
-        path = f"{_COLLECTIONS[key.kind]}/{key.name}"
+    path, params = path_of(step.key)
+    body = {name: value for name, value in step.resource.body.items() if name != "type"}
     there = incus.get(path, **params)
-    config = {**_kept(there["config"], everything=key.kind in _MERGED), **step.resource.config}
+    config = {**_kept(there["config"], everything=step.key.kind in _MERGED), **step.resource.config}
     incus.send("put", path, body | {"config": config}, params=params)
 
 
@@ -146,7 +138,7 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
 
 def _bring_up(step: Step, incus: Incus) -> None:
     resource = step.resource
-    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    path, params = path_of(resource.key)
     if step.action == "replace":
         _check_snapshots(resource, incus, path)
     stopped = step.action in ("restart", "replace") and not step.stopped
@@ -172,14 +164,14 @@ def _is_unfinished(resource: Resource, incus: Incus) -> bool:
     A daemon that ends while it makes one leaves a mere record. Starting that would fail, and make a folder where a
     subvolume should be, after which Incus cannot even delete it.
     """
-    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    path, params = path_of(resource.key)
     there = incus.get(path, **params)
     marked = there["config"].get(UNFINISHED) == "true" and there["config"].get(MACHINE) == resource.machines[0]
     return marked and there["status"] == "Stopped" and not incus.get(f"{path}/snapshots", **params)
 
 
 def _discard(resource: Resource, incus: Incus) -> None:
-    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    path, params = path_of(resource.key)
     with contextlib.suppress(IncusError):  # of a mere record, only the database takes note
         incus.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
     try:
@@ -276,7 +268,7 @@ def _configure(step: Step, incus: Incus, path: str) -> None:
 
 def vacate(resource: Resource, incus: Incus) -> None:
     """Take a machine's fixed address off it, for another to have it; it keeps its lease until it is restarted."""
-    path, params = f"instances/{resource.key.name}", {"project": resource.key.project}
+    path, params = path_of(resource.key)
     there = incus.get(path, **params)
     eth0 = {name: value for name, value in there["devices"]["eth0"].items() if name != "ipv4.address"}
     incus.send("put", path, there | {"devices": there["devices"] | {"eth0": eth0}}, params=params)
@@ -284,7 +276,8 @@ def vacate(resource: Resource, incus: Incus) -> None:
 
 def stop(incus: Incus, key: Key) -> None:
     """Stop an instance: by its own shutdown, and by force when that takes too long."""
-    path, params = f"instances/{quote(key.name)}/state", {"project": key.project}
+    path, params = path_of(key)
+    path = f"{path}/state"
     if incus.get(path, **params)["status"] == "Stopped":
         return
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus import Incus
 
-__all__ = ["Live", "read_live", "read_one"]
+__all__ = ["Live", "path_of", "read_live", "read_one"]
 
 _PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
 
@@ -97,21 +97,28 @@ def _networks(incus: Incus) -> list[Mapping[str, Any]]:
         time.sleep(0.2)
 
 
-_COLLECTIONS = {"project": "projects", "network": "networks", "acl": "network-acls", "profile": "profiles"}
+_COLLECTIONS = {
+    "acl": "network-acls",
+    "image": "images",
+    "machine": "instances",
+    "network": "networks",
+    "profile": "profiles",
+    "project": "projects",
+}
+
+
+def path_of(key: Key) -> tuple[str, dict[str, str]]:
+    """Where an object is below /1.0, and the parameters of requests about it."""
+    params = {"project": key.project} if key.project else {}
+    if key.kind == "volume":
+        pool, _, name = key.name.partition("/")
+        return f"storage-pools/{pool}/volumes/custom/{name}", params
+    return f"{_COLLECTIONS[key.kind]}/{key.name}", params
 
 
 def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
     """One object as it is now, or None."""
-    params = {"project": key.project} if key.project else {}
-    if key.kind == "volume":
-        pool, _, name = key.name.partition("/")
-        path = f"storage-pools/{pool}/volumes/custom/{name}"
-    elif key.kind == "machine":
-        path = f"instances/{key.name}"
-    elif key.kind == "image":
-        path = f"images/{key.name}"
-    else:
-        path = f"{_COLLECTIONS[key.kind]}/{key.name}"
+    path, params = path_of(key)
     found: Mapping[str, Any] | None = incus.find_one(path, **params)
     return found
 
