@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import socket
 import ssl
 import termios
 import threading
@@ -60,11 +61,19 @@ def run_in_terminal(
 @contextlib.contextmanager
 def _socket(incus: Incus, operation: str, secret: str) -> Iterator[ClientConnection]:
     from websockets.exceptions import WebSocketException
-    from websockets.sync.client import connect, unix_connect
+    from websockets.sync.client import ClientConnection, connect, unix_connect
+
+    class Connection(ClientConnection):
+        """One whose reader ends when it is closed: what TLS itself sends wakes it, and then it waits for more."""
+
+        def close_socket(self) -> None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            super().close_socket()
 
     path = f"/1.0/operations/{operation}/websocket?secret={quote(secret, safe='')}"
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None}
-    options |= {"open_timeout": _OPEN_SECONDS, "close_timeout": 1}
+    options |= {"open_timeout": _OPEN_SECONDS, "close_timeout": 1, "create_connection": Connection}
     try:
         if incus.address.startswith("https://"):
             server = urlsplit(incus.address).netloc
