@@ -257,9 +257,7 @@ def _document(prepared: Prepared, report: Report) -> dict[str, Any]:
 @contextlib.contextmanager
 def _alone(file: Infra, note: Callable[[str], None]) -> Iterator[None]:
     """Wait until no other command on this host changes what the same file is about."""
-    folder = (
-        Path("/run/lock") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    )
+    folder = Path("/run") if os.geteuid() == 0 else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     if not folder.is_dir():
         folder = Path(tempfile.gettempdir())
     name = re.sub(r"[^A-Za-z0-9._-]", "_", file.project_name)[:100]
