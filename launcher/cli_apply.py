@@ -133,9 +133,8 @@ def destroy_verb(
             if as_json:
                 launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
             sys.exit(3 if removal.keys else 0)
-        if removal.protected and not force_protected:
-            remove(removal, incus, launch.console)  # refuses, and says which
-        elif removal.keys and not yes:
+        refused = bool(removal.protected) and not force_protected  # what `remove` says
+        if removal.keys and not yes and not refused:
             _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where nobody can be asked")
         remove(removal, incus, launch.console, force_protected=force_protected)
     if as_json:

@@ -39,6 +39,7 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
 _UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
+_FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
 
@@ -127,7 +128,7 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if context.grants or context.cards:
         release(incus, claimant_of(resource, context), keep=grants)
     _make_folders(resource, incus)
-    unfinished = step.stopped and _is_unfinished(resource, incus)
+    unfinished = step.stopped and _is_unfinished(step, incus)
     if unfinished:
         _discard(resource, incus)
     if unfinished or step.action == "create":
@@ -158,16 +159,21 @@ def _bring_up(step: Step, incus: Incus) -> None:
         incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
 
 
-def _is_unfinished(resource: Resource, incus: Incus) -> bool:
+def _is_unfinished(step: Step, incus: Incus) -> bool:
     """Whether an instance is what is left of a creation that was cut off: then nothing has ever been in it.
 
     A daemon that ends while it makes one leaves a mere record. Starting that would fail, and make a folder where a
-    subvolume should be, after which Incus cannot even delete it.
+    subvolume should be, after which Incus cannot even delete it. The mark alone tells only of what this step began:
+    who was killed before taking it off may have left a machine that has run since.
     """
-    path, params = path_of(resource.key)
+    path, params = path_of(step.key)
     there = incus.get(path, **params)
-    marked = there["config"].get(UNFINISHED) == "true" and there["config"].get(MACHINE) == resource.machines[0]
-    return marked and there["status"] == "Stopped" and not incus.get(f"{path}/snapshots", **params)
+    config = there["config"]
+    if config.get(UNFINISHED) != "true" or config.get(MACHINE) != step.resource.machines[0]:
+        return False
+    never_ran = str(there["last_used_at"]) < _FIRST_YEAR
+    idle = there["status"] == "Stopped" and (step.action == "create" or never_ran)
+    return idle and not incus.get(f"{path}/snapshots", **params)
 
 
 def _discard(resource: Resource, incus: Incus) -> None:

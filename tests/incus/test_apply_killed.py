@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
+from launcher.plan.names import UNFINISHED
 from tests.rig.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -70,6 +71,19 @@ def test_apply_killed_while_it_creates(tiny: Launcher) -> None:
                 fingerprint = image.rpartition("/")[2]
             tiny("destroy", "--yes", "--force-protected", "--volumes", "box-models")
             client.delete_image(fingerprint)
+
+
+def test_machine_that_was_made_and_used_is_kept(tiny: Launcher) -> None:
+    """Killed when its machine runs, before the mark of an unfinished one is off."""
+    tiny.write(INFRA % "one")
+    killed(tiny, 8, "after", "apply")
+    assert tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/file").code == 0
+    with tiny.client() as client:
+        assert client.get("instances/box", project="lab")["config"][UNFINISHED] == "true"
+        client.send("put", "instances/box/state", {"action": "stop", "force": True}, params={"project": "lab"})
+    tiny("apply")
+    assert tiny.execute("lab", "box", "cat", "/root/file").stdout == b"kept\n"
+    tiny.settled()
 
 
 def test_apply_killed_while_it_replaces(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
