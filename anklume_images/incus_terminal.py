@@ -1,20 +1,19 @@
 """A program with a terminal inside an instance, over the API's websockets, connected to the caller's terminal.
 
 API: POST /1.0/instances/NAME/exec with `interactive`; socket `0` carries both directions, `control` window sizes as
-JSON. The sockets are the `websockets` package's: pylxd's own lose some of what a program says over TLS.
+JSON. The sockets are the `websockets` package's: pylxd's own lose some of what a program says over TLS. One thread
+reads and writes them: OpenSSL allows no two at one connection.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
-import select
 import signal
-import socket
 import ssl
 import termios
-import threading
 import tty
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -22,9 +21,9 @@ from urllib.parse import quote, urlsplit
 from anklume_images.errors import IncusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-    from websockets.sync.client import ClientConnection
+    from websockets.asyncio.client import ClientConnection
 
     from anklume_images.incus import Incus
 
@@ -48,41 +47,36 @@ def run_in_terminal(
         "height": lines,
     }
     operation = incus.begin(f"instances/{name}/exec", body)
-    secrets = operation["metadata"]["fds"]
-    with (
-        _socket(incus, operation["id"], secrets["0"]) as data,
-        _socket(incus, operation["id"], secrets["control"]) as control,
-        _raw_terminal(),
-    ):
-        _relay(data, control)
+    asyncio.run(_connect(incus, operation["id"], operation["metadata"]["fds"]))
     return int(incus.wait(operation["id"])["return"])
 
 
-@contextlib.contextmanager
-def _socket(incus: Incus, operation: str, secret: str) -> Iterator[ClientConnection]:
+async def _connect(incus: Incus, operation: str, secrets: Mapping[str, str]) -> None:
+    async with (
+        _socket(incus, operation, secrets["0"]) as data,
+        _socket(incus, operation, secrets["control"]) as control,
+    ):
+        with _raw_terminal():
+            await _relay(data, control)
+
+
+@contextlib.asynccontextmanager
+async def _socket(incus: Incus, operation: str, secret: str) -> AsyncIterator[ClientConnection]:
+    from websockets.asyncio.client import connect, unix_connect
     from websockets.exceptions import WebSocketException
-    from websockets.sync.client import ClientConnection, connect, unix_connect
-
-    class Connection(ClientConnection):
-        """One whose reader ends when it is closed: what TLS itself sends wakes it, and then it waits for more."""
-
-        def close_socket(self) -> None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            super().close_socket()
 
     path = f"/1.0/operations/{operation}/websocket?secret={quote(secret, safe='')}"
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None}
-    options |= {"open_timeout": _OPEN_SECONDS, "close_timeout": 1, "create_connection": Connection}
+    options |= {"open_timeout": _OPEN_SECONDS, "close_timeout": 1}
     try:
         if incus.address.startswith("https://"):
             server = urlsplit(incus.address).netloc
-            connection = connect(f"wss://{server}{path}", ssl=_tls(incus), **options)
+            connection = await connect(f"wss://{server}{path}", ssl=_tls(incus), **options)
         else:
-            connection = unix_connect(incus.address, f"ws://localhost{path}", **options)
+            connection = await unix_connect(incus.address, f"ws://localhost{path}", **options)
     except (OSError, WebSocketException) as error:
         raise IncusError(f"no terminal could be had: {error}", where=incus.address) from error
-    with connection:
+    async with connection:
         yield connection
 
 
@@ -108,55 +102,57 @@ def _raw_terminal() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSANOW, before)  # draining could wait for ever for a reader
 
 
-def _relay(data: ClientConnection, control: ClientConnection) -> None:
+async def _relay(data: ClientConnection, control: ClientConnection) -> None:
     """Pass on what is typed, what is shown and how large the window is, until the program's output ends."""
     from websockets.exceptions import ConnectionClosed
 
-    done, end = os.pipe()
-    resized, resize = os.pipe()
-    shower = threading.Thread(target=_show, args=(data, end), name="shower")
-    # A signal handler may not send: it could interrupt a send of the same socket.
-    before = signal.signal(signal.SIGWINCH, lambda *_: os.write(resize, b"."))
-    shower.start()
+    loop = asyncio.get_running_loop()
+    resized = asyncio.Event()
+    loop.add_signal_handler(signal.SIGWINCH, resized.set)
+    senders = [asyncio.create_task(_send_typed(data)), asyncio.create_task(_send_sizes(control, resized))]
     try:
-        sources = [0, done, resized]
-        while done not in (ready := select.select(sources, [], [])[0]):
-            if resized in ready:
-                os.read(resized, _PIECE)
-                _send_size(control)
-            if 0 in ready:
-                piece = os.read(0, _PIECE)
-                if piece:
-                    data.send(piece)
-                else:
-                    sources.remove(0)
+        await _show(data)
     except ConnectionClosed:
         pass  # the program has ended; its exit code is the operation's
     finally:
-        signal.signal(signal.SIGWINCH, before)
-        data.close()
-        shower.join()
-        for descriptor in (done, resized, resize):
-            os.close(descriptor)
+        loop.remove_signal_handler(signal.SIGWINCH)
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
 
 
-def _show(data: ClientConnection, end: int) -> None:
-    from websockets.exceptions import ConnectionClosed
+async def _show(data: ClientConnection) -> None:
+    async for message in data:
+        if not message:  # an empty message is the end of the output
+            return
+        await asyncio.to_thread(_write, message.encode() if isinstance(message, str) else message)
 
+
+def _write(piece: bytes) -> None:
+    while piece:
+        piece = piece[os.write(1, piece) :]
+
+
+async def _send_typed(data: ClientConnection) -> None:
+    while piece := await _typed():
+        await data.send(piece)
+
+
+async def _typed() -> bytes:
+    """What is typed next; nothing when the terminal is gone."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(0, ready.set)
     try:
-        for message in data:
-            if not message:  # an empty message is the end of the output
-                return
-            piece = message.encode() if isinstance(message, str) else message
-            while piece:
-                piece = piece[os.write(1, piece) :]
-    except (ConnectionClosed, OSError):
-        pass
+        await ready.wait()
+        return os.read(0, _PIECE)
     finally:
-        os.close(end)
+        loop.remove_reader(0)
 
 
-def _send_size(control: ClientConnection) -> None:
-    columns, lines = os.get_terminal_size(0)
-    size = {"width": str(columns), "height": str(lines)}
-    control.send(json.dumps({"command": "window-resize", "args": size}))
+async def _send_sizes(control: ClientConnection, resized: asyncio.Event) -> None:
+    while await resized.wait():
+        resized.clear()
+        columns, lines = os.get_terminal_size(0)
+        size = {"width": str(columns), "height": str(lines)}
+        await control.send(json.dumps({"command": "window-resize", "args": size}))

@@ -65,7 +65,7 @@ def connect(incus: PrivateIncus, client: Incus, image: ImageFiles) -> Iterator[C
 @pytest.mark.parametrize("https", [False, True], ids=["socket", "https"])
 def test_long_output_arrives_whole_and_the_exit_code_too(connect: Callable[..., Terminal], https: bool) -> None:
     terminal = connect("sh", "-c", "seq 60000; exit 7", https=https)
-    assert terminal.end() == 7
+    assert terminal.end() == 7, terminal.text[-2000:]
     assert terminal.text == "".join(f"{number}\r\n" for number in range(1, 60001))
 
 
@@ -112,9 +112,10 @@ def test_another_certificate_than_the_pinned_one_is_refused(incus: PrivateIncus,
 
     other, _, _ = make_client_certificate(tmp_path)
     code = (
-        "import sys; from types import SimpleNamespace as N; from anklume_images.incus_terminal import _socket\n"
+        "import asyncio, sys; from types import SimpleNamespace as N\n"
+        "from anklume_images.incus_terminal import _socket\n"
         "session = N(verify=sys.argv[2], cert=tuple(sys.argv[3:5]))\n"
-        "with _socket(N(address=sys.argv[1], session=session), 'no-operation', 's'): pass\n"
+        "asyncio.run(_socket(N(address=sys.argv[1], session=session), 'no-operation', 's').__aenter__())\n"
     )
 
     def attempt(pin: Any) -> str:
