@@ -11,6 +11,9 @@ IMAGES ?=
 ARGS ?=
 READY := .venv/.ready
 
+# Where it is set, each of the many commands that tests start would compile the project's modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart images test unit lint bench requirements clean
 .DELETE_ON_ERROR:
 

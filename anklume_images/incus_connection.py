@@ -15,7 +15,9 @@ from anklume_images.errors import IncusError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Server", "check_server", "is_ready", "open_client"]
+    import requests
+
+__all__ = ["Server", "is_ready", "open_api", "open_session"]
 
 OLDEST = (6, 0)
 
@@ -35,16 +37,13 @@ class Server:
         return tuple(int(part) for part in self.version.split(".") if part.isdigit())
 
 
-def open_client(
-    endpoint: str, *, cert: Path | None, key: Path | None, server_cert: Path | None, project: str | None
-) -> Any:
-    """pylxd's client for a socket's path or an https URL; `server_cert` is the only certificate then accepted."""
+def open_session(endpoint: str, *, cert: Path | None, key: Path | None, server_cert: Path | None) -> requests.Session:
+    """A session for a socket's path or an https URL; `server_cert` is the only certificate then accepted."""
     os.environ.setdefault("PYLXD_WARNINGS", "none")  # newer servers have attributes that pylxd does not know
-    import pylxd
     import requests.utils
     from pylxd.client import get_session_for_url
 
-    pair = None
+    session: requests.Session
     if endpoint.startswith("https://"):
         pair = (str(cert), str(key)) if cert and key else None
         session = get_session_for_url(endpoint, cert=pair, verify=str(server_cert) if server_cert else True)
@@ -54,8 +53,16 @@ def open_client(
         session = get_session_for_url(_socket_url(endpoint))
     # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment would take the place of the pinned certificate.
     session.trust_env = False
+    return session
+
+
+def open_api(endpoint: str, session: requests.Session, project: str | None) -> tuple[Any, Server]:
+    """pylxd's root of the API below /1.0, and who answers there; closes the session when it is nobody to work with."""
+    import pylxd
+
     try:
-        return pylxd.Client(endpoint, cert=pair, project=project, session=session)
+        client = pylxd.Client(endpoint, project=project, session=session)
+        return client.api, _check_server(client.host_info, endpoint)
     except BaseException:
         session.close()
         raise
@@ -77,7 +84,7 @@ def _socket_url(path: str) -> str:
     return f"http+unix://{quote(path, safe='')}"
 
 
-def check_server(info: Mapping[str, Any], endpoint: str) -> Server:
+def _check_server(info: Mapping[str, Any], endpoint: str) -> Server:
     """What a server said of itself; IncusError when it is not one to work with."""
     environment = info.get("environment") or {}
     if info.get("auth") != "trusted":

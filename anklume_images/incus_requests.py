@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from email.utils import parsedate_to_datetime
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from anklume_images.errors import IncusError
-from anklume_images.incus_connection import Server, check_server, open_client
+from anklume_images.incus_connection import Server, open_api, open_session
 from anklume_images.incus_errors import explain, is_missing, translated
 from anklume_images.incus_remotes import Address, addresses
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    import requests
 
 __all__ = ["Requests"]
 
@@ -34,9 +35,11 @@ _RUNNING = range(100, 200)  # status codes of operations that have not ended
 class Requests:
     """One connection to one project of one server; a context manager that closes it."""
 
-    def __init__(self, client: Any, address: str, server: Server, project: str, open_again: Callable[..., Any]) -> None:
-        self._client = client
-        self._open_again = open_again
+    def __init__(
+        self, api: Any, address: str, server: Server, project: str, open_session: Callable[[], requests.Session]
+    ) -> None:
+        self._api = api
+        self._open_session = open_session
         self.address = address
         self.server = server
         self.project = project
@@ -62,21 +65,16 @@ class Requests:
         if (socket is None) == (https is None):
             raise ValueError("one of socket and https")
         endpoint = str(socket) if socket is not None else str(https)
-        open_again = partial(open_client, endpoint, cert=cert, key=key, server_cert=server_cert)
+        open_one = partial(open_session, endpoint, cert=cert, key=key, server_cert=server_cert)
         with translated(endpoint):
-            client = open_again(project=project)
-        try:
-            server = check_server(client.host_info, endpoint)
-        except BaseException:
-            client.api.session.close()
-            raise
-        return cls(client, endpoint, server, project or "default", open_again)
+            api, server = open_api(endpoint, open_one(), project)
+        return cls(api, endpoint, server, project or "default", open_one)
 
     def another(self, project: str | None = None) -> Self:
         """A connection of its own to the same server (one is for one thread), to a project of it."""
         with translated(self.address):
-            client = self._open_again(project=project or self.project)
-        return type(self)(client, self.address, self.server, project or self.project, self._open_again)
+            session = self._open_session()
+        return self._with(session, project or self.project)
 
     @classmethod
     def find(cls, remote: str | None = None, *, project: str | None = None) -> Self:
@@ -108,19 +106,21 @@ class Requests:
 
         Closing one of them closes both.
         """
-        api = self._client.api
-        node = type(api)(api._api_endpoint, api.session, project=project)  # noqa: SLF001 - pylxd has no other way
-        client = SimpleNamespace(api=node)
-        return type(self)(client, self.address, self.server, project or "default", self._open_again)
+        return self._with(self.session, project)
+
+    def _with(self, session: requests.Session, project: str | None) -> Self:
+        api = type(self._api)(self._api._api_endpoint, session, project=project)  # noqa: SLF001 - pylxd has no other way
+        return type(self)(api, self.address, self.server, project or "default", self._open_session)
 
     @property
-    def session(self) -> Any:
+    def session(self) -> requests.Session:
         """The HTTP session with its certificates, for what is not a request below /1.0."""
-        return self._client.api.session
+        session: requests.Session = self._api.session
+        return session
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.api.session.close()
+        self.session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +231,7 @@ class Requests:
         return state
 
     def _node(self, path: str) -> Any:
-        node = self._client.api
+        node = self._api
         for part in filter(None, path.split("/")):
             node = node[part]
         return node

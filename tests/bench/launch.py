@@ -49,10 +49,10 @@ def _world(bench: Bench, **spec: Any) -> Iterator[Launcher]:
 def ten(bench: Bench) -> None:
     """Ten machines of one image, against the incus client, one after another and all at once.
 
-    Theirs: on the bridge of a domain, with the same addresses. Ours: the command with that domain there, the same
-    without starting Python, and the command from nothing, which makes project, bridge and rules too. Nobody waits for
-    a healthcheck; the image is published, and unpacked in the pool, before. It is one that boots in a moment and does
-    nothing then: ten systemds at once would mostly measure themselves, and are more than the kernel's usual
+    Theirs: on the bridge of a domain, with the same address and filters. Ours: the command with that domain there, the
+    same without starting Python, and the command from nothing, which makes project, bridge and rules too. Nobody waits
+    for a healthcheck; the image is published, and unpacked in the pool, before. It is one that boots in a moment and
+    does nothing then: ten systemds at once would mostly measure themselves, and are more than the kernel's usual
     fs.inotify.max_user_instances lets run.
     """
     with _world(bench, volumes=[]) as launcher:
@@ -70,7 +70,9 @@ def ten(bench: Bench) -> None:
 
         def theirs(end: str) -> float:
             line = f"incus launch --quiet {image.fingerprint} m$n --project d0 --storage default --network net-d0"
-            line += f" --device eth0,ipv4.address=10.100.0.$n </dev/null {end}"
+            for option in ("ipv4.address=10.100.0.$n", "security.mac_filtering=true", "security.ipv4_filtering=true"):
+                line += f" --device eth0,{option}"
+            line += f" </dev/null {end}"
             script = f"for n in $(seq {MACHINES}); do {line} done; wait"
             return there(lambda: incus.run(["sh", "-c", script], check=True))
 
