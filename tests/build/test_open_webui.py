@@ -297,11 +297,18 @@ def test_server_that_cannot_start_says_so(machines: Machines, machine: Machine) 
     assert machine.healthy()
 
 
+def test_changes_of_the_newest_versions_are_shown(machine: Machine) -> None:
+    changes = machine.request("/api/changelog").json()
+    assert len(changes) == 5
+    assert next(iter(changes)) == machine.request("/api/version").json()["version"]
+
+
 def test_instance_makes_its_own_key_and_has_no_user(machines: Machines) -> None:
     fresh = machines.create()
     try:
         made, started = (int(fresh.output("stat", "--format", "%Y", path)) for path in (KEY, SETTINGS))
         assert made >= started
         assert fresh.request("/api/config").json()["onboarding"] is True
+        assert "was not created" not in fresh.output("journalctl", "-u", "open-webui", "--no-pager")
     finally:
         fresh.remove()
