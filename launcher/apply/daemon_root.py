@@ -1,4 +1,4 @@
-"""The files that the Incus daemon behind a local socket sees, whatever namespaces it runs in."""
+"""What the Incus daemon behind a local socket sees of its host: files, whatever namespaces it runs in, and a limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import socket
 import struct
 from pathlib import Path
 
-__all__ = ["daemon_root"]
+from launcher.plan.watches import LIMIT
+
+__all__ = ["daemon_root", "watch_limit"]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -29,3 +31,11 @@ def daemon_root(address: str) -> Path | None:
     except OSError:
         return None
     return root
+
+
+def watch_limit(root: Path | None) -> int | None:
+    """How often all containers together may open inotify(7); None where the daemon's files are out of reach."""
+    try:
+        return None if root is None else int((root / "proc/sys" / LIMIT.replace(".", "/")).read_text())
+    except (OSError, ValueError):
+        return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
-from launcher.apply.daemon_root import daemon_root
+from launcher.apply.daemon_root import daemon_root, watch_limit
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards, read_figures
 from launcher.infra.selection import selected
@@ -18,6 +18,7 @@ from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.live import read_live
 from launcher.plan.names import names_for
 from launcher.plan.removal import Removal, removal_of
+from launcher.plan.watches import crowded, running_containers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -140,6 +141,7 @@ def prepare(
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
+    notices += _watches(plan, live, incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards, removal)
@@ -201,6 +203,16 @@ def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, nam
     sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
     members = members_of(infra, live.instances, instance_of)
     return decide(infra, cards, live.instances, instance_of, members=members, memory=sizes, mig=mig)
+
+
+def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
+    """Whether more containers are to run than can watch their files."""
+    machines = (step.resource for step in plan.todo if step.key.kind == "machine")
+    wanted = {(there.key.project, there.key.name) for there in machines if there.body["type"] == "container"}
+    running = running_containers(live.instances)
+    limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
+    notice = None if limit is None else crowded(len(wanted | running), limit)
+    return [notice] if notice else []
 
 
 def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:

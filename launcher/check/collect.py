@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
-from launcher.apply.daemon_root import daemon_root
+from launcher.apply.daemon_root import daemon_root, watch_limit
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards
 from launcher.apply.nvidia_smi import nvidia_smi
@@ -19,6 +19,7 @@ from launcher.check.inside import Inside
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.check.status import AT_ONCE
 from launcher.plan.gpu_grants import asked
+from launcher.plan.watches import running_containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,6 +55,7 @@ def host_evidence(incus: Incus) -> HostEvidence:
     resources = incus.get("resources")
     memory = resources.get("memory") or {}
     root = daemon_root(incus.address)
+    instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
     return HostEvidence(
         incus.address,
         version=incus.server.version,
@@ -65,6 +67,8 @@ def host_evidence(incus: Incus) -> HostEvidence:
         ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
+        containers=len(running_containers(instances)),
+        watch_limit=watch_limit(root),
     )
 
 

@@ -63,6 +63,8 @@ class HostEvidence:
     ranges: tuple[str | None, str | None] = (None, None)  # /etc/subuid and /etc/subgid
     controllers: tuple[str, ...] | None = None
     filesystems: frozenset[str] | None = None
+    containers: int = 0  # that run
+    watch_limit: int | None = None  # fs.inotify.max_user_instances
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.console import human_size
 from launcher.check.evidence import Finding
+from launcher.plan.watches import LIMIT, watched_containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ def host_findings(host: HostEvidence, pool: str) -> list[Finding]:
     """What stands in the way; `pool` is the one that the file wants."""
     if host.error:
         return [_unreachable(host), *_kernel(host)]
-    return [*_pools(host, pool), *_ranges(host), *_kernel(host)]
+    return [*_pools(host, pool), *_ranges(host), *_watches(host), *_kernel(host)]
 
 
 def _unreachable(host: HostEvidence) -> Finding:
@@ -99,6 +100,19 @@ def _ranges(host: HostEvidence) -> Iterator[Finding]:
 
 def _allotted(text: str) -> int:
     return sum(int(count) for count in re.findall(r"^(?:root|0):\d+:(\d+)$", text, re.MULTILINE))
+
+
+def _watches(host: HostEvidence) -> Iterator[Finding]:
+    if host.watch_limit is not None and host.containers >= watched_containers(host.watch_limit):
+        yield Finding(
+            "inotify-limit",
+            "warning",
+            _HOST,
+            'another container may end as it starts, with "Too many open files"',
+            (f"{LIMIT} = {host.watch_limit}, {host.containers} containers run",),
+            "all containers of a host share that limit, and systemd in each takes about ten",
+            f"sysctl {LIMIT}=8192; in a file of /etc/sysctl.d it stays",
+        )
 
 
 def _kernel(host: HostEvidence) -> Iterator[Finding]:

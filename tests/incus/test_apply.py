@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +13,11 @@ from anklume_images.ship.verb import image_files
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.plan.names import MACHINE, OWNER
+from launcher.plan.watches import watched_containers
 from tests.rig.incus_images import make_image
 from tests.rig.tiny_store import put_tiny
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.rig.launching import Launcher
 
 ONE = """\
@@ -56,6 +56,20 @@ def edit(launcher: Launcher, path: str, project: str, **config: str) -> None:
     with launcher.client() as client:
         there = client.get(path, project=project)
         client.send("put", path, there | {"config": there["config"] | config}, params={"project": project})
+
+
+def test_more_machines_than_the_kernel_lets_watch_are_told_of(tiny: Launcher) -> None:
+    enough = watched_containers(int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()))
+
+    def notices(number: int) -> list[str]:
+        machines = "".join(f"      m{index}: {{image: tiny}}\n" for index in range(number))
+        tiny.write(f"domains:\n  lab:\n    machines:\n{machines}")
+        found: list[str] = tiny.json("plan", code=3)["notices"]
+        return found
+
+    assert notices(enough) == []
+    (notice,) = notices(enough + 1)
+    assert notice.startswith(f"{enough + 1} containers will run here, and fs.inotify.max_user_instances = ")
 
 
 def test_file_comes_to_life_and_a_second_run_does_nothing(tiny: Launcher) -> None:

@@ -45,6 +45,12 @@ def test_a_host_that_is_fine_has_no_findings() -> None:
         ({"ranges": ("", None)}, "uid-ranges", "error", "/etc/subuid: empty"),
         ({"controllers": ("cpu", "io")}, "cgroup-controllers", "warning", "cgroup v2 has no memory, pids"),
         ({"filesystems": frozenset({"ext4"})}, "no-overlay", "warning", "/proc/filesystems has no overlay"),
+        (
+            {"containers": 11, "watch_limit": 128},
+            "inotify-limit",
+            "warning",
+            "fs.inotify.max_user_instances = 128, 11 containers run",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_host(change: dict[str, Any], code: str, severity: str, seen: str) -> None:
@@ -63,6 +69,8 @@ def test_what_is_wrong_with_a_host(change: dict[str, Any], code: str, severity: 
         {"controllers": None, "filesystems": None, "container_tools": None, "lxc_hook": None},  # a remote
         {"pools": (Pool("default", "dir", "Created"),)},  # Incus tells no sizes
         {"pools": pool(2 * GIB)},
+        {"containers": 10, "watch_limit": 128},
+        {"containers": 500, "watch_limit": None},  # a remote
     ],
 )
 def test_what_is_not_wrong_with_a_host(change: dict[str, Any]) -> None:
