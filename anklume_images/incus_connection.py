@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["Server", "is_ready", "open_api", "open_session"]
+__all__ = ["Server", "check_server", "is_ready", "open_api", "open_session"]
 
 OLDEST = (6, 0)
 
@@ -62,7 +62,7 @@ def open_api(endpoint: str, session: requests.Session, project: str | None) -> t
 
     try:
         client = pylxd.Client(endpoint, project=project, session=session)
-        return client.api, _check_server(client.host_info, endpoint)
+        return client.api, check_server(client.host_info, endpoint)
     except BaseException:
         session.close()
         raise
@@ -84,7 +84,7 @@ def _socket_url(path: str) -> str:
     return f"http+unix://{quote(path, safe='')}"
 
 
-def _check_server(info: Mapping[str, Any], endpoint: str) -> Server:
+def check_server(info: Mapping[str, Any], endpoint: str) -> Server:
     """What a server said of itself; IncusError when it is not one to work with."""
     environment = info.get("environment") or {}
     if info.get("auth") != "trusted":
