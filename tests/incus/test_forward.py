@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import socket
@@ -82,17 +81,24 @@ def read_all(connection: socket.socket) -> bytes:
 
 def ask(port: int, question: bytes = b"?") -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
-        sender = threading.Thread(target=_send, args=(connection, question))
+        failures: list[OSError] = []
+        sender = threading.Thread(target=_send, args=(connection, question, failures))
         sender.start()
-        answer = read_all(connection)
-        sender.join()
+        try:
+            answer = read_all(connection)
+        finally:
+            sender.join()
+    if failures:  # of a reset, only one of the two threads is told
+        raise ConnectionResetError from failures[0]
     return answer
 
 
-def _send(connection: socket.socket, question: bytes) -> None:
-    with contextlib.suppress(OSError):  # the other thread sees it too
+def _send(connection: socket.socket, question: bytes, failures: list[OSError]) -> None:
+    try:
         connection.sendall(question)
         connection.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        failures.append(error)
 
 
 @pytest.fixture
