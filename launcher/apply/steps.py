@@ -156,7 +156,9 @@ def _bring_up(step: Step, incus: Incus) -> None:
                 incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
         raise
     if step.action != "change":
-        incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+        paused = step.action == "start" and not step.stopped
+        action = {"action": "unfreeze" if paused else "start", "timeout": -1}
+        incus.send("put", f"{path}/state", action, params=params)
 
 
 def _is_unfinished(step: Step, incus: Incus) -> bool:
@@ -284,8 +286,11 @@ def stop(incus: Incus, key: Key) -> None:
     """Stop an instance: by its own shutdown, and by force when that takes too long."""
     path, params = path_of(key)
     path = f"{path}/state"
-    if incus.get(path, **params)["status"] == "Stopped":
+    status = incus.get(path, **params)["status"]
+    if status == "Stopped":
         return
+    if status == "Frozen":  # it would not hear that it is to stop
+        incus.send("put", path, {"action": "unfreeze", "timeout": -1}, params=params)
     try:
         incus.send("put", path, {"action": "stop", "timeout": STOP_SECONDS}, params=params)
     except IncusError:

@@ -30,7 +30,10 @@ _ADDRESS = "devices.eth0.ipv4.address"
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done about one object; `stopped` says that an instance is there and does not run."""
+    """What is to be done about one object; `stopped` says that an instance is there and does not run.
+
+    A paused one is not stopped; to start it is to resume it.
+    """
 
     resource: Resource
     action: Action
@@ -233,12 +236,12 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Ste
         return Step(resource, "replace", changes, stopped=True)
     if resource.key.kind != "machine":
         return Step(resource, "change" if changes else "none", changes)
-    stopped = there["status"] != "Running"
+    stopped = there["status"] not in ("Running", "Frozen")
     if replace and _newer(resource, there):
         return Step(resource, "replace", changes, stopped)
     if any(not is_live(change, resource, there) for change in changes):
         return Step(resource, "restart", changes, stopped)
-    if stopped:
+    if there["status"] != "Running":
         return Step(resource, "start", changes, stopped)
     return Step(resource, "change" if changes else "none", changes)
 

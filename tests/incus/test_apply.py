@@ -173,6 +173,30 @@ def test_nothing_running_is_stopped_unasked(tiny: Launcher) -> None:
     tiny.settled()
 
 
+def test_a_paused_machine_is_resumed_and_restarted_only_when_that_is_agreed_to(tiny: Launcher) -> None:
+    def pause() -> int:
+        tiny.incus.run(["incus", "pause", "box", "--project", "lab"], check=True, capture_output=True)
+        pid: int = get(tiny, "instances/box/state", project="lab")["pid"]
+        return pid
+
+    tiny.write(ONE)
+    tiny("apply")
+    pid = pause()
+    tiny("apply")
+    assert get(tiny, "instances/box/state", project="lab")["pid"] == pid
+    tiny.settled()
+    pid = pause()
+    tiny.write(ONE.replace("ephemeral: true", "ephemeral: true, vars: {tiny_text: changed}"))
+    assert "RESTART" in tiny("plan", code=3).stdout
+    assert "--yes agrees" in tiny("apply", code=2).stderr
+    tiny("apply", "--yes")
+    assert get(tiny, "instances/box/state", project="lab")["pid"] != pid
+    tiny.settled()
+    pause()
+    tiny("destroy", "--yes")
+    assert get(tiny, "instances", **{"all-projects": "true"}) == []
+
+
 def test_a_live_change_restarts_nothing(tiny: Launcher) -> None:
     tiny.write(ONE)
     tiny("apply")
