@@ -120,8 +120,13 @@ class Incus(Requests):
         before = self.aliases().get(name)
         body = {"target": fingerprint, "description": description}
         if before is None:
-            self.send("post", "images/aliases", {"name": name, **body})
-        elif before != fingerprint:
+            try:
+                self.send("post", "images/aliases", {"name": name, **body})
+            except IncusError:
+                before = self.aliases().get(name)  # somebody else has made it just now
+                if before is None:
+                    raise
+        if before not in (None, fingerprint):
             self.send("put", f"images/aliases/{quote(name, safe='')}", body)
         return before
 

@@ -95,4 +95,5 @@ def _fix_properties(files: ImageFiles, incus: Incus) -> tuple[str, ...]:
 def _fix_aliases(files: ImageFiles, incus: Incus) -> tuple[AliasChange, ...]:
     there = incus.aliases() if files.aliases else {}
     wrong = [name for name in files.aliases if there.get(name) != files.fingerprint]
-    return tuple(AliasChange(name, incus.set_alias(name, files.fingerprint), files.fingerprint) for name in wrong)
+    changes = (AliasChange(name, incus.set_alias(name, files.fingerprint), files.fingerprint) for name in wrong)
+    return tuple(change for change in changes if change.before != files.fingerprint)

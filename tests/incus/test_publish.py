@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,19 @@ def test_properties_survive_their_spelling(client: Incus, image: ImageFiles) -> 
     there = client.image(image.fingerprint)
     assert there is not None
     assert there.properties["description"] == "a + b & c = d; ü %20"
+
+
+def test_publishers_at_once_make_one_alias(client: Incus, image: ImageFiles) -> None:
+    publish(image, client)
+    connections = [client.another() for _ in range(8)]
+    with ThreadPoolExecutor(len(connections)) as pool:
+        for number in range(10):
+            again = dataclasses.replace(image, aliases=(f"alias-{number}",))
+            reports = list(pool.map(partial(publish, again), connections))
+            made = [change for report in reports for change in report.aliases_changed]
+            assert made == [AliasChange(f"alias-{number}", None, image.fingerprint)]
+    for connection in connections:
+        connection.close()
 
 
 def test_alias_moves_to_the_newer_image(client: Incus, image: ImageFiles, tiny_rootfs: Path, tmp_path: Path) -> None:
