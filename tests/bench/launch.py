@@ -114,7 +114,7 @@ def plan(bench: Bench) -> None:
 def _plan_of_many(launcher: Launcher, which: str) -> None:
     write_infra(launcher.file, DOMAINS, EACH, ("tiny",))
     made = seconds(lambda: launcher("apply", "--no-wait"))
-    sent: dict[str, float] = {}
+    sent: list[tuple[str, float]] = []
 
     def inside() -> float:
         sent.clear()
@@ -122,7 +122,7 @@ def _plan_of_many(launcher: Launcher, which: str) -> None:
             return seconds(lambda: _plan(launcher))
 
     def asked() -> float:
-        script = "".join(f"incus query '{path.partition(': ')[2]}' >&2; " for path in sent)
+        script = "".join(f"incus query '{path}' >&2; " for path, _ in sent)
         return seconds(lambda: launcher.incus.run(["sh", "-c", script], check=True, capture_output=True))
 
     found = rounds({"command": lambda: seconds(lambda: launcher("plan")), "inside": inside, "asked": asked})
@@ -131,15 +131,11 @@ def _plan_of_many(launcher: Launcher, which: str) -> None:
     ratio(
         "  of that, file, store, server and comparison / incus query of the same", "-", found["inside"], found["asked"]
     )
-    waited = sum(sent.values())
-    slowest = ", ".join(f"{path.partition('?')[0]} {spent:.2f}" for path, spent in _slowest(sent))
+    waited = sum(spent for _, spent in sent)
+    longest = sorted(sent, key=lambda entry: -entry[1])[:3]
+    slowest = ", ".join(f"{path.partition('?')[0]} {spent:.2f}" for path, spent in longest)
     say(f"  {waited:.2f} s waiting for the server ({slowest}); requests: {len(sent)} (goal ≤ {6 + 3 * DOMAINS})")
     say(f"  all made and started in {made:.1f} s")
-
-
-def _slowest(sent: dict[str, float]) -> list[tuple[str, float]]:
-    paths = ((path.partition(": ")[2], spent) for path, spent in sent.items())
-    return sorted(paths, key=lambda entry: -entry[1])[:3]
 
 
 def _plan(launcher: Launcher) -> None:
@@ -155,14 +151,14 @@ def _session(launcher: Launcher) -> Launch:
 
 
 @contextlib.contextmanager
-def _requests(sent: dict[str, float]) -> Iterator[None]:
+def _requests(sent: list[tuple[str, float]]) -> Iterator[None]:
     """Notes the requests that are sent meanwhile, those of connecting too, and the seconds of each."""
     send = requests.Session.send
 
     def timed(session: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         begun = time.monotonic()
         answer = send(session, request, **options)
-        sent[f"{len(sent) + 1}: {request.path_url}"] = time.monotonic() - begun
+        sent.append((request.path_url, time.monotonic() - begun))
         return answer
 
     with patch.object(requests.Session, "send", timed):
