@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from anklume_images.build.trees import Tree
 
-NEED_ROOT = ("tests/build", "tests/incus", "tests/e2e")
+NEED_ROOT = ("tests/builds", "tests/incus", "tests/e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

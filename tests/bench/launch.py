@@ -22,9 +22,9 @@ from launcher.session import Launch
 from launcher.trial.private import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra
 from tests.bench.measure import RUNS, figures, ratio, rounds, say, seconds
-from tests.rig.incus_images import make_rootfs
-from tests.rig.launching import Launcher, clear
-from tests.rig.tiny_store import put_tiny, write_specs
+from tests.support.incus_images import make_rootfs
+from tests.support.launching import Launcher, clear
+from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

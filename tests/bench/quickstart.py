@@ -27,7 +27,7 @@ from launcher.session import Launch
 from launcher.trial.private import PrivateIncus
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.bench.measure import ratio, rounds, say
-from tests.rig.launching import Launcher, clear
+from tests.support.launching import Launcher, clear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

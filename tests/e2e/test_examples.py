@@ -26,8 +26,8 @@ from anklume_images.specs.catalog import Catalog, builtin_specs
 from launcher.trial.init import HOME
 from launcher.trial.private import PrivateIncus
 from launcher.trial.tiny_gguf import tiny_gguf
-from tests.rig.example_store import example_store
-from tests.rig.launching import Launcher, clear
+from tests.support.example_store import example_store
+from tests.support.launching import Launcher, clear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

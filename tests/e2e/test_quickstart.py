@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.trial.browser import find_chromium
-from tests.rig.incus_leftovers import leftovers, nothing_left
+from tests.support.incus_leftovers import leftovers, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,10 +22,10 @@ import pytest
 from anklume_images.store.store import Store
 from launcher.trial.home import PREFIX, sweep
 from launcher.trial.private import PrivateIncus
-from tests.rig.incus_images import make_rootfs
-from tests.rig.incus_leftovers import leftovers, nothing_left
-from tests.rig.terminal import Terminal
-from tests.rig.tiny_store import put_tiny, write_specs
+from tests.support.incus_images import make_rootfs
+from tests.support.incus_leftovers import leftovers, nothing_left
+from tests.support.terminal import Terminal
+from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

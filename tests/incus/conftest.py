@@ -12,9 +12,9 @@ import pytest
 
 from anklume_images.store.store import Store
 from launcher.trial.private import PrivateIncus
-from tests.rig.incus_images import make_image, make_rootfs
-from tests.rig.launching import Launcher, clear, images
-from tests.rig.tiny_store import put_tiny, write_specs
+from tests.support.incus_images import make_image, make_rootfs
+from tests.support.launching import Launcher, clear, images
+from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The machines of tests/rig/look_machines.py, launched once in the older Incus and shared by tests."""
+"""The machines of tests/support/look_machines.py, launched once in the older Incus and shared by tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.trial.tiny_gguf import tiny_gguf
-from tests.rig.look_machines import BLIND, BRAIN, FOREIGN, GPU, IDLE, LLAMA, MODELS, WEBUI, launched
-from tests.rig.ollama_standin import build_images, make_tarball
+from tests.support.look_machines import BLIND, BRAIN, FOREIGN, GPU, IDLE, LLAMA, MODELS, WEBUI, launched
+from tests.support.ollama_standin import build_images, make_tarball
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anklume_images.build.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from tests.rig.launched import World
+    from tests.support.launched import World
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.plan.names import MACHINE, OWNER
 from launcher.plan.watches import watched_containers
-from tests.rig.incus_images import make_image
-from tests.rig.tiny_store import put_tiny
+from tests.support.incus_images import make_image
+from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 ONE = """\
 domains:

@@ -13,8 +13,8 @@ from anklume_images.incus import Incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.trial.private import PrivateIncus
-from tests.rig.launching import Launcher
-from tests.rig.tiny_store import put_tiny, write_specs
+from tests.support.launching import Launcher
+from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 FIRST, SECOND = "0000:01:00.0", "0000:02:00.0"
 HEAD = "project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n  gpu_policy: %s\n"

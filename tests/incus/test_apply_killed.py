@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
 from launcher.plan.names import UNFINISHED
-from tests.rig.tiny_store import put_tiny
+from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 INFRA = """\
 domains:
@@ -34,7 +34,7 @@ DESTROY = [(number, when) for number in range(1, 7) for when in ("before", "afte
 def killed(launcher: Launcher, number: int, when: str, verb: str, *arguments: str) -> None:
     """Run it and see it killed at that request."""
     argv = launcher.argv(verb, "--yes", *arguments)
-    program = [sys.executable, "-m", "tests.rig.launch_killed", str(number), when, *argv[3:]]
+    program = [sys.executable, "-m", "tests.support.launch_killed", str(number), when, *argv[3:]]
     result = subprocess.run(program, env=launcher.environment(), capture_output=True, text=True, check=False)
     assert result.returncode == -9, f"request {number} was not made: {result.stdout}{result.stderr}"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.incus.test_apply import ONE, TWO, get
 
 if TYPE_CHECKING:
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 
 def test_what_left_the_file_goes_when_pruned(tiny: Launcher) -> None:

@@ -271,7 +271,7 @@ class Racer:
 
 @contextlib.contextmanager
 def racers(incus: PrivateIncus, fingerprint: str, *, grace: float) -> Iterator[list[Racer]]:
-    program = [sys.executable, "-m", "tests.rig.gpu_racer", str(incus.socket)]
+    program = [sys.executable, "-m", "tests.support.gpu_racer", str(incus.socket)]
     with contextlib.ExitStack() as stack:
         running = []
         for number in range(RACERS):

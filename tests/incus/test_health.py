@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
-from tests.rig.tiny_store import put_tiny
+from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 
 def test_a_machine_that_ends_again_is_not_waited_for(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 INFRA = """\
 domains:

@@ -14,7 +14,7 @@ import pytest
 
 from launcher.trial.home import PREFIX, sweep
 from launcher.trial.private import PrivateIncus
-from tests.rig.incus_leftovers import leftovers, nothing_left
+from tests.support.incus_leftovers import leftovers, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ SECONDS = 30.0
 
 def hold(tree: Path, home: Path, image: ImageFiles | None = None) -> subprocess.Popen[str]:
     files = [str(image.metadata), str(image.rootfs), image.fingerprint] if image else []
-    argv = [sys.executable, "-m", "tests.rig.incus_holder", str(tree), str(home), *files]
+    argv = [sys.executable, "-m", "tests.support.incus_holder", str(tree), str(home), *files]
     return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

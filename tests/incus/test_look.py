@@ -10,8 +10,8 @@ from launcher.check import doctor, logs, status, verify
 from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
 from launcher.trial import fakegpu
-from tests.rig.launched import changed, infra
-from tests.rig.look_machines import (
+from tests.support.launched import changed, infra
+from tests.support.look_machines import (
     BLIND,
     BRAIN,
     CARD,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from launcher.check.evidence import Finding
     from launcher.infra.model import Infra, Machine
-    from tests.rig.launched import World
+    from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]

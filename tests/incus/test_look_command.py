@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.rig.look_machines import BRAIN, IDLE, LLAMA, WEBUI
-from tests.rig.terminal import Terminal
+from tests.support.look_machines import BRAIN, IDLE, LLAMA, WEBUI
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.launched import World
+    from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.rig.launching import Launcher
+    from tests.support.launching import Launcher
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]
 

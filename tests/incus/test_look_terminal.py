@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.ship.publish import publish
-from tests.rig.terminal import SECONDS, Terminal
+from tests.support.terminal import SECONDS, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,8 @@ from anklume_images.ship.publish import ImageFiles, publish
 from launcher.trial import fakegpu
 from launcher.trial.home import PREFIX
 from launcher.trial.private import PrivateIncus
-from tests.rig.incus_images import make_image
-from tests.rig.incus_leftovers import leftovers, nothing_left
+from tests.support.incus_images import make_image
+from tests.support.incus_leftovers import leftovers, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable

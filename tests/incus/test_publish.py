@@ -19,8 +19,8 @@ import pytest
 from anklume_images.errors import IncusError, StoreError
 from anklume_images.ship.publish import AliasChange, ImageFiles, publish
 from launcher.trial.certificate import make_client_certificate
-from tests.rig.incus_images import make_image
-from tests.rig.incus_publish import argument
+from tests.support.incus_images import make_image
+from tests.support.incus_publish import argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def run_publish(
     within: PrivateIncus | None = None,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "tests.rig.incus_publish", argument(image, connect, die_at)]
+    argv = [sys.executable, "-m", "tests.support.incus_publish", argument(image, connect, die_at)]
     if within is not None:
         argv = within.command(argv, network_only=True)
     env = {**os.environ, **(environment or {})}
@@ -188,7 +188,7 @@ def test_over_https_an_unknown_client_is_refused(
 
 def test_unreachable_address_is_told(endpoint: Endpoint, image: ImageFiles) -> None:
     # From a network without routes.
-    argv = [sys.executable, "-m", "tests.rig.incus_publish", argument(image, over_https(endpoint))]
+    argv = [sys.executable, "-m", "tests.support.incus_publish", argument(image, over_https(endpoint))]
     answer = subprocess.run(["unshare", "--net", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "no answer" in json.loads(answer.stdout)["error"]
 
@@ -243,7 +243,7 @@ def test_killed_publish_leaves_no_half_image(
 
 def test_two_at_once_both_succeed(incus: PrivateIncus, client: Incus, large_rootfs: Path, tmp_path: Path) -> None:
     large = make_image(tmp_path, large_rootfs)
-    argv = [sys.executable, "-m", "tests.rig.incus_publish", argument(large, {"socket": incus.socket})]
+    argv = [sys.executable, "-m", "tests.support.incus_publish", argument(large, {"socket": incus.socket})]
     both = [subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     reports = [json.loads(process.communicate()[0]) for process in both]
     assert [report.get("error") for report in reports] == [None, None]

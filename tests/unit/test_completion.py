@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher import cli
-from tests.rig.terminal import Terminal
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ import pytest
 from anklume_images.console import Console, human_size, table
 from anklume_images.errors import AnklumeError, BuildError
 from anklume_images.store.store import Store
-from tests.rig.stored_images import put
+from tests.support.stored_images import put
 
 if TYPE_CHECKING:
     from anklume_images.store.images import Image

@@ -1,6 +1,6 @@
 """What the resolver asks of apt, and what it makes of the answers; apt itself is a stand-in here.
 
-Real apt, upon a signed archive on loopback, is in tests/build/test_debian_archive.py.
+Real apt, upon a signed archive on loopback, is in tests/builds/test_debian_archive.py.
 """
 
 from __future__ import annotations

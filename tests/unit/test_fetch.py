@@ -22,7 +22,7 @@ from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.partial import open_partial
 from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, redact, retry_after
 from anklume_images.store.blobs import Blobs
-from tests.rig.faulty_mirror import Fault, FaultyMirror, Zeros
+from tests.support.faulty_mirror import Fault, FaultyMirror, Zeros
 
 DATA = random.Random(7).randbytes(3_000_000)  # noqa: S311 - the same bytes each time, no secret
 SMALL = b"a small file of a mirror"

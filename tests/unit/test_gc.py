@@ -12,7 +12,7 @@ from anklume_images.store.gc import collect, reasons
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
-from tests.rig.stored_images import put
+from tests.support.stored_images import put
 from tests.unit.test_store import holder
 
 if TYPE_CHECKING:

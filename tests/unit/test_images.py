@@ -16,7 +16,7 @@ from anklume_images.store.images import Images, Package
 from anklume_images.store.sbom import make_sbom
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
-from tests.rig.stored_images import put
+from tests.support.stored_images import put
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from anklume_images.inputs.python_index import PythonPlaces, host_python_places,
 from anklume_images.inputs.transport import Transport
 from anklume_images.settings import Settings
 from anklume_images.store.blobs import Blobs
-from tests.rig.faulty_mirror import Fault, FaultyMirror
+from tests.support.faulty_mirror import Fault, FaultyMirror
 
 ONE_LINE = """\
 # deb http://commented.test/debian trixie main

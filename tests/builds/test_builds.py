@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.conftest import Cli
-    from tests.rig.tiny import World
+    from tests.support.tiny import World
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
 

@@ -17,9 +17,9 @@ import pytest
 from anklume_images.build.sandbox import Job, Mount, Step, end_all, run_job
 from anklume_images.locking import TOOLCHAIN
 from anklume_images.store.blobs import Blobs
-from tests.rig.leftovers import leftovers, nothing_left
-from tests.rig.sandbox_probe import probe
-from tests.rig.tiny import World
+from tests.support.leftovers import leftovers, nothing_left
+from tests.support.sandbox_probe import probe
+from tests.support.tiny import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ def test_surroundings_do_not_depend_on_the_caller(toolchain: Tree, tmp_path: Pat
     def seen(name: str, **caller: object) -> str:
         folder = tmp_path / name
         folder.mkdir()
-        argv = [sys.executable, "-m", "tests.rig.sandbox_probe", str(toolchain.root), str(folder), SURROUNDINGS]
+        argv = [sys.executable, "-m", "tests.support.sandbox_probe", str(toolchain.root), str(folder), SURROUNDINGS]
         result = subprocess.run(argv, capture_output=True, text=True, check=False, **caller)  # type: ignore[call-overload]
         assert result.returncode == 0, result.stderr
         return str(result.stdout)
@@ -218,7 +218,7 @@ class Held:
 
     def __init__(self, tree: Path, folder: Path) -> None:
         self.folder = folder
-        argv = [sys.executable, "-m", "tests.rig.sandbox_probe", str(tree), str(folder), self.SCRIPT]
+        argv = [sys.executable, "-m", "tests.support.sandbox_probe", str(tree), str(folder), self.SCRIPT]
         self.process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_until((folder / "up").exists)
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from anklume_images.store.images import host_architecture
 
 if TYPE_CHECKING:
-    from tests.rig.faulty_mirror import FaultyMirror
+    from tests.support.faulty_mirror import FaultyMirror
 
 _RSA, _SHA512 = b"\x01", b"\x0a"
 _SINCE = struct.pack(">I", 1_600_000_000)

@@ -20,15 +20,15 @@ from anklume_images.locking import TOOLCHAIN
 from anklume_images.store.blobs import Blobs
 from anklume_images.store.images import Images, host_architecture
 from anklume_images.store.store import Store
-from tests.rig.debian_archive import StandInArchive, StandInPackage
-from tests.rig.faulty_mirror import Fault
-from tests.rig.leftovers import nothing_left, processes
+from tests.support.debian_archive import StandInArchive, StandInPackage
+from tests.support.faulty_mirror import Fault
+from tests.support.leftovers import nothing_left, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anklume_images.pipeline import Pipeline
-    from tests.rig.tiny import World
+    from tests.support.tiny import World
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
 
@@ -178,7 +178,7 @@ class Locking:
         return self.world.specs / "greeter" / "lock.json"
 
     def start(self) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "tests.rig.own_key", *self.world.argv("lock", "greeter")[3:]]
+        argv = [sys.executable, "-m", "tests.support.own_key", *self.world.argv("lock", "greeter")[3:]]
         environment = os.environ | {
             "STAND_IN_KEY": str(self.world.folder / "key.asc"),
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),

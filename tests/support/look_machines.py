@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from launcher.infra.model import Policy
 from launcher.trial import fakegpu
 from launcher.trial.private import PrivateIncus
-from tests.rig.launched import World, machine
+from tests.support.launched import World, machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,16 @@ import pytest
 from anklume_images.build.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.catalog import builtin_specs
 from anklume_images.store.images import host_architecture
-from tests.rig.ollama_standin import LIBRARIES, NAME, NOWHERE, PINNED, VERSION, build_images, copy_spec, make_tarball
+from tests.support.ollama_standin import (
+    LIBRARIES,
+    NAME,
+    NOWHERE,
+    PINNED,
+    VERSION,
+    build_images,
+    copy_spec,
+    make_tarball,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,10 +31,10 @@ if TYPE_CHECKING:
     from anklume_images.build.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from tests.build.images import Host, Machine
+    from tests.builds.images import Host, Machine
     from tests.conftest import Cli
 
-pytest_plugins = ("tests.build.images",)
+pytest_plugins = ("tests.builds.images",)
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 HOME = "/root/.ollama"

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anklume_images.store.images import Image
-    from tests.build.images import Host, Machine
+    from tests.builds.images import Host, Machine
 
-pytest_plugins = ("tests.build.images",)
+pytest_plugins = ("tests.builds.images",)
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 UNIT = "llama-server"

@@ -25,7 +25,7 @@ from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.images import host_architecture
 
 if TYPE_CHECKING:
-    from tests.rig.faulty_mirror import FaultyMirror
+    from tests.support.faulty_mirror import FaultyMirror
 
 EPOCH = 1_700_000_000
 PROGRAMS = (

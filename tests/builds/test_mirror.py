@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.pipeline import Pipeline
-    from tests.rig.tiny import World
+    from tests.support.tiny import World
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
 

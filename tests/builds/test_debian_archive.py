@@ -11,8 +11,8 @@ from anklume_images.build.apt import TreeApt
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
 from anklume_images.store.images import host_architecture
-from tests.rig.debian_archive import SigningKey, StandInArchive, StandInPackage
-from tests.rig.leftovers import nothing_left
+from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
+from tests.support.leftovers import nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from anklume_images.build.trees import Tree
     from anklume_images.inputs.debian import Resolution
-    from tests.rig.faulty_mirror import FaultyMirror
+    from tests.support.faulty_mirror import FaultyMirror
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
 

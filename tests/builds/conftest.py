@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.faulty_mirror import FaultyMirror
-from tests.rig.leftovers import nothing_left
-from tests.rig.tiny import World, make_rootfs
+from tests.support.faulty_mirror import FaultyMirror
+from tests.support.leftovers import nothing_left
+from tests.support.tiny import World, make_rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.store.images import Image, Images, StoredFile, host_architecture
-from tests.rig.incus_images import make_image
+from tests.support.incus_images import make_image
 
 if TYPE_CHECKING:
     from pathlib import Path

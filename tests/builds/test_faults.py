@@ -25,14 +25,14 @@ from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.images import Images, host_architecture
 from anklume_images.store.store import Store
-from tests.rig.debian_archive import StandInArchive, StandInPackage
-from tests.rig.faulty_mirror import Fault
-from tests.rig.leftovers import nothing_left, processes
+from tests.support.debian_archive import StandInArchive, StandInPackage
+from tests.support.faulty_mirror import Fault
+from tests.support.leftovers import nothing_left, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.rig.tiny import World
+    from tests.support.tiny import World
 
 pytestmark = [pytest.mark.root, pytest.mark.build]
 
