@@ -11,7 +11,7 @@ import click
 from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, Launch, complete_machines
 
 if TYPE_CHECKING:
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.images import ImageBook
     from launcher.check.look import Seen
     from launcher.infra.model import Infra

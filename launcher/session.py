@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images
@@ -72,7 +72,7 @@ class Launch:
 
     def incus(self, remote: str | None = None) -> Incus:
         """A connection to Incus, found as the `incus` client finds it."""
-        from anklume_images.incus import Incus
+        from anklume_images.incus.client import Incus
 
         return Incus.find(remote)
 

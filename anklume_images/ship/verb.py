@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.incus import Incus
+from anklume_images.incus.client import Incus
 from anklume_images.ship.publish import ImageFiles, publish
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 __all__ = ["VolumeFile", "make_volume"]
 

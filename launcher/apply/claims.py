@@ -30,7 +30,7 @@ from launcher.plan.names import CLAIM, OWNER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.plan.cards import Card
     from launcher.plan.gpu_grants import Grant
     from launcher.plan.gpu_holders import Holder, Mode

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, IncusError, PolicyError
-from anklume_images.incus import is_missing
+from anklume_images.incus.client import is_missing
 from launcher.apply.claims import Claimant, release
 from launcher.apply.steps import stop
 from launcher.plan.live import path_of
@@ -15,7 +15,7 @@ from launcher.plan.removal import PROTECTION, Removal
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.plan.resources import Key
 
 __all__ = ["ProtectedError", "remove"]

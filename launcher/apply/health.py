@@ -11,7 +11,7 @@ from launcher.plan.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.plan.resources import Resource
 
 __all__ = ["UnhealthyError", "wait_until_healthy"]

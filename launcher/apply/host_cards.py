@@ -9,7 +9,7 @@ from launcher.plan.cards import Card, cards_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.apply.nvidia_smi import Figures
 
 __all__ = ["read_cards", "read_figures"]

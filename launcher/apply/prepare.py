@@ -23,7 +23,7 @@ from launcher.plan.watches import crowded, running_containers
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
     from launcher.infra.model import Infra, Machine, Profile
     from launcher.plan.cards import Card

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
-from anklume_images.incus import is_missing
+from anklume_images.incus.client import is_missing
 from launcher.apply.claims import confirm
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.prepare import prepare
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anklume_images.console import Console
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.apply.prepare import Prepared
     from launcher.infra.model import Infra
     from launcher.plan.resources import Key

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
-from anklume_images.incus_remotes import image_source
+from anklume_images.incus.remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from launcher.apply.claims import Claimant, claim, release
@@ -26,7 +26,7 @@ from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
     from launcher.plan.cards import Card

@@ -24,7 +24,7 @@ from launcher.plan.watches import running_containers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from launcher.check.images import ImageBook
     from launcher.check.look import Seen
     from launcher.infra.model import Infra

@@ -14,7 +14,7 @@ from launcher.plan.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.evidence import Finding, HostEvidence
     from launcher.check.images import ImageBook
     from launcher.check.look import Seen

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
-from anklume_images.incus import Result
+from anklume_images.incus.client import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.look import Seen
 
 __all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Inside"]

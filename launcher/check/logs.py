@@ -12,7 +12,7 @@ from launcher.plan.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.inside import Inside
     from launcher.check.look import Seen
 

@@ -10,7 +10,7 @@ from launcher.plan.names import IMAGE, MACHINE, owner_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.infra.model import Infra, Machine
     from launcher.plan.names import Names
 

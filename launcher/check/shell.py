@@ -16,7 +16,7 @@ from anklume_images.errors import HostError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.look import Seen
 
 __all__ = ["LOGIN", "client_command", "run"]
@@ -39,7 +39,7 @@ def run(incus: Incus, seen: Seen, command: Sequence[str], remote: str | None) ->
         incus.close()
         argv = client_command(client, seen, command, remote)
         os.execv(argv[0], argv)  # noqa: S606 - the client takes this process' place: signals, terminal, exit code
-    from anklume_images.incus_terminal import run_in_terminal
+    from anklume_images.incus.terminal import run_in_terminal
 
     environment = {"TERM": os.environ.get("TERM", "dumb")}
     return run_in_terminal(incus.within(seen.project), seen.instance, command, environment)

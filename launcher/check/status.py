@@ -16,7 +16,7 @@ from launcher.plan.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.images import ImageBook
     from launcher.check.look import Seen
 

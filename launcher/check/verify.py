@@ -23,7 +23,7 @@ from launcher.plan.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.check.images import Facts, ImageBook
     from launcher.check.look import Seen
     from launcher.check.probes import Outcome

@@ -16,7 +16,7 @@ from launcher.plan.resources import Key
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 __all__ = ["Live", "path_of", "read_live", "read_one"]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 __all__ = ["Forwarder", "Instance", "listen"]
 

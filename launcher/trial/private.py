@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 __all__ = ["GIBIBYTE", "Endpoint", "PrivateIncus"]
 
@@ -132,7 +132,7 @@ class PrivateIncus:
 
     def client(self, project: str | None = None) -> Incus:
         """A new connection over the unix socket."""
-        from anklume_images.incus import Incus
+        from anklume_images.incus.client import Incus
 
         return Incus.connect(socket=self.socket, project=project)
 
@@ -249,7 +249,7 @@ class PrivateIncus:
             raise self._failure("the private Incus ended while it started")
 
     def _wait_until_ready(self) -> None:
-        from anklume_images.incus_connection import is_ready
+        from anklume_images.incus.connection import is_ready
 
         end = time.monotonic() + _START_SECONDS
         while not is_ready(self.socket):

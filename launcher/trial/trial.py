@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image
     from launcher.infra.model import Infra, Machine
     from launcher.session import Launch

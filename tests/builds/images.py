@@ -22,7 +22,7 @@ from launcher.trial.private import PrivateIncus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
 

@@ -17,7 +17,7 @@ from launcher.trial.private import PrivateIncus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from tests.conftest import Cli
 
 pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
 
 IMAGES = ("debian", "debian-12", "llama-server", "open-webui")

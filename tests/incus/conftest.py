@@ -19,7 +19,7 @@ from tests.support.tiny_store import put_tiny, write_specs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
 
 VERSIONS = ("incus-6", "incus-7")

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import IncusError
-from anklume_images.incus import Incus
+from anklume_images.incus.client import Incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.trial.private import PrivateIncus

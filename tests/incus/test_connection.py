@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import IncusError
-from anklume_images.incus import Incus
-from anklume_images.incus_connection import check_server
-from anklume_images.incus_errors import translated
-from anklume_images.incus_remotes import addresses
+from anklume_images.incus.client import Incus
+from anklume_images.incus.connection import check_server
+from anklume_images.incus.errors import translated
+from anklume_images.incus.remotes import addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from anklume_images.errors import HostError
 from launcher.trial.forward import Forwarder, Instance, listen
 
 if TYPE_CHECKING:
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
     from launcher.trial.private import PrivateIncus
 

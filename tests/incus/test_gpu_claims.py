@@ -27,7 +27,7 @@ from tests.unit.gpu_host import gpu, infra, machine, place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
     from launcher.plan.cards import Card
     from launcher.plan.gpu_grants import Grant

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.trial.private import PrivateIncus
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]

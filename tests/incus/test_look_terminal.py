@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
     from launcher.trial.private import PrivateIncus
 
@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.root, pytest.mark.incus]
 PROGRAM = """
 import sys
 from pathlib import Path
-from anklume_images.incus import Incus
-from anklume_images.incus_terminal import run_in_terminal
+from anklume_images.incus.client import Incus
+from anklume_images.incus.terminal import run_in_terminal
 where, command = sys.argv[1], sys.argv[2:]
 if where.startswith("https://"):
     url, pin, cert, key = where.split(",")
@@ -113,7 +113,7 @@ def test_another_certificate_than_the_pinned_one_is_refused(incus: PrivateIncus,
     other, _, _ = make_client_certificate(tmp_path)
     code = (
         "import asyncio, sys; from types import SimpleNamespace as N\n"
-        "from anklume_images.incus_terminal import _socket\n"
+        "from anklume_images.incus.terminal import _socket\n"
         "session = N(verify=sys.argv[2], cert=tuple(sys.argv[3:5]))\n"
         "asyncio.run(_socket(N(address=sys.argv[1], session=session), 'no-operation', 's').__aenter__())\n"
     )

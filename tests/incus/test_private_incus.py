@@ -21,7 +21,7 @@ from tests.support.incus_leftovers import leftovers, nothing_left
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]
 

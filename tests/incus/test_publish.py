@@ -25,7 +25,7 @@ from tests.support.incus_publish import argument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from launcher.trial.private import Endpoint, PrivateIncus
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
 
 pytestmark = [pytest.mark.root, pytest.mark.incus]

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from anklume_images.errors import AnklumeError
-from anklume_images.incus import Incus
+from anklume_images.incus.client import Incus
 from launcher.apply import claims
 from launcher.apply.claims import Claimant, claim, confirm
 from launcher.apply.host_cards import read_cards

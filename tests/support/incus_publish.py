@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anklume_images.errors import AnklumeError
-from anklume_images.incus import Incus
+from anklume_images.incus.client import Incus
 from anklume_images.ship.publish import ImageFiles, publish
 
 

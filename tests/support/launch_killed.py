@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from anklume_images.incus import Incus
+from anklume_images.incus.client import Incus
 from launcher.cli import main
 
 

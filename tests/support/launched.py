@@ -18,7 +18,7 @@ from launcher.trial.init import HOME
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from launcher.check.look import Seen

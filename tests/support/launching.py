@@ -14,7 +14,7 @@ from launcher.plan.names import OWNER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.incus import Incus, Result
+    from anklume_images.incus.client import Incus, Result
     from launcher.trial.private import PrivateIncus
 
 EVERYWHERE = {"all-projects": "true"}

@@ -93,4 +93,4 @@ def test_only_the_adapter_knows_the_transport() -> None:
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         if any(word == "pylxd" or word.startswith("pylxd.") for word in names):
-            assert name.startswith("anklume_images.incus"), name
+            assert name.startswith("anklume_images.incus."), name

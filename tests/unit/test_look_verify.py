@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anklume_images.incus import Result
+from anklume_images.incus.client import Result
 from launcher.check import probes
 from launcher.check.images import Facts
 from launcher.check.inside import Answer

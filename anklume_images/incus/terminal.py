@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
-    from anklume_images.incus import Incus
+    from anklume_images.incus.client import Incus
 
 __all__ = ["run_in_terminal"]
 

@@ -1,7 +1,7 @@
 """Requests to an Incus server and waiting for what they start: pylxd's transport, and nothing else of pylxd.
 
 Of its models, some cut output, some ignore what they are told. API: https://linuxcontainers.org/incus/docs/main/rest-api/.
-Where a server is found is `incus_remotes`' business.
+Where a server is found is for `remotes` to say.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from anklume_images.errors import IncusError
-from anklume_images.incus_connection import Server, open_api, open_session
-from anklume_images.incus_errors import explain, is_missing, translated
-from anklume_images.incus_remotes import Address, addresses
+from anklume_images.incus.connection import Server, open_api, open_session
+from anklume_images.incus.errors import explain, is_missing, translated
+from anklume_images.incus.remotes import Address, addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

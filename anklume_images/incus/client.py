@@ -1,6 +1,6 @@
-"""The Incus API as this project uses it: images and instances, over the requests of `incus_requests`.
+"""The Incus API as this project uses it: images and instances, over the requests of `api`.
 
-The only modules that know the API are those whose names begin with `incus`.
+No path of it is written outside this package.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
-from anklume_images.incus_connection import Server
-from anklume_images.incus_errors import is_missing, translated
-from anklume_images.incus_requests import Requests
+from anklume_images.incus.api import Requests
+from anklume_images.incus.connection import Server
+from anklume_images.incus.errors import is_missing, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

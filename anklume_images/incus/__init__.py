@@ -1,0 +1,1 @@
+"""Everything that speaks to Incus: no path of its API is written anywhere else."""
