@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from anklume_images.build.trees import Tree
     from anklume_images.pipeline import Pipeline
 
-pytestmark = [pytest.mark.root, pytest.mark.build]
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
 ORDINARY = 65534
