@@ -25,11 +25,11 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
 
     With an infra.yml also which card each of its machines would get; exit 4 when the policy refuses one.
     """
-    from launcher.apply.claims import standing_claims
-    from launcher.apply.host_cards import read_cards, read_figures
-    from launcher.plan import gpu_report
-    from launcher.plan.gpu import decide, members_of
-    from launcher.plan.gpu_holders import holders
+    from launcher.gpu import report as gpu_report
+    from launcher.gpu.claims import standing_claims
+    from launcher.gpu.holders import holders
+    from launcher.gpu.host import read_cards, read_figures
+    from launcher.gpu.policy import decide, members_of
     from launcher.plan.names import names_for
 
     file = launch.infra(infra, warn=False) if infra else None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus.client import is_missing
-from launcher.apply.claims import Claimant, release
 from launcher.apply.steps import stop
+from launcher.gpu.claims import Claimant, release
 from launcher.plan.live import path_of
 from launcher.plan.names import owner_of
 from launcher.plan.removal import PROTECTION, Removal

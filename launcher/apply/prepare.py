@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.apply.daemon_root import daemon_root, watch_limit
-from launcher.apply.gpu_preflight import preflight
-from launcher.apply.host_cards import read_cards, read_figures
+from launcher.gpu.host import read_cards, read_figures
+from launcher.gpu.policy import GpuDecision, decide, members_of
+from launcher.gpu.preflight import preflight
 from launcher.infra.selection import selected
 from launcher.plan.desired import Circumstances, desired, volumes_of
 from launcher.plan.difference import Plan, difference, owned
-from launcher.plan.gpu import GpuDecision, decide, members_of
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.live import read_live
 from launcher.plan.names import names_for
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
+    from launcher.gpu.cards import Card
     from launcher.infra.model import Infra, Machine, Profile
-    from launcher.plan.cards import Card
     from launcher.plan.live import Live
     from launcher.plan.names import Names
     from launcher.plan.resources import Resource

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
-from launcher.apply.claims import confirm
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of, vacate
+from launcher.gpu.claims import confirm
 from launcher.plan.difference import Step, step_for
 from launcher.plan.live import read_one
 from launcher.plan.render import label

@@ -17,8 +17,8 @@ from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
-from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
+from launcher.gpu.claims import Claimant, claim, release
 from launcher.plan.changes import BASE_IMAGE
 from launcher.plan.live import path_of
 from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
     from launcher.plan.difference import Step
-    from launcher.plan.gpu_grants import Grant
     from launcher.plan.resources import Key, Resource
 
 __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from launcher.apply.nvidia_smi import Figures
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
+    from launcher.gpu.nvidia_smi import Figures
 
 __all__ = ["QUERY", "strangers"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from launcher.apply.gpu_preflight import Obstacle
-    from launcher.apply.nvidia_smi import Figures
     from launcher.check.look import Seen
     from launcher.check.services import Engine, Settings
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_grants import Refusal
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Refusal
+    from launcher.gpu.nvidia_smi import Figures
+    from launcher.gpu.preflight import Obstacle
 
 __all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "Pool", "Said"]
 

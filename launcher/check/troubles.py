@@ -15,7 +15,7 @@ from launcher.check.evidence import Finding
 from launcher.check.inside import NOT_FOUND
 from launcher.check.look import MISSING, NOT_OURS
 from launcher.check.services import LLAMA_SERVER, OLLAMA
-from launcher.plan.cards import describe
+from launcher.gpu.cards import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
-from launcher.apply.host_cards import read_cards
 from launcher.check import probes
 from launcher.check.inside import Inside
 from launcher.check.look import RUNNING
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
 from launcher.check.status import AT_ONCE
+from launcher.gpu.host import read_cards
 from launcher.plan.plain import plain
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from launcher.check.images import Facts, ImageBook
     from launcher.check.look import Seen
     from launcher.check.probes import Outcome
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
 
 __all__ = ["Check", "as_json", "as_text", "checks_of", "verified"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from launcher.gpu.config import gpu_config
 from launcher.plan.changes import is_live_config, is_live_device
-from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
 from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.resources import KINDS, Key, Resource
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from anklume_images.store.images import Image
+    from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
-    from launcher.plan.gpu_grants import Grant
 
 __all__ = ["Circumstances", "Desired", "desired", "volumes_of"]
 

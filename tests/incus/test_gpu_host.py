@@ -12,14 +12,14 @@ import pytest
 
 from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
-from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
-from launcher.apply.gpu_preflight import preflight
-from launcher.apply.host_cards import read_cards
+from launcher.gpu.claims import Claimant, claim, release
+from launcher.gpu.config import gpu_config
+from launcher.gpu.holders import holders
+from launcher.gpu.host import read_cards
+from launcher.gpu.policy import decide
+from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_config import gpu_config
-from launcher.plan.gpu_holders import holders
 from launcher.trial import fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.plan.cards import cards_of, computing, describe, normal_pci
+from launcher.gpu.cards import cards_of, computing, describe, normal_pci
 from tests.unit.gpu_host import amd, console_chip, host, nvidia
 
 

@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a package of the launcher may import of the launcher; the verbs may import all.
 BELOW = {
     "infra": {"infra", "plan.names"},
-    "plan": {"plan", "infra"},
-    "apply": {"apply", "plan", "infra"},
-    "check": {"check", "apply", "plan", "infra"},
+    "gpu": {"gpu", "infra", "plan.names"},
+    "plan": {"plan", "gpu", "infra"},
+    "apply": {"apply", "plan", "gpu", "infra"},
+    "check": {"check", "apply", "plan", "gpu", "infra"},
     "trial": {"trial", "apply", "plan", "infra"},
     "session": {"infra"},
 }

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.apply.gpu_preflight import Obstacle
-from launcher.apply.nvidia_smi import Figures
 from launcher.check.evidence import Loaded, Said
 from launcher.check.troubles import machine_findings
+from launcher.gpu.grants import Refusal
+from launcher.gpu.nvidia_smi import Figures
+from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
-from launcher.plan.gpu_grants import Refusal
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size, table
-from launcher.plan.cards import ANYWHERE
+from launcher.gpu.cards import ANYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu import GpuDecision
-    from launcher.plan.gpu_holders import Holder
+    from launcher.gpu.cards import Card
+    from launcher.gpu.holders import Holder
+    from launcher.gpu.policy import GpuDecision
 
 __all__ = ["Claimed", "Memory", "as_json", "as_text", "granted_text"]
 

@@ -23,17 +23,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, PolicyError
-from launcher.plan.cards import ANYWHERE, describe
-from launcher.plan.gpu_holders import collide, holders
+from launcher.gpu.cards import ANYWHERE, describe
+from launcher.gpu.holders import collide, holders
 from launcher.plan.names import CLAIM, OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_grants import Grant
-    from launcher.plan.gpu_holders import Holder, Mode
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
+    from launcher.gpu.holders import Holder, Mode
 
 __all__ = ["Claim", "ClaimLostError", "Claimant", "claim", "confirm", "read_claims", "release", "standing_claims"]
 

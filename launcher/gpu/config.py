@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.plan.gpu_grants import gpu_devices_of, merged_config, merged_devices
-from launcher.plan.gpu_nodes import KFD
+from launcher.gpu.grants import gpu_devices_of, merged_config, merged_devices
+from launcher.gpu.nodes import KFD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Machine
-    from launcher.plan.gpu_grants import Grant
 
 __all__ = ["CAPABILITIES", "RUNTIME", "gpu_config", "wants_runtime"]
 

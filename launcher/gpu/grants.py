@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from launcher.plan.cards import computing, describe
-from launcher.plan.gpu_holders import collide, mig_part, mig_uuid, mode_of
-from launcher.plan.gpu_nodes import by_selector
+from launcher.gpu.cards import computing, describe
+from launcher.gpu.holders import collide, mig_part, mig_uuid, mode_of
+from launcher.gpu.nodes import by_selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from launcher.gpu.cards import Card
+    from launcher.gpu.holders import Mode
     from launcher.infra.model import Domain, GpuSelector, Machine
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_holders import Mode
 
 __all__ = ["POLICY_CODES", "Grant", "Refusal", "asked", "gpu_devices_of", "merged_config", "merged_devices"]
 

@@ -8,12 +8,12 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.plan.cards import normal_pci
+from launcher.gpu.cards import normal_pci
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
 
 __all__ = ["Figures", "ask", "matching", "nvidia_smi", "parse_mig"]
 

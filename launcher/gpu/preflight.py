@@ -10,17 +10,17 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.plan.cards import describe
-from launcher.plan.gpu_config import RUNTIME, wants_runtime
-from launcher.plan.gpu_grants import merged_config
+from launcher.gpu.cards import describe
+from launcher.gpu.config import RUNTIME, wants_runtime
+from launcher.gpu.grants import merged_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Machine
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_grants import Grant
 
 __all__ = ["OLDEST_DRIVER", "Obstacle", "preflight"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.plan.gpu_nodes import KFD, by_address, by_node, by_number, by_selector, mentioned
+from launcher.gpu.nodes import KFD, by_address, by_node, by_number, by_selector, mentioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
 
 __all__ = ["Holder", "Mode", "collide", "holders", "mig_part", "mig_uuid", "mode_of"]
 

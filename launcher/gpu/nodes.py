@@ -9,12 +9,12 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher.plan.cards import normal_pci
+from launcher.gpu.cards import normal_pci
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
 
 __all__ = ["KFD", "by_address", "by_node", "by_number", "by_selector", "mentioned"]
 

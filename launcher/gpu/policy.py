@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.errors import InvalidFileError, PolicyError, Problem
-from launcher.plan.cards import ANYWHERE, describe
-from launcher.plan.gpu_grants import Grant, Refusal, asked, merged_config, merged_devices
-from launcher.plan.gpu_holders import holders
+from launcher.gpu.cards import ANYWHERE, describe
+from launcher.gpu.grants import Grant, Refusal, asked, merged_config, merged_devices
+from launcher.gpu.holders import holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from launcher.gpu.cards import Card
+    from launcher.gpu.holders import Holder
     from launcher.infra.model import Infra, Machine
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_holders import Holder
 
 __all__ = ["GpuDecision", "GpuRefusedError", "decide", "members_of"]
 

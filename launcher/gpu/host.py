@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.plan.cards import Card, cards_of
+from launcher.gpu.cards import Card, cards_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.apply.nvidia_smi import Figures
+    from launcher.gpu.nvidia_smi import Figures
 
 __all__ = ["read_cards", "read_figures"]
 
@@ -28,7 +28,7 @@ def read_cards(incus: Incus) -> tuple[Card, ...]:
 
 def read_figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:
     """What nvidia-smi says of the cards, and which card each MIG device is of; nothing for another host's cards."""
-    from launcher.apply.nvidia_smi import ask, matching
+    from launcher.gpu.nvidia_smi import ask, matching
 
     if not incus.address.startswith("/") or not any(card.is_nvidia for card in cards):
         return {}, {}
