@@ -19,10 +19,10 @@ from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, YES, YOLO, Launch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from launcher.apply.prepare import Prepared
     from launcher.apply.run import Report
     from launcher.infra.model import Infra
     from launcher.plan.removal import Removal
+    from launcher.prepare import Prepared
 
 __all__ = ["apply_verb", "destroy_verb", "plan_verb"]
 
@@ -116,7 +116,7 @@ def destroy_verb(
     """Remove what an infra.yml made. Volumes stay, but for those named; images stay too."""
     from launcher.apply.destroy import remove
     from launcher.infra.selection import selected
-    from launcher.plan.live import read_live
+    from launcher.observe.live import read_live
     from launcher.plan.removal import describe, removal_of
 
     file = launch.infra(infra, yolo=True, warn=False)
@@ -152,7 +152,7 @@ def _removal(keys: Any, kept: Any, protected: Any) -> dict[str, Any]:
 
 
 def _prepare(launch: Launch, file: Infra, incus: Any, options: dict[str, Any]) -> Prepared:
-    from launcher.apply.prepare import prepare
+    from launcher.prepare import prepare
 
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
     if options.get("prune") and (chosen["only"] or chosen["tags"]):

@@ -30,7 +30,7 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     from launcher.gpu.holders import holders
     from launcher.gpu.host import read_cards, read_figures
     from launcher.gpu.policy import decide, members_of
-    from launcher.plan.names import names_for
+    from launcher.infra.names import names_for
 
     file = launch.infra(infra, warn=False) if infra else None
     with launch.incus(remote) as incus:

@@ -12,9 +12,9 @@ from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, Launch, complete_m
 
 if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
-    from launcher.check.images import ImageBook
-    from launcher.check.look import Seen
     from launcher.infra.model import Infra
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
 
 __all__ = ["doctor_verb", "logs_verb", "shell_verb", "status_verb", "verify_verb"]
 
@@ -34,7 +34,7 @@ def status_verb(
     launch: Launch, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
 ) -> None:
     """Show the machines and how they are; exit 0 when all run and are healthy, else 1."""
-    from launcher.check import status
+    from launcher.inspect import status
 
     file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
@@ -75,7 +75,7 @@ def verify_verb(
     as_json: bool,
 ) -> None:
     """Prove that machines do their work: card, models, page, an answer; exit 1 when a check failed."""
-    from launcher.check import verify
+    from launcher.inspect import verify
 
     if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
@@ -109,8 +109,8 @@ def doctor_verb(
 ) -> None:
     """Look for the usual troubles of the host and, with an infra.yml, of its machines; exit 1 when there is one."""
     from anklume_images.errors import IncusError
-    from launcher.check import doctor
-    from launcher.check.collect import host_evidence, unreachable
+    from launcher.inspect import doctor
+    from launcher.inspect.collect import host_evidence, unreachable
 
     if infra is None and (only or tags):
         raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
@@ -151,8 +151,8 @@ def logs_verb(
     launch: Launch, infra: Path, machine: str, unit: str | None, lines: int, remote: str | None, *, following: bool
 ) -> None:
     """Show the journal of a machine, or the console of one that does not run."""
-    from launcher.check import logs
-    from launcher.check.inside import Inside
+    from launcher.inspect import logs
+    from launcher.inspect.guest import Inside
 
     file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
@@ -181,7 +181,7 @@ def logs_verb(
 def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ...], remote: str | None) -> None:
     """Open a shell in a machine, or run CMD there and end with its exit code."""
     from anklume_images.errors import IncusError
-    from launcher.check import shell
+    from launcher.inspect import shell
 
     file = launch.infra(infra, warn=False)
     with launch.incus(remote) as incus:
@@ -193,7 +193,7 @@ def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ..
 
 
 def _book(launch: Launch) -> ImageBook:
-    from launcher.check.images import ImageBook
+    from launcher.inspect.images import ImageBook
 
     return ImageBook(launch.images(), launch.catalog())
 
@@ -201,9 +201,9 @@ def _book(launch: Launch) -> ImageBook:
 def _found(
     launch: Launch, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
 ) -> tuple[Seen, ...]:
-    from launcher.check.look import look
+    from launcher.infra.names import names_for
     from launcher.infra.selection import selected
-    from launcher.plan.names import names_for
+    from launcher.observe.instances import look
 
     machines = selected(infra, only, tags)
     if not machines:
@@ -213,8 +213,8 @@ def _found(
 
 def _one(launch: Launch, incus: Incus, infra: Infra, name: str) -> Seen:
     """The instance of one machine, which is there and ours."""
-    from launcher.check.logs import require_ours
     from launcher.infra.selection import SelectionError
+    from launcher.inspect.logs import require_ours
 
     if infra.machine(name) is None and name in infra.domains:
         raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)

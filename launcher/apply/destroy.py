@@ -9,14 +9,14 @@ from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus.client import is_missing
 from launcher.apply.steps import stop
 from launcher.gpu.claims import Claimant, release
-from launcher.plan.live import path_of
-from launcher.plan.names import owner_of
+from launcher.infra.names import owner_of
+from launcher.observe.live import path_of
 from launcher.plan.removal import PROTECTION, Removal
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Key
+    from launcher.resources import Key
 
 __all__ = ["ProtectedError", "remove"]
 

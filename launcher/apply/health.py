@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
 __all__ = ["UnhealthyError", "wait_until_healthy"]
 

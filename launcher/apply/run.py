@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
 from launcher.apply.health import wait_until_healthy
-from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of, vacate
 from launcher.gpu.claims import confirm
+from launcher.observe.live import read_one
 from launcher.plan.difference import Step, step_for
-from launcher.plan.live import read_one
 from launcher.plan.render import label
+from launcher.prepare import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.apply.prepare import Prepared
     from launcher.infra.model import Infra
-    from launcher.plan.resources import Key
+    from launcher.prepare import Prepared
+    from launcher.resources import Key
     from launcher.session import Launch
 
 __all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]

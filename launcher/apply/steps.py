@@ -17,11 +17,11 @@ from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
-from launcher.apply.daemon_root import daemon_root
 from launcher.gpu.claims import Claimant, claim, release
+from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
+from launcher.observe.daemon import daemon_root
+from launcher.observe.live import path_of
 from launcher.plan.changes import BASE_IMAGE
-from launcher.plan.live import path_of
-from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
     from launcher.plan.difference import Step
-    from launcher.plan.resources import Key, Resource
+    from launcher.resources import Key, Resource
 
 __all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import IncusError, PolicyError
 from launcher.gpu.cards import ANYWHERE, describe
 from launcher.gpu.holders import collide, holders
-from launcher.plan.names import CLAIM, OWNER
+from launcher.infra.names import CLAIM, OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

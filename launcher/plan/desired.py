@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
 from launcher.gpu.config import gpu_config
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.isolation import rules_of
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

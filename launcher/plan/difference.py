@@ -13,14 +13,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.infra.names import CLAIM, IMAGE, MACHINE, owner_of
 from launcher.plan.changes import BASE_IMAGE, Change, changes_of, is_live
-from launcher.plan.names import CLAIM, IMAGE, MACHINE, owner_of
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from launcher.plan.live import Live
+    from launcher.observe.live import Live
 
 __all__ = ["Action", "Conflict", "Plan", "Step", "difference", "owned", "step_for"]
 

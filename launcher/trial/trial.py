@@ -201,7 +201,7 @@ def _build(launch: Launch, infra: Infra, options: TrialOptions, clock: _Clock) -
     """Build what is to be the latest of its kind, and what the store lacks; the image of each machine."""
     from anklume_images.errors import StoreError
     from anklume_images.store.images import LATEST
-    from launcher.apply.prepare import choose_images
+    from launcher.prepare import choose_images
 
     images = launch.images()
     names: dict[str, None] = {}

@@ -16,8 +16,8 @@ import requests
 
 from anklume_images.console import Console
 from anklume_images.store.store import Store
-from launcher.apply.prepare import prepare
 from launcher.apply.run import launch
+from launcher.prepare import prepare
 from launcher.session import Launch
 from launcher.trial.private import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra

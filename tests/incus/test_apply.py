@@ -12,8 +12,8 @@ from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.plan.names import MACHINE, OWNER
-from launcher.plan.watches import watched_containers
+from launcher.infra.names import MACHINE, OWNER
+from launcher.observe.watches import watched_containers
 from tests.support.incus_images import make_image
 from tests.support.tiny_store import put_tiny
 

@@ -20,7 +20,7 @@ from launcher.gpu.claims import Claim, Claimant, ClaimLostError, claim, confirm,
 from launcher.gpu.holders import holders
 from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
-from launcher.plan.names import CLAIM, owner_of
+from launcher.infra.names import CLAIM, owner_of
 from launcher.trial import fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 

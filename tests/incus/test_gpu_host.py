@@ -12,7 +12,6 @@ import pytest
 
 from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
-from launcher.apply.daemon_root import daemon_root
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.gpu.config import gpu_config
 from launcher.gpu.holders import holders
@@ -20,6 +19,7 @@ from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
+from launcher.observe.daemon import daemon_root
 from launcher.trial import fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 

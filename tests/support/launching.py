@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import OWNER
+from launcher.infra.names import OWNER
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,13 +21,13 @@ from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument, value_text
-from launcher.check import doctor, status, verify
-from launcher.check.evidence import Finding
-from launcher.check.look import Mount
 from launcher.cli import cli as launch
+from launcher.inspect import doctor, status, verify
+from launcher.inspect.facts import Finding
+from launcher.observe.instances import Mount
 from launcher.plan import render
 from launcher.plan.difference import Change, Plan, Step
-from launcher.plan.resources import Key, Resource
+from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher.apply.daemon_root import daemon_root
 from launcher.gpu.config import gpu_config
 from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_mig
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
 from launcher.infra.model import GpuSelector, Profile
+from launcher.observe.daemon import daemon_root
 from tests.unit.gpu_host import address, amd, gpu, host, infra, machine, nvidia, place
 
 if TYPE_CHECKING:

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 # What a package of the launcher may import of the launcher; the verbs may import all.
 BELOW = {
-    "infra": {"infra", "plan.names"},
-    "gpu": {"gpu", "infra", "plan.names"},
-    "plan": {"plan", "gpu", "infra"},
-    "apply": {"apply", "plan", "gpu", "infra"},
-    "check": {"check", "apply", "plan", "gpu", "infra"},
-    "trial": {"trial", "apply", "plan", "infra"},
+    "infra": {"infra"},
+    "resources": {"infra"},
+    "observe": {"observe", "resources", "infra"},
+    "gpu": {"gpu", "observe", "infra"},
+    "plan": {"plan", "gpu", "observe", "resources", "infra"},
+    "prepare": {"plan", "gpu", "observe", "resources", "infra"},
+    "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},
+    "inspect": {"inspect", "gpu", "observe", "infra"},
+    "trial": {"trial", "apply", "prepare", "plan", "infra"},
     "session": {"infra"},
 }
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.check.evidence import Loaded, Said
-from launcher.check.troubles import machine_findings
 from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
+from launcher.inspect.facts import Loaded, Said
+from launcher.inspect.findings import machine_findings
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:
-    from launcher.check.evidence import Finding, HostEvidence, MachineEvidence
+    from launcher.inspect.facts import Finding, HostEvidence, MachineEvidence
 
 OLLAMA, WEBUI, LLAMA = "ollama_server", "open_webui", "llama_server"
 GIB = 1 << 30

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from anklume_images.incus.client import Result
-from launcher.check import probes
-from launcher.check.images import Facts
-from launcher.check.inside import Answer
-from launcher.check.probes import Probe
-from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
-from launcher.check.verify import Check, as_json, as_text, checks_of
+from launcher.inspect import probes
+from launcher.inspect.guest import Answer
+from launcher.inspect.images import Facts
+from launcher.inspect.probes import Probe
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
+from launcher.inspect.verify import Check, as_json, as_text, checks_of
 from tests.unit.look import CARD, machine, seen
 
 CSV = (
@@ -202,7 +202,7 @@ def test_what_is_an_answer_of_llama_server(answer: Any, state: str) -> None:
 
 
 def test_a_key_reaches_the_server_and_no_process_list() -> None:
-    from launcher.check.inside import Inside
+    from launcher.inspect.guest import Inside
 
     commands: list[tuple[list[str], dict[str, str]]] = []
 

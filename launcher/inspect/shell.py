@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.check.look import Seen
+    from launcher.observe.instances import Seen
 
 __all__ = ["LOGIN", "client_command", "run"]
 

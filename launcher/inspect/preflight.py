@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from anklume_images.console import human_size
-from launcher.check.evidence import Finding
-from launcher.plan.watches import LIMIT, watched_containers
+from launcher.inspect.facts import Finding
+from launcher.observe.watches import LIMIT, watched_containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.check.evidence import HostEvidence, Pool
+    from launcher.inspect.facts import HostEvidence, Pool
 
 __all__ = ["host_findings"]
 

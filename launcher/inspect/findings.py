@@ -10,18 +10,18 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
-from launcher.check.engines import engine_findings
-from launcher.check.evidence import Finding
-from launcher.check.inside import NOT_FOUND
-from launcher.check.look import MISSING, NOT_OURS
-from launcher.check.services import LLAMA_SERVER, OLLAMA
 from launcher.gpu.cards import describe
+from launcher.inspect.engines import engine_findings
+from launcher.inspect.facts import Finding
+from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA
+from launcher.observe.instances import MISSING, NOT_OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from launcher.check.evidence import HostEvidence, MachineEvidence
     from launcher.infra.model import Infra
+    from launcher.inspect.facts import HostEvidence, MachineEvidence
 
 __all__ = ["machine_findings"]
 

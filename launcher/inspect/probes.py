@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.check.cards import QUERY, strangers
-from launcher.check.inside import NOT_FOUND
-from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, listening_url
 from launcher.gpu.nvidia_smi import nvidia_smi
+from launcher.inspect.cards import QUERY, strangers
+from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, listening_url
 
 if TYPE_CHECKING:
-    from launcher.check.inside import Answer, Inside
-    from launcher.check.services import Settings
     from launcher.gpu.cards import Card
     from launcher.gpu.nvidia_smi import Figures
+    from launcher.inspect.guest import Answer, Inside
+    from launcher.inspect.services import Settings
 
 __all__ = [
     "Outcome",

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from launcher.check.look import Seen
-    from launcher.check.services import Engine, Settings
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Refusal
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
+    from launcher.inspect.services import Engine, Settings
+    from launcher.observe.instances import Seen
 
 __all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "Pool", "Said"]
 

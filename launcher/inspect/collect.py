@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
-from launcher.apply.daemon_root import daemon_root, watch_limit
-from launcher.check.cards import QUERY
-from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
-from launcher.check.inside import Inside
-from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
-from launcher.check.status import AT_ONCE
 from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
-from launcher.plan.watches import running_containers
+from launcher.inspect.cards import QUERY
+from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
+from launcher.inspect.guest import Inside
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
+from launcher.inspect.status import AT_ONCE
+from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.watches import running_containers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anklume_images.incus.client import Incus, Result
-    from launcher.check.images import ImageBook
-    from launcher.check.look import Seen
     from launcher.gpu.cards import Card
     from launcher.infra.model import Infra
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
 
 __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 

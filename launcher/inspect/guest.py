@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.check.look import Seen
+    from launcher.observe.instances import Seen
 
 __all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Inside"]
 

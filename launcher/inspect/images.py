@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Image, Images
-    from launcher.check.look import Seen
     from launcher.infra.model import ImageChoice
+    from launcher.observe.instances import Seen
 
 __all__ = ["Facts", "ImageBook"]
 

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
-from launcher.check import probes
-from launcher.check.inside import Inside
-from launcher.check.look import RUNNING
-from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
-from launcher.check.status import AT_ONCE
+from anklume_images.plaintext import plain
 from launcher.gpu.host import read_cards
-from launcher.plan.plain import plain
+from launcher.inspect import probes
+from launcher.inspect.guest import Inside
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
+from launcher.inspect.status import AT_ONCE
+from launcher.observe.instances import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anklume_images.incus.client import Incus
-    from launcher.check.images import Facts, ImageBook
-    from launcher.check.look import Seen
-    from launcher.check.probes import Outcome
     from launcher.gpu.cards import Card
+    from launcher.inspect.images import Facts, ImageBook
+    from launcher.inspect.probes import Outcome
+    from launcher.observe.instances import Seen
 
 __all__ = ["Check", "as_json", "as_text", "checks_of", "verified"]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
-from launcher.apply.daemon_root import daemon_root, watch_limit
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
+from launcher.infra.names import names_for
 from launcher.infra.selection import selected
+from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.live import read_live
+from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import Circumstances, desired, volumes_of
 from launcher.plan.difference import Plan, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
-from launcher.plan.live import read_live
-from launcher.plan.names import names_for
 from launcher.plan.removal import Removal, removal_of
-from launcher.plan.watches import crowded, running_containers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image, Images
     from launcher.gpu.cards import Card
     from launcher.infra.model import Infra, Machine, Profile
-    from launcher.plan.live import Live
-    from launcher.plan.names import Names
-    from launcher.plan.resources import Resource
+    from launcher.infra.names import Names
+    from launcher.observe.live import Live
+    from launcher.resources import Resource
 
 __all__ = ["ConflictError", "Prepared", "choose_images", "prepare"]
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
-from launcher.check.inside import Inside
-from launcher.check.look import RUNNING, Mount
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.inspect.guest import Inside
+from launcher.observe.instances import RUNNING, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from anklume_images.incus.client import Incus
-    from launcher.check.images import ImageBook
-    from launcher.check.look import Seen
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
 
 __all__ = ["AT_ONCE", "Health", "Row", "as_json", "as_table", "statuses"]
 

@@ -6,15 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import HostError, IncusError
-from launcher.check.look import MISSING, NOT_OURS
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.observe.instances import MISSING, NOT_OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.incus.client import Incus
-    from launcher.check.inside import Inside
-    from launcher.check.look import Seen
+    from launcher.inspect.guest import Inside
+    from launcher.observe.instances import Seen
 
 __all__ = ["follow", "journal", "last_words", "require_ours"]
 

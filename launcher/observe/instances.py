@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import IMAGE, MACHINE, owner_of
+from launcher.infra.names import IMAGE, MACHINE, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from anklume_images.incus.client import Incus
     from launcher.infra.model import Infra, Machine
-    from launcher.plan.names import Names
+    from launcher.infra.names import Names
 
 __all__ = ["MISSING", "NOT_OURS", "RUNNING", "Mount", "Seen", "look", "seen"]
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import owner_of
-from launcher.plan.resources import Key
+from launcher.infra.names import owner_of
+from launcher.resources import Key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
-from launcher.check.collect import host_evidence, machine_evidence
-from launcher.check.preflight import host_findings
-from launcher.check.troubles import machine_findings
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.inspect.collect import host_evidence, machine_evidence
+from launcher.inspect.findings import machine_findings
+from launcher.inspect.preflight import host_findings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.check.evidence import Finding, HostEvidence
-    from launcher.check.images import ImageBook
-    from launcher.check.look import Seen
     from launcher.infra.model import Infra
+    from launcher.inspect.facts import Finding, HostEvidence
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
 
 __all__ = ["Report", "as_json", "as_text", "examine", "examine_host"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.plan.names import VARIABLE
+from launcher.infra.names import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.check.images import Facts
-    from launcher.check.look import Seen
+    from launcher.inspect.images import Facts
+    from launcher.observe.instances import Seen
 
 __all__ = ["LLAMA_SERVER", "OLLAMA", "OPEN_WEBUI", "Engine", "Settings", "listening_url", "offered", "wants_gpu"]
 

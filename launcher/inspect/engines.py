@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from launcher.check.evidence import Finding
-from launcher.check.services import LLAMA_SERVER, OLLAMA
+from launcher.inspect.facts import Finding
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from launcher.check.evidence import EngineTest, MachineEvidence
     from launcher.infra.model import Infra, Machine
+    from launcher.inspect.facts import EngineTest, MachineEvidence
 
 __all__ = ["allowed", "engine_findings"]
 

@@ -6,7 +6,7 @@ import socket
 import struct
 from pathlib import Path
 
-from launcher.plan.watches import LIMIT
+from launcher.observe.watches import LIMIT
 
 __all__ = ["daemon_root", "watch_limit"]
 
