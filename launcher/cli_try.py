@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from anklume_images.session import OFFLINE
+from launcher.private_incus.fake_gpu import MAXIMUM
 from launcher.session import INFRA, JSON, ONLY, YOLO, Launch
-from launcher.trial.fakegpu import MAXIMUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,14 +85,14 @@ def try_verb(
     file = launch.infra(infra, yolo=yolo)
     check_host()
     with trial(launch, file, options) as found:
-        assert found.workplace is not None  # noqa: S101 - it is there when all runs
+        assert found.shell is not None  # noqa: S101 - it is there when all runs
         if as_json:
             launch.console.json(found.document())
         else:
             for text in _introduction(found, shell=not words):
                 launch.console.note(text)
         sys.stdout.flush()
-        code = found.workplace.run(words) if words else found.workplace.shell()
+        code = found.shell.run(words) if words else found.shell.shell()
     if code:
         sys.exit(code)
 

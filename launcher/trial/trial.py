@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
+from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.ports import environment_name, publications
-from launcher.trial.private import GIBIBYTE, PrivateIncus
-from launcher.trial.workplace import Workplace
+from launcher.trial.shell_environment import ShellEnvironment
 
 if TYPE_CHECKING:
     import socket
@@ -69,7 +69,7 @@ class Trial:
     published: tuple[Published, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     healthy: dict[str, float] = field(default_factory=dict)
-    workplace: Workplace | None = None
+    shell: ShellEnvironment | None = None
 
     def url(self, machine: str) -> str | None:
         """The first published port of a machine."""
@@ -145,7 +145,7 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
             _publish(forwarder, found, entry, listener) for entry, listener in zip(wanted, listeners, strict=True)
         )
         label = f"try {infra.project_name}"
-        found.workplace = Workplace(private, tree, label, _own_options(launch), found.environment())
+        found.shell = ShellEnvironment(private, tree, label, _own_options(launch), found.environment())
         yield found
 
 

@@ -16,7 +16,7 @@ from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from anklume_images.store.blobs import Blobs
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 from tests.bench.measure import Bench, pairs, single
 
 MEMORY = 8 << 30

@@ -18,8 +18,8 @@ from anklume_images.console import Console
 from anklume_images.store.store import Store
 from launcher.apply.run import launch
 from launcher.prepare import prepare
+from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.session import Launch
-from launcher.trial.private import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra
 from tests.bench.measure import RUNS, figures, ratio, rounds, say, seconds
 from tests.support.incus_images import make_rootfs

@@ -22,9 +22,9 @@ from anklume_images.ship.verb import image_files
 from anklume_images.ship.volume import VolumeFile, make_volume
 from anklume_images.specs.catalog import builtin_specs
 from launcher.apply.run import launch
+from launcher.private_incus.daemon import PrivateIncus
 from launcher.quickstart import EXAMPLE
 from launcher.session import Launch
-from launcher.trial.private import PrivateIncus
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.bench.measure import ratio, rounds, say
 from tests.support.launching import Launcher, clear

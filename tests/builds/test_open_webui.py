@@ -12,7 +12,7 @@ import pytest
 
 from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

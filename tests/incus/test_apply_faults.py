@@ -12,7 +12,7 @@ from anklume_images.errors import IncusError
 from anklume_images.incus.client import Incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 from tests.support.launching import Launcher
 from tests.support.tiny_store import put_tiny, write_specs
 

@@ -21,7 +21,7 @@ from launcher.gpu.holders import holders
 from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
 from launcher.infra.names import CLAIM, owner_of
-from launcher.trial import fakegpu
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anklume_images.ship.publish import ImageFiles
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"

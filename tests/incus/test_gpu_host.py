@@ -20,7 +20,7 @@ from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
 from launcher.observe.daemon import daemon_root
-from launcher.trial import fakegpu
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.incus.client import Incus
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"

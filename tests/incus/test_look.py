@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.infra.model import ImageChoice, Policy
 from launcher.inspect import doctor, logs, status, verify
 from launcher.inspect.guest import Inside
-from launcher.trial import fakegpu
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.support.launched import changed, infra
 from tests.support.look_machines import (
     BLIND,

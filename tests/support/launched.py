@@ -13,7 +13,7 @@ from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Settings
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
 from launcher.inspect.images import ImageBook
 from launcher.observe.instances import look
-from launcher.trial.init import HOME
+from launcher.private_incus.init import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from launcher.observe.instances import Seen
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 PROJECT = "look"
 SECONDS = 90.0

@@ -23,7 +23,8 @@ BELOW = {
     "prepare": {"plan", "gpu", "observe", "resources", "infra"},
     "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},
     "inspect": {"inspect", "gpu", "observe", "infra"},
-    "trial": {"trial", "apply", "prepare", "plan", "infra"},
+    "private_incus": {"private_incus"},
+    "trial": {"trial", "private_incus", "apply", "prepare", "plan", "infra"},
     "session": {"infra"},
 }
 

@@ -7,7 +7,7 @@
       mnt/             mount point of the root file system, empty outside the namespaces
       tls/             certificates for HTTPS
 
-The lock is a flock on the folder itself. Its open description is shared by the caller, the keeper and pid 1, so a
+The lock is a flock on the folder itself. Its open description is shared by the caller, the supervisor and pid 1, so a
 folder whose lock can be had belongs to nobody alive. A cgroup of the same name goes with it.
 """
 

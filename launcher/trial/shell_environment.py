@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
-__all__ = ["Workplace", "leashed"]
+__all__ = ["ShellEnvironment", "dying_with_caller"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _POINTERS = ("INCUS_DIR", "INCUS_PROJECT", "INCUS_REMOTE", "INCUS_GLOBAL_CONF")  # would lead to another Incus
 _PATIENCE_SECONDS = 5.0
 
 
-class Workplace:
+class ShellEnvironment:
     """The programs and the environment, made on disk by `__init__`; `options` are those of our commands."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Workplace:
 
         Ctrl-C is the command's to deal with. The command is killed when this process is.
         """
-        argv = leashed(command)
+        argv = dying_with_caller(command)
         with _interrupts_left_to_others(), subprocess.Popen(argv, env=self.environment | dict(more or {})) as process:
             try:
                 process.wait()
@@ -90,10 +90,10 @@ class Workplace:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def leashed(command: Sequence[str]) -> list[str]:
+def dying_with_caller(command: Sequence[str]) -> list[str]:
     """The command line that runs a command which is killed when this process is."""
     # -I and -S: nothing of the caller's environment or of site-packages; only the standard library is needed.
-    code = _code("launcher.trial.leash")
+    code = _code("launcher.private_incus.die_with_parent")
     return [sys.executable, "-I", "-S", "-c", code, str(_PACKAGES), str(os.getpid()), *command]
 
 

@@ -2,7 +2,7 @@
 
 Run as a program by `private.PrivateIncus`: standard input carries one JSON line and then stays open for as long as
 the caller lives, standard output carries JSON lines back. When standard input ends (the caller left, or was killed)
-everything is killed and removed. When the keeper itself is killed, the kernel kills pid 1 (PR_SET_PDEATHSIG) and
+everything is killed and removed. When the supervisor itself is killed, the kernel kills pid 1 (PR_SET_PDEATHSIG) and
 with it every process of the pid namespace; the caller, or the next start, then removes the folder.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from anklume_images import linux
-from launcher.trial import init
-from launcher.trial.home import clear
+from launcher.private_incus import init
+from launcher.private_incus.state_directory import clear
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -76,7 +76,7 @@ def _start(spec: init.Spec) -> int:
     child = os.fork()
     if child == 0:
         os.close(keep_alive)
-        init.main(spec, keeper_alive=alive, status=1)
+        init.main(spec, supervisor_alive=alive, status=1)
     os.close(alive)
     with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps({"pid": child}).encode() + b"\n")

@@ -2,7 +2,7 @@
 
 It lives in net, mount, pid, uts, ipc and cgroup namespaces of its own with storage of its own; nothing of it is
 visible on the host but a folder (`home.py`) and, under /proc/<pid>/root, its files. Three processes: the caller, the
-keeper (`keeper.py`), and pid 1 inside (`init.py`). Whichever is killed, all inside ends.
+supervisor (`supervisor.py`), and pid 1 inside (`init.py`). Whichever is killed, all inside ends.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from anklume_images.errors import HostError, IncusError
-from launcher.trial.home import clear, make_home, sweep
-from launcher.trial.init import ENVIRONMENT, INCUSD, RESTART, STATE, Spec
+from launcher.private_incus.init import ENVIRONMENT, INCUSD, RESTART, STATE, Spec
+from launcher.private_incus.state_directory import clear, make_home, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["GIBIBYTE", "Endpoint", "PrivateIncus"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
-_KEEPER, _ENTER = "launcher.trial.keeper", "launcher.trial.enter"
+_SUPERVISOR, _ENTER = "launcher.private_incus.supervisor", "launcher.private_incus.enter"
 _START_SECONDS = 60.0
 _END_SECONDS = 60.0
 _LOG_LINES = 20
@@ -69,7 +69,7 @@ class PrivateIncus:
         hostname: str = "trial",
         address: str = "10.209.0.1/24",
     ) -> None:
-        from launcher.trial.fakegpu import MAXIMUM
+        from launcher.private_incus.fake_gpu import MAXIMUM
 
         if not 0 <= fake_gpus <= MAXIMUM:
             raise ValueError(f"fake_gpus goes from 0 to {MAXIMUM}")
@@ -80,7 +80,7 @@ class PrivateIncus:
         self._fake_gpus = fake_gpus
         self._hostname = hostname
         self._address = address
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
         self._pidfd: int | None = None
         self.home: Path | None = None
@@ -93,10 +93,10 @@ class PrivateIncus:
         return Path(f"/proc/{self.pid}/root{STATE}/unix.socket")
 
     @property
-    def keeper(self) -> int:
+    def supervisor(self) -> int:
         """The pid of the process whose end ends everything."""
-        assert self._keeper is not None  # noqa: S101 - entered
-        return self._keeper.pid
+        assert self._supervisor is not None  # noqa: S101 - entered
+        return self._supervisor.pid
 
     def __enter__(self) -> Self:
         self._check_host()
@@ -117,17 +117,17 @@ class PrivateIncus:
     def close(self) -> None:
         """End every process inside and remove the folder; returns when both are done."""
         try:
-            if self._keeper is not None:
-                self._end_keeper(self._keeper)
+            if self._supervisor is not None:
+                self._end_supervisor(self._supervisor)
             if self._pidfd is not None:
                 select.select([self._pidfd], [], [], _END_SECONDS)
         finally:
             for descriptor in (self._pidfd, self._lock):
                 if descriptor is not None:
                     os.close(descriptor)
-            if self.home is not None and self.home.exists():  # the keeper was killed
+            if self.home is not None and self.home.exists():  # the supervisor was killed
                 clear(self.home)
-            self._keeper = self._pidfd = self._lock = self.home = None
+            self._supervisor = self._pidfd = self._lock = self.home = None
             self.pid = 0
 
     def client(self, project: str | None = None) -> Incus:
@@ -156,7 +156,7 @@ class PrivateIncus:
 
     def https(self) -> Endpoint:
         """Let the daemon listen on an address of its private network, with a client certificate it trusts."""
-        from launcher.trial.certificate import make_client_certificate
+        from launcher.private_incus.certificate import make_client_certificate
 
         assert self.home is not None  # noqa: S101 - entered
         cert, key, encoded = make_client_certificate(self.home / "tls")
@@ -216,8 +216,8 @@ class PrivateIncus:
             self._fake_gpus,
         )
         with (self.home / "incusd.log").open("ab") as log:
-            keeper = subprocess.Popen(
-                [*_program(_KEEPER), str(self.home), str(self._lock)],
+            supervisor = subprocess.Popen(
+                [*_program(_SUPERVISOR), str(self.home), str(self._lock)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -226,12 +226,12 @@ class PrivateIncus:
                 pass_fds=(self._lock,),
                 start_new_session=True,  # Ctrl-C is for the caller, who then closes
             )
-        self._keeper = keeper
-        assert keeper.stdin is not None  # noqa: S101 - a pipe
-        assert keeper.stdout is not None  # noqa: S101 - a pipe
-        keeper.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
-        keeper.stdin.flush()
-        with keeper.stdout as messages:
+        self._supervisor = supervisor
+        assert supervisor.stdin is not None  # noqa: S101 - a pipe
+        assert supervisor.stdout is not None  # noqa: S101 - a pipe
+        supervisor.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
+        supervisor.stdin.flush()
+        with supervisor.stdout as messages:
             self._read_messages(messages)
 
     def _read_messages(self, messages: IO[bytes]) -> None:
@@ -263,7 +263,7 @@ class PrivateIncus:
         return IncusError("\n".join([message, *tail]), hint="the lines above are the last of the daemon's log")
 
     def _set_up(self) -> None:
-        from launcher.trial.storage import pool_config
+        from launcher.private_incus.storage import pool_config
 
         bridge = {"ipv4.address": self._address, "ipv4.nat": "false", "ipv4.dhcp": "true", "ipv6.address": "none"}
         devices = {
@@ -278,14 +278,14 @@ class PrivateIncus:
 
     # Ending
 
-    def _end_keeper(self, keeper: subprocess.Popen[bytes]) -> None:
-        if keeper.stdin is not None:
-            keeper.stdin.close()
+    def _end_supervisor(self, supervisor: subprocess.Popen[bytes]) -> None:
+        if supervisor.stdin is not None:
+            supervisor.stdin.close()
         try:
-            keeper.wait(_END_SECONDS)
+            supervisor.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            keeper.kill()
-            keeper.wait()
+            supervisor.kill()
+            supervisor.wait()
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from typing import NoReturn
 
 from anklume_images import linux
 from anklume_images.errors import AnklumeError, HostError
-from launcher.trial import fakegpu, storage
-from launcher.trial.home import cgroup_of
+from launcher.private_incus import fake_gpu as fakegpu
+from launcher.private_incus import storage
+from launcher.private_incus.state_directory import cgroup_of
 
 __all__ = ["INCUSD", "RESTART", "STATE", "Spec", "main"]
 
@@ -54,11 +55,11 @@ class Spec:
     fake_gpus: int
 
 
-def main(spec: Spec, *, keeper_alive: int, status: int) -> NoReturn:
-    """Become the private Incus; `keeper_alive` is a pipe whose other end only the keeper holds."""
+def main(spec: Spec, *, supervisor_alive: int, status: int) -> NoReturn:
+    """Become the private Incus; `supervisor_alive` is a pipe whose other end only the supervisor holds."""
     code = 1
     try:
-        _die_with_keeper(keeper_alive)
+        _die_with_supervisor(supervisor_alive)
         driver = _prepare(spec)
         daemon = _start_daemon()
         os.write(status, json.dumps({"up": driver}).encode() + b"\n")
@@ -75,8 +76,8 @@ def main(spec: Spec, *, keeper_alive: int, status: int) -> NoReturn:
         os._exit(code)
 
 
-def _die_with_keeper(alive: int) -> None:
-    linux.die_with_parent(0)  # the keeper is outside this pid namespace: getppid() is 0
+def _die_with_supervisor(alive: int) -> None:
+    linux.die_with_parent(0)  # the supervisor is outside this pid namespace: getppid() is 0
     if select.select([alive], [], [], 0)[0]:  # it ended before the line above
         os._exit(1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
