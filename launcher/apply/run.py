@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
+from anklume_images.store.images import Images
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.steps import Context, carry_out, claimant_of, vacate
 from launcher.gpu.claims import confirm
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from anklume_images.store.store import Store
     from launcher.infra.model import Infra
     from launcher.prepare import Prepared
     from launcher.resources import Key
-    from launcher.session import Launch
 
 __all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
 
@@ -78,9 +79,10 @@ class Report:
 
 
 def launch(
-    launch: Launch,
     infra: Infra,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     only: Iterable[str] = (),
     tags: Iterable[str] = (),
@@ -88,14 +90,15 @@ def launch(
     wait: bool = True,
 ) -> tuple[Prepared, Report]:
     """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say)."""
-    prepared = prepare(infra, launch.images(), incus, only=only, tags=tags)
-    return prepared, carry_out_plan(prepared, launch, incus, kinds=kinds, wait=wait)
+    prepared = prepare(infra, Images(store), incus, only=only, tags=tags)
+    return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 
 def carry_out_plan(
     prepared: Prepared,
-    launch: Launch,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     kinds: Iterable[str] = (),
     wait: bool = True,
@@ -106,18 +109,18 @@ def carry_out_plan(
     exclusive = infra.settings.gpu_policy == "exclusive"
     context = Context(
         owner=infra.project_name,
-        store=launch.store(),
-        images=launch.images(),
+        store=store,
+        images=Images(store),
         cards=prepared.cards if exclusive else (),
         grants=prepared.gpus.grants if exclusive else {},
-        progress=launch.console.note,
+        progress=console.note,
     )
     if not kinds:
         for step in prepared.plan.moving:
             vacate(step.resource, incus.within(None))
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
-    return _Run(steps, incus, context, launch.console, wait=wait, timeout=timeout).run()
+    return _Run(steps, incus, context, console, wait=wait, timeout=timeout).run()
 
 
 class _Run:

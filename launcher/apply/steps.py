@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 from launcher.observe.daemon import daemon_root

@@ -48,7 +48,10 @@ class ShellEnvironment:
         (self._folder / "conf").mkdir()
         _write_program(programs / "incus", _client(tree))
         _write_program(programs / "inside", incus.command([], network_only=True))
-        for name, module in (("anklume-images", "anklume_images.cli"), ("anklume-launch", "launcher.cli")):
+        for name, module in (
+            ("anklume-images", "anklume_images.cli.main"),
+            ("anklume-launch", "launcher.cli.main"),
+        ):
             code = _code(module, f"sys.argv[0] = {name!r}")
             _write_program(programs / name, [sys.executable, "-P", "-c", code, str(_PACKAGES), *options])
         kept = {name: value for name, value in os.environ.items() if name not in _POINTERS}

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:

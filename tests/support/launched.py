@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Settings
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
 from launcher.inspect.images import ImageBook

@@ -15,13 +15,13 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from anklume_images.build.trees import tree_names
-from anklume_images.cli import cli
+from anklume_images.builder.trees import tree_names
+from anklume_images.cli.main import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument, value_text
-from launcher.cli import cli as launch
+from launcher.cli.main import cli as launch
 from launcher.inspect import doctor, status, verify
 from launcher.inspect.facts import Finding
 from launcher.observe.instances import Mount

@@ -121,7 +121,7 @@ def run_job(job: Job) -> Outcome:
     """Run a job to its end; KeyboardInterrupt and SIGKILL of this process end everything in it."""
     read_end, write_end = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "anklume_images.build.inner"],
+        [sys.executable, "-P", "-m", "anklume_images.builder.inner"],
         stdin=subprocess.PIPE,
         pass_fds=[write_end, *job.terminal],
         env={

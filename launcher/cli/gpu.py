@@ -1,4 +1,4 @@
-"""The verb `gpu`: the host's cards and who holds each."""
+"""The command `gpu`: the host's cards and who holds each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launcher.session import JSON, REMOTE, Launch
+from launcher.cli.session import JSON, REMOTE, Session
 
 if TYPE_CHECKING:
     from launcher.infra.model import Machine
 
-__all__ = ["gpu_verb"]
+__all__ = ["gpu"]
 
 
 @click.command(name="gpu")
@@ -20,10 +20,11 @@ __all__ = ["gpu_verb"]
 @REMOTE
 @JSON
 @click.pass_obj
-def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json: bool) -> None:
-    """Show the host's cards and who holds each, over every instance of every project.
+def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bool) -> None:
+    """Show the host's cards and who holds each.
 
-    With an infra.yml also which card each of its machines would get; exit 4 when the policy refuses one.
+    Every instance of every project counts. With an infra.yml also which card each of its machines would get; exit
+    code 4 when the policy refuses one.
     """
     from launcher.gpu import report as gpu_report
     from launcher.gpu.claims import standing_claims
@@ -32,8 +33,8 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
     from launcher.gpu.policy import decide, members_of
     from launcher.infra.names import names_for
 
-    file = launch.infra(infra, warn=False) if infra else None
-    with launch.incus(remote) as incus:
+    file = session.infra(infra, warn=False) if infra else None
+    with session.incus(remote) as incus:
         cards = read_cards(incus)
         instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
         figures, mig = read_figures(incus, cards)
@@ -57,12 +58,12 @@ def gpu_verb(launch: Launch, infra: Path | None, remote: str | None, *, as_json:
             mig=mig,
         )
     if as_json:
-        launch.console.json(gpu_report.as_json(cards, found, memory, claims, decision))
+        session.console.json(gpu_report.as_json(cards, found, memory, claims, decision))
     else:
-        launch.console.result(gpu_report.as_text(cards, found, memory, claims))
+        session.console.result(gpu_report.as_text(cards, found, memory, claims))
     if decision is not None:
         if not as_json:
-            launch.console.result(gpu_report.granted_text(decision))
+            session.console.result(gpu_report.granted_text(decision))
         for warning in decision.warnings:
-            launch.console.warn(warning)
+            session.console.warn(warning)
         decision.check()

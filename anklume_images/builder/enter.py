@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from anklume_images.build.rootfs import mirror_entries
-from anklume_images.build.sandbox import ENVIRONMENT, Job, Mount, Step, require_root, run_job
-from anklume_images.build.terminal import terminal
+from anklume_images.builder.rootfs import mirror_entries
+from anklume_images.builder.sandbox import ENVIRONMENT, Job, Mount, Step, require_root, run_job
+from anklume_images.builder.terminal import terminal
 from anklume_images.errors import StoreError
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.build.builder import built_files, plan_of
-from anklume_images.build.sandbox import Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.builder import built_files, plan_of
+from anklume_images.builder.sandbox import Job, Mount, Step, Surroundings, run_job
 from anklume_images.errors import BuildError
 from anklume_images.store.images import fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
 
 __all__ = ["CheckOutcome", "check_image", "differing_paths"]

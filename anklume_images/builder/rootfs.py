@@ -8,15 +8,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.build.recipe import COMPRESSION
-from anklume_images.build.sandbox import ENVIRONMENT, Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.recipe import COMPRESSION
+from anklume_images.builder.sandbox import ENVIRONMENT, Job, Mount, Step, Surroundings, run_job
 from anklume_images.errors import BuildError
 from anklume_images.inputs.debian import parse_stanza
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.build.sandbox import Outcome
+    from anklume_images.builder.sandbox import Outcome
     from anklume_images.inputs.lockfile import Deb, Lock
     from anklume_images.store.blobs import Blobs
 

@@ -1,4 +1,4 @@
-"""The `anklume-images` command: its options, its verbs together, and what becomes of errors.
+"""What both programs are made of: a table of commands, and what becomes of errors.
 
 Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 4 refused by policy.
 """
@@ -7,54 +7,50 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from anklume_images import __version__, cli_build, cli_store
 from anklume_images.console import Console
 from anklume_images.errors import AnklumeError
-from anklume_images.session import Session
 
-__all__ = ["cli", "main", "run"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="anklume-images")
-@click.option(
-    "--specs",
-    multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A folder of specs of your own; may be given again, and the first that has a name wins.",
-)
-@click.option(
-    "--store",
-    "home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
-)
-@click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Another architecture than this machine's.")
-@click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
-@click.pass_context
-def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:
-    """Build reproducible Incus images from locked inputs, and keep them in a store."""
-    console = context.obj or Console()
-    given = [("--specs", folder) for folder in specs] + [("--store", home)] * (home is not None) + [("--arch", arch)]
-    console.configure(quiet=quiet, options=[str(word) for pair in given if pair[1] for word in pair])
-    context.obj = Session(specs, home.absolute() if home else None, arch, console)
+__all__ = ["CommandTable", "run"]
 
 
-for verb in (
-    *(cli_build.build, cli_build.lock, cli_build.update, cli_build.fetch, cli_build.render, cli_build.enter),
-    *(cli_store.list_, cli_store.show, cli_store.sbom, cli_store.verify, cli_store.gc, cli_store.publish),
-):
-    cli.add_command(verb)
+class CommandTable(click.Group):
+    """Commands that are imported when they are called; `table` says where each is, `module:function`.
 
+    The first sentence of its docstring is what `--help` lists.
+    """
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command; errors become text, a hint and an exit code, never a traceback."""
-    run(cli, argv)
+    def __init__(self, *arguments: Any, table: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.table = dict(table)
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """The names, sorted."""
+        return sorted(self.table)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if name not in self.table:
+            return None
+        module, _, function = self.table[name].partition(":")
+        command: click.Command = getattr(import_module(module), function)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List each with its first sentence, uncut."""
+        commands = {name: self.get_command(context, name) for name in self.list_commands(context)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(200)) for name, command in commands.items() if command is not None]
+            )
 
 
 def run(command: click.Command, argv: list[str] | None) -> None:

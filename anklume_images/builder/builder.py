@@ -10,10 +10,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.build.pack import installed_packages, pack_metadata, unpacked_size
-from anklume_images.build.recipe import make_recipe, recipe_digest, version_of
-from anklume_images.build.rootfs import Plan, Unpack, build_rootfs, memory_needed
-from anklume_images.build.sandbox import Surroundings
+from anklume_images.builder.pack import installed_packages, pack_metadata, unpacked_size
+from anklume_images.builder.recipe import make_recipe, recipe_digest, version_of
+from anklume_images.builder.rootfs import Plan, Unpack, build_rootfs, memory_needed
+from anklume_images.builder.sandbox import Surroundings
 from anklume_images.errors import BuildError, StoreError
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.images import Image, Package, StoredFile, fingerprint
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.specs.model import Spec
     from anklume_images.store.images import Images

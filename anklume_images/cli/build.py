@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anklume_images.session import EXPIRED, JSON, NAMES, OFFLINE, REFRESH, Session, complete_images
+from anklume_images.cli.session import EXPIRED, JSON, NAMES, OFFLINE, REFRESH, Session, complete_images
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
@@ -60,7 +60,7 @@ def build(
     results = pipeline.build(chosen)
     differing: list[Any] = []
     if check:
-        from anklume_images.build.check import check_image
+        from anklume_images.builder.check import check_image
 
         for result in results:
             if result.image and result.name in chosen:
@@ -127,8 +127,8 @@ def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, 
 
 
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
-    from anklume_images.build.sandbox import require_root
-    from anklume_images.build.trees import tree_names
+    from anklume_images.builder.sandbox import require_root
+    from anklume_images.builder.trees import tree_names
     from anklume_images.console import human_size
     from anklume_images.locking import TOOLCHAIN, is_tree
     from anklume_images.specs.model import ARCHITECTURES
@@ -208,6 +208,6 @@ def render(session: Session, name: str) -> None:
 @click.pass_obj
 def enter(session: Session, name: str) -> None:
     """Open a shell in the sandbox of a failed build. It is as the image's last failure left it."""
-    from anklume_images.build.enter import enter as enter_sandbox
+    from anklume_images.builder.enter import enter as enter_sandbox
 
     sys.exit(enter_sandbox(session.pipeline(offline=True), name))

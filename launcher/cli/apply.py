@@ -1,4 +1,4 @@
-"""The verbs that change what runs: apply, plan, destroy."""
+"""The commands that change what runs: apply, plan, destroy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.errors import AnklumeError
-from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, YES, YOLO, Launch
+from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, YES, YOLO, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from launcher.plan.removal import Removal
     from launcher.prepare import Prepared
 
-__all__ = ["apply_verb", "destroy_verb", "plan_verb"]
+__all__ = ["apply", "destroy", "plan"]
 
 _ADOPT = click.option("--adopt", is_flag=True, help="Take over things of the same names that were made by hand.")
 _PRUNE = click.option("--prune", is_flag=True, help="Remove what is no longer in the file; volumes stay.")
@@ -56,21 +56,21 @@ class RefusedToAskError(AnklumeError):
 @YOLO
 @JSON
 @click.pass_obj
-def apply_verb(
-    launch: Launch, /, infra: Path, *, only_plan: bool, as_json: bool, yolo: bool, remote: str | None, **options: Any
+def apply(
+    session: Session, /, infra: Path, *, only_plan: bool, as_json: bool, yolo: bool, remote: str | None, **options: Any
 ) -> None:
     """Bring the machines of an infra.yml to life, or up to date. A second run changes nothing."""
-    file = launch.infra(infra, yolo=yolo)
+    file = session.infra(infra, yolo=yolo)
     if only_plan:
-        _show_plan(launch, file, remote, options, as_json=as_json)
-    with _alone(file, launch.console.note), launch.incus(remote) as incus:
-        prepared = _prepare(launch, file, incus, options)
-        _agree(launch, prepared, yes=options["yes"], as_json=as_json)
-        report = _apply(launch, prepared, incus, options)
+        _show_plan(session, file, remote, options, as_json=as_json)
+    with _alone(file, session.console.note), session.incus(remote) as incus:
+        prepared = _prepare(session, file, incus, options)
+        _agree(session, prepared, yes=options["yes"], as_json=as_json)
+        report = _apply(session, prepared, incus, options)
     if as_json:
-        launch.console.json(_document(prepared, report))
+        session.console.json(_document(prepared, report))
     else:
-        launch.console.result(_outcome(prepared, report))
+        session.console.result(_outcome(prepared, report))
 
 
 @click.command(name="plan")
@@ -84,9 +84,9 @@ def apply_verb(
 @YOLO
 @JSON
 @click.pass_obj
-def plan_verb(launch: Launch, /, infra: Path, *, as_json: bool, yolo: bool, remote: str | None, **options: Any) -> None:
+def plan(session: Session, /, infra: Path, *, as_json: bool, yolo: bool, remote: str | None, **options: Any) -> None:
     """Say what apply would change; change nothing. Exit code 3 when there is something to change."""
-    _show_plan(launch, launch.infra(infra, yolo=yolo), remote, options, as_json=as_json)
+    _show_plan(session, session.infra(infra, yolo=yolo), remote, options, as_json=as_json)
 
 
 @click.command(name="destroy")
@@ -100,8 +100,8 @@ def plan_verb(launch: Launch, /, infra: Path, *, as_json: bool, yolo: bool, remo
 @REMOTE
 @JSON
 @click.pass_obj
-def destroy_verb(
-    launch: Launch,
+def destroy(
+    session: Session,
     infra: Path,
     *,
     only: tuple[str, ...],
@@ -119,29 +119,29 @@ def destroy_verb(
     from launcher.observe.live import read_live
     from launcher.plan.removal import describe, removal_of
 
-    file = launch.infra(infra, yolo=True, warn=False)
+    file = session.infra(infra, yolo=True, warn=False)
     machines = {machine.name for machine in selected(file, only, tags)} if only or tags else None
-    with _alone(file, launch.console.note), launch.incus(remote) as connection:
+    with _alone(file, session.console.note), session.incus(remote) as connection:
         incus = connection.within(None)
         removal = removal_of(read_live(incus), file.project_name, machines=machines, volumes=volumes)
         if not as_json:
             for line in describe(removal.keys):
-                launch.console.note(f"- {line}")
+                session.console.note(f"- {line}")
             for line in describe(removal.kept):
-                launch.console.note(f"  {line} stays")
+                session.console.note(f"  {line} stays")
         if only_plan:
             if as_json:
-                launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
+                session.console.json(_removal(removal.keys, removal.kept, removal.protected))
             sys.exit(3 if removal.keys else 0)
         refused = bool(removal.protected) and not force_protected  # what `remove` says
         if removal.keys and not yes and not refused:
             _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where nobody can be asked")
-        remove(removal, incus, launch.console, force_protected=force_protected)
+        remove(removal, incus, session.console, force_protected=force_protected)
     if as_json:
-        launch.console.json(_removal(removal.keys, removal.kept, removal.protected))
+        session.console.json(_removal(removal.keys, removal.kept, removal.protected))
     else:
         kept = f"; {len(removal.kept)} stay" if removal.kept else ""
-        launch.console.result(f"{len(removal.keys)} removed{kept}" if removal.keys or kept else "nothing is there")
+        session.console.result(f"{len(removal.keys)} removed{kept}" if removal.keys or kept else "nothing is there")
 
 
 def _removal(keys: Any, kept: Any, protected: Any) -> dict[str, Any]:
@@ -151,34 +151,34 @@ def _removal(keys: Any, kept: Any, protected: Any) -> dict[str, Any]:
     return {"removed": plain(keys), "kept": plain(kept), "protected": plain(protected)}
 
 
-def _prepare(launch: Launch, file: Infra, incus: Any, options: dict[str, Any]) -> Prepared:
+def _prepare(session: Session, file: Infra, incus: Any, options: dict[str, Any]) -> Prepared:
     from launcher.prepare import prepare
 
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
     if options.get("prune") and (chosen["only"] or chosen["tags"]):
         raise click.UsageError("--prune is about the whole file: not together with --only or --tags")
-    return prepare(file, launch.images(), incus, prune=options.get("prune", False), **chosen)
+    return prepare(file, session.images(), incus, prune=options.get("prune", False), **chosen)
 
 
-def _show_plan(launch: Launch, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:
+def _show_plan(session: Session, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:
     from launcher.plan.render import document, lines
 
-    with launch.incus(remote) as incus:
-        plan = _prepare(launch, file, incus, options).plan
+    with session.incus(remote) as incus:
+        plan = _prepare(session, file, incus, options).plan
     if as_json:
-        launch.console.json(document(plan))
+        session.console.json(document(plan))
     else:
-        launch.console.result("\n".join(lines(plan)))
+        session.console.result("\n".join(lines(plan)))
     sys.exit(3 if plan.todo or plan.removing else 0)
 
 
-def _agree(launch: Launch, prepared: Prepared, *, yes: bool, as_json: bool) -> None:
+def _agree(session: Session, prepared: Prepared, *, yes: bool, as_json: bool) -> None:
     """Show what will be done and have it agreed to: at a terminal always, else where something running is stopped."""
     from launcher.plan.render import lines
 
     plan = prepared.plan
     asking = not yes and bool(plan.todo or plan.removing)
-    if (not as_json and not launch.console.quiet) or (asking and _terminal()):
+    if (not as_json and not session.console.quiet) or (asking and _terminal()):
         click.echo("\n".join(lines(plan)), err=True)
     if not asking:
         return
@@ -202,23 +202,25 @@ def _ask(question: str, otherwise: str) -> None:
         raise click.Abort
 
 
-def _apply(launch: Launch, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
+def _apply(session: Session, prepared: Prepared, incus: Any, options: dict[str, Any]) -> Report:
     from launcher.apply.run import carry_out_plan
 
     leaving, force = prepared.removal, options["force_protected"]
     # Names and addresses may be wanted by what comes; a profile is in use until who had it is changed.
     if leaving.keys:
-        _remove(launch, incus, leaving.part("machine", "network", "acl"), force=force)
-    report = carry_out_plan(prepared, launch, incus, wait=not options["no_wait"], timeout=options["timeout"])
+        _remove(session, incus, leaving.part("machine", "network", "acl"), force=force)
+    report = carry_out_plan(
+        prepared, session.store(), incus, session.console, wait=not options["no_wait"], timeout=options["timeout"]
+    )
     if leaving.keys:
-        _remove(launch, incus, leaving.part("profile", "project"), force=force)
+        _remove(session, incus, leaving.part("profile", "project"), force=force)
     return report
 
 
-def _remove(launch: Launch, incus: Any, removal: Removal, *, force: bool) -> None:
+def _remove(session: Session, incus: Any, removal: Removal, *, force: bool) -> None:
     from launcher.apply.destroy import remove
 
-    remove(removal, incus.within(None), launch.console, force_protected=force)
+    remove(removal, incus.within(None), session.console, force_protected=force)
 
 
 def _outcome(prepared: Prepared, report: Report) -> str:

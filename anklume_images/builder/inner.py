@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anklume_images import linux
-from anklume_images.build.mirror import LoopbackMirror
+from anklume_images.builder.mirror import LoopbackMirror
 
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
@@ -119,7 +119,7 @@ def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> in
 
 def _confined(root: Path, argv: list[str]) -> list[str]:
     """The command, run in `root` by `step.py`: a fork of this program, whose mirror has threads, could hang."""
-    code = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from anklume_images.build.step import main; main()"
+    code = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from anklume_images.builder.step import main; main()"
     return [sys.executable, "-I", "-S", "-c", code, str(root), *argv]
 
 

@@ -11,7 +11,7 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.errors import BuildError
 
 if TYPE_CHECKING:

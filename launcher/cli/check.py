@@ -1,4 +1,4 @@
-"""The verb `check`: everything that is wrong with an infra.yml at once, and what it would become."""
+"""The command `check`: everything that is wrong with an infra.yml at once, and what it would become."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launcher.session import INFRA, JSON, YOLO, Launch
+from launcher.cli.session import INFRA, JSON, YOLO, Session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from launcher.infra.load import Checked
 
-__all__ = ["check_verb"]
+__all__ = ["check"]
 
 
 @click.command(name="check")
@@ -22,20 +22,20 @@ __all__ = ["check_verb"]
 @JSON
 @YOLO
 @click.pass_obj
-def check_verb(launch: Launch, infra: Path, *, as_json: bool, yolo: bool) -> None:
-    """Check an infra.yml, or a folder of one: needs no Incus, no root and no store.
+def check(session: Session, infra: Path, *, as_json: bool, yolo: bool) -> None:
+    """Check an infra.yml, or a folder of one.
 
-    Exit code 0 when it may be launched, 2 when not.
+    It needs no Incus, no root and no store. Exit code 0 when it may be launched, 2 when not.
     """
     from launcher.infra.load import check_infra
 
-    checked = check_infra(infra, launch.catalog(), yolo=yolo)
+    checked = check_infra(infra, session.catalog(), yolo=yolo)
     if as_json:
-        launch.console.json(checked.document())
+        session.console.json(checked.document())
     else:
         for warning in checked.warnings:
-            launch.console.warn(_printable(str(warning)))
-        launch.console.result(_printable(_text(checked)))
+            session.console.warn(_printable(str(warning)))
+        session.console.result(_printable(_text(checked)))
     if not checked.valid:
         sys.exit(2)
 

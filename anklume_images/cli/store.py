@@ -1,4 +1,4 @@
-"""The verbs on what the store holds: list, show, sbom, verify, gc, publish."""
+"""The commands on what the store holds: list, show, sbom, verify, gc."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from anklume_images.session import JSON, REF, Session, complete_refs
+from anklume_images.cli.session import JSON, REF, Session, complete_refs
 
-__all__ = ["gc", "list_", "publish", "sbom", "show", "verify"]
+__all__ = ["gc", "list_", "sbom", "show", "verify"]
 
 
 @click.command(name="list")
@@ -64,7 +64,10 @@ def _summary(image: Any) -> dict[str, Any]:
 @JSON
 @click.pass_obj
 def show(session: Session, ref: str, *, as_json: bool) -> None:
-    """Show one image: fingerprint, recipe, sizes and settings; with --json, its packages too."""
+    """Show one image: fingerprint, recipe, sizes and settings.
+
+    With --json, its packages too.
+    """
     from dataclasses import asdict
 
     from anklume_images.console import human_size
@@ -106,7 +109,10 @@ def sbom(session: Session, ref: str) -> None:
 @JSON
 @click.pass_obj
 def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bool) -> None:
-    """Read images, or the whole store, and compare every byte with its hash."""
+    """Compare every byte of images with its hash.
+
+    Without a name, of the whole store.
+    """
     from anklume_images.store.verify import verify_store
 
     report = verify_store(session.store(), session.images(), refs, session.arch(), repair=repair)
@@ -154,7 +160,7 @@ def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> No
 
 
 def _trees_in_use(session: Session) -> set[str]:
-    from anklume_images.build.trees import tree_digest, tree_names
+    from anklume_images.builder.trees import tree_digest, tree_names
     from anklume_images.errors import LockError
 
     locks = session.pipeline().locks
@@ -165,20 +171,3 @@ def _trees_in_use(session: Session) -> set[str]:
         except LockError:
             continue
     return digests
-
-
-@click.command()
-@REF
-@click.option("--remote", help="A remote of the incus client's configuration.")
-@click.option("--project", help="The Incus project.")
-@JSON
-@click.pass_obj
-def publish(session: Session, ref: str, remote: str | None, project: str | None, *, as_json: bool) -> None:
-    """Import an image into Incus, with its aliases and properties. What is there is left."""
-    from anklume_images.ship.verb import publish_ref
-
-    report = publish_ref(session.images(), session.store(), ref, session.arch(), remote, project, session.console)
-    if as_json:
-        session.console.json(report)
-    else:
-        session.console.result(f"{report['ref']}: {report['status']} as {report['fingerprint'][:12]}")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anklume_images.build.sandbox import ENVIRONMENT, Job, Mount, Step, run_job
+from anklume_images.builder.sandbox import ENVIRONMENT, Job, Mount, Step, run_job
 from anklume_images.errors import LockError
 
 if TYPE_CHECKING:

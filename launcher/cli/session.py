@@ -26,14 +26,14 @@ __all__ = [
     "TAGS",
     "YES",
     "YOLO",
-    "Launch",
+    "Session",
     "complete_machines",
     "complete_selection",
 ]
 
 
 @dataclass
-class Launch:
+class Session:
     """What the options before the verb say."""
 
     specs: tuple[Path, ...]
@@ -69,6 +69,11 @@ class Launch:
         jobs = settings.jobs or os.cpu_count() or 1
         options = Options(host_architecture(), jobs=jobs, offline=offline, refresh_missing=not offline)
         return Pipeline(self.store(), self.catalog(), settings, options, self.console)
+
+    def own_options(self) -> tuple[str, ...]:
+        """What our commands need before their name to use the same store and specs."""
+        specs = [word for folder in self.specs for word in ("--specs", str(folder.absolute()))]
+        return ("--store", str(self.store().home), *specs)
 
     def incus(self, remote: str | None = None) -> Incus:
         """A connection to Incus, found as the `incus` client finds it."""

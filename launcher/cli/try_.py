@@ -1,4 +1,4 @@
-"""The verb `try`: an infra.yml in a private Incus, with a shell or a command to look at it, and then nothing left."""
+"""The command `try`: an infra.yml in a private Incus, with a shell or a command to look at it, then nothing left."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anklume_images.session import OFFLINE
+from anklume_images.cli.session import OFFLINE
+from launcher.cli.session import INFRA, JSON, ONLY, YOLO, Session
 from launcher.private_incus.fake_gpu import MAXIMUM
-from launcher.session import INFRA, JSON, ONLY, YOLO, Launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.trial.trial import Trial
 
-__all__ = ["try_verb"]
+__all__ = ["try_"]
 
 
 @click.command(name="try")
@@ -47,8 +47,8 @@ __all__ = ["try_verb"]
 @YOLO
 @JSON
 @click.pass_obj
-def try_verb(
-    launch: Launch,
+def try_(
+    session: Session,
     infra: Path,
     *,
     command: tuple[str, ...],
@@ -62,7 +62,7 @@ def try_verb(
     yolo: bool,
     as_json: bool,
 ) -> None:
-    """Launch an infra.yml in a private Incus that is gone when left; needs root.
+    """Launch an infra.yml in a private Incus that is gone when left.
 
     Images that the store lacks are built first. Then there is a shell whose `incus` is the private one, or the command
     that --run or what follows `--` names; its exit code is this one's.
@@ -80,17 +80,17 @@ def try_verb(
         publish=tuple(parse(text) for text in publish),
         models=models,
         only=only,
-        offline=offline,
+        own_options=session.own_options(),
     )
-    file = launch.infra(infra, yolo=yolo)
+    file = session.infra(infra, yolo=yolo)
     check_host()
-    with trial(launch, file, options) as found:
+    with trial(session.pipeline(offline=offline), file, options, session.console) as found:
         assert found.shell is not None  # noqa: S101 - it is there when all runs
         if as_json:
-            launch.console.json(found.document())
+            session.console.json(found.document())
         else:
             for text in _introduction(found, shell=not words):
-                launch.console.note(text)
+                session.console.note(text)
         sys.stdout.flush()
         code = found.shell.run(words) if words else found.shell.shell()
     if code:

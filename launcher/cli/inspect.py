@@ -1,4 +1,4 @@
-"""The verbs that look at machines: status, verify, doctor, logs, shell."""
+"""The commands that look at machines: status, verify, doctor, logs, shell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launcher.session import INFRA, JSON, ONLY, REMOTE, TAGS, Launch, complete_machines
+from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, Session, complete_machines
 
 if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launcher.inspect.images import ImageBook
     from launcher.observe.instances import Seen
 
-__all__ = ["doctor_verb", "logs_verb", "shell_verb", "status_verb", "verify_verb"]
+__all__ = ["doctor", "logs", "shell", "status", "verify"]
 
 _MOST_LINES = 10_000
 _LONGEST_PROMPT = 100_000  # bytes; the kernel's limit for one argument is 128 KiB
@@ -30,19 +30,22 @@ _MACHINE = click.argument("machine", shell_complete=complete_machines)
 @REMOTE
 @JSON
 @click.pass_obj
-def status_verb(
-    launch: Launch, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
+def status(
+    session: Session, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
 ) -> None:
-    """Show the machines and how they are; exit 0 when all run and are healthy, else 1."""
+    """Show the machines and how they are.
+
+    Exit code 0 when all run and are healthy, else 1.
+    """
     from launcher.inspect import status
 
-    file = launch.infra(infra, warn=False)
-    with launch.incus(remote) as incus:
-        rows = status.statuses(incus, _found(launch, incus, file, only, tags), _book(launch))
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        rows = status.statuses(incus, _found(session, incus, file, only, tags), _book(session))
     if as_json:
-        launch.console.json(status.as_json(rows))
+        session.console.json(status.as_json(rows))
     else:
-        launch.console.result(status.as_table(rows))
+        session.console.result(status.as_table(rows))
     sys.exit(0 if all(row.ok for row in rows) else 1)
 
 
@@ -63,8 +66,8 @@ def status_verb(
 @REMOTE
 @JSON
 @click.pass_obj
-def verify_verb(
-    launch: Launch,
+def verify(
+    session: Session,
     infra: Path,
     only: tuple[str, ...],
     tags: tuple[str, ...],
@@ -74,20 +77,23 @@ def verify_verb(
     *,
     as_json: bool,
 ) -> None:
-    """Prove that machines do their work: card, models, page, an answer; exit 1 when a check failed."""
+    """Prove that machines do their work.
+
+    Their card, models, page and an answer are checked. Exit code 1 when a check failed.
+    """
     from launcher.inspect import verify
 
     if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
-    file = launch.infra(infra, warn=False)
-    with launch.incus(remote) as incus:
-        found = _found(launch, incus, file, only, tags)
-        checks = verify.verified(incus, found, _book(launch), prompt=prompt, seconds=seconds)
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        found = _found(session, incus, file, only, tags)
+        checks = verify.verified(incus, found, _book(session), prompt=prompt, seconds=seconds)
     document = verify.as_json(checks)
     if as_json:
-        launch.console.json(document)
+        session.console.json(document)
     else:
-        launch.console.result(verify.as_text(checks))
+        session.console.result(verify.as_text(checks))
     sys.exit(0 if document["ok"] else 1)
 
 
@@ -98,8 +104,8 @@ def verify_verb(
 @REMOTE
 @JSON
 @click.pass_obj
-def doctor_verb(
-    launch: Launch,
+def doctor(
+    session: Session,
     infra: Path | None,
     only: tuple[str, ...],
     tags: tuple[str, ...],
@@ -107,16 +113,19 @@ def doctor_verb(
     *,
     as_json: bool,
 ) -> None:
-    """Look for the usual troubles of the host and, with an infra.yml, of its machines; exit 1 when there is one."""
+    """Look for the usual troubles of the host and of machines.
+
+    Without an infra.yml, of the host only. Exit code 1 when there is one.
+    """
     from anklume_images.errors import IncusError
     from launcher.inspect import doctor
     from launcher.inspect.collect import host_evidence, unreachable
 
     if infra is None and (only or tags):
         raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
-    file = launch.infra(infra, warn=False) if infra else None
+    file = session.infra(infra, warn=False) if infra else None
     try:
-        incus = launch.incus(remote)
+        incus = session.incus(remote)
     except IncusError as error:
         report = doctor.examine_host(unreachable(error))
     else:
@@ -124,11 +133,11 @@ def doctor_verb(
             if file is None:
                 report = doctor.examine_host(host_evidence(incus))
             else:
-                report = doctor.examine(incus, file, _found(launch, incus, file, only, tags), _book(launch))
+                report = doctor.examine(incus, file, _found(session, incus, file, only, tags), _book(session))
     if as_json:
-        launch.console.json(doctor.as_json(report))
+        session.console.json(doctor.as_json(report))
     else:
-        launch.console.result(doctor.as_text(report))
+        session.console.result(doctor.as_text(report))
     sys.exit(0 if report.ok else 1)
 
 
@@ -147,29 +156,32 @@ def doctor_verb(
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @REMOTE
 @click.pass_obj
-def logs_verb(
-    launch: Launch, infra: Path, machine: str, unit: str | None, lines: int, remote: str | None, *, following: bool
+def logs(
+    session: Session, infra: Path, machine: str, unit: str | None, lines: int, remote: str | None, *, following: bool
 ) -> None:
-    """Show the journal of a machine, or the console of one that does not run."""
+    """Show the journal of a machine.
+
+    Of one that does not run, what its console said.
+    """
     from launcher.inspect import logs
     from launcher.inspect.guest import Inside
 
-    file = launch.infra(infra, warn=False)
-    with launch.incus(remote) as incus:
-        seen = _one(launch, incus, file, machine)
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        seen = _one(session, incus, file, machine)
         if not seen.running:
-            launch.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
+            session.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
             text = logs.last_words(incus, seen, lines)
             if text:
-                launch.console.result(text)
+                session.console.result(text)
         elif following:
             for text in logs.follow(Inside(incus, seen), lines, unit):
-                launch.console.result(text.removesuffix("\n"))
+                session.console.result(text.removesuffix("\n"))
                 sys.stdout.flush()
         else:
             text, _ = logs.journal(Inside(incus, seen), lines, unit)
             if text:
-                launch.console.result(text.removesuffix("\n"))
+                session.console.result(text.removesuffix("\n"))
 
 
 @click.command(name="shell")
@@ -178,28 +190,31 @@ def logs_verb(
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
 @REMOTE
 @click.pass_obj
-def shell_verb(launch: Launch, infra: Path, machine: str, command: tuple[str, ...], remote: str | None) -> None:
-    """Open a shell in a machine, or run CMD there and end with its exit code."""
+def shell(session: Session, infra: Path, machine: str, command: tuple[str, ...], remote: str | None) -> None:
+    """Open a shell in a machine, or run a command there.
+
+    The exit code is that of the command.
+    """
     from anklume_images.errors import IncusError
     from launcher.inspect import shell
 
-    file = launch.infra(infra, warn=False)
-    with launch.incus(remote) as incus:
-        seen = _one(launch, incus, file, machine)
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        seen = _one(session, incus, file, machine)
         if not seen.running:
             raise IncusError(f"{machine} is {seen.state}", hint=f"anklume-launch {infra} starts it")
         code = shell.run(incus, seen, command, remote)
     sys.exit(code)
 
 
-def _book(launch: Launch) -> ImageBook:
+def _book(session: Session) -> ImageBook:
     from launcher.inspect.images import ImageBook
 
-    return ImageBook(launch.images(), launch.catalog())
+    return ImageBook(session.images(), session.catalog())
 
 
 def _found(
-    launch: Launch, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
+    session: Session, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
 ) -> tuple[Seen, ...]:
     from launcher.infra.names import names_for
     from launcher.infra.selection import selected
@@ -207,18 +222,18 @@ def _found(
 
     machines = selected(infra, only, tags)
     if not machines:
-        launch.console.warn("the file has no such machine: nothing to look at")
+        session.console.warn("the file has no such machine: nothing to look at")
     return look(incus, infra, names_for(infra), machines)
 
 
-def _one(launch: Launch, incus: Incus, infra: Infra, name: str) -> Seen:
+def _one(session: Session, incus: Incus, infra: Infra, name: str) -> Seen:
     """The instance of one machine, which is there and ours."""
     from launcher.infra.selection import SelectionError
     from launcher.inspect.logs import require_ours
 
     if infra.machine(name) is None and name in infra.domains:
         raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
-    found = _found(launch, incus, infra, (name,), ())
+    found = _found(session, incus, infra, (name,), ())
     seen = next(one for one in found if one.machine.name == name)  # its domain may have the same name
     require_ours(seen)
     return seen
