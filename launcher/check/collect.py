@@ -13,6 +13,7 @@ from launcher.apply.daemon_root import daemon_root, watch_limit
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards
 from launcher.apply.nvidia_smi import nvidia_smi
+from launcher.check.administrator import missing_administrator
 from launcher.check.cards import QUERY
 from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.check.inside import Inside
@@ -133,6 +134,7 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         loaded=_loaded(inside, settings) if engine == OLLAMA else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if webui else (),
+        no_administrator=missing_administrator(inside, settings) if webui else None,
     )
 
 

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
+from launcher.check.administrator import administrator_findings
 from launcher.check.engines import engine_findings
 from launcher.check.evidence import Finding
 from launcher.check.inside import NOT_FOUND
@@ -61,6 +62,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
         found += _no_nvidia_smi(machine, host)
         found += _on_cpu(machine)
         found += _out_of_memory(machine)
+        found += administrator_findings(infra, machine)
         found += engine_findings(infra, machine, machines)
     return found
 
