@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    model_serializer,
+)
 
 from anklume_images.inputs.lockfile import canonical
 
@@ -43,8 +53,11 @@ __all__ = [
 ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# As a sign-in page takes it (HTML standard, "valid e-mail address"); `admin@localhost` is one.
+_EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
 
-VariableType = Literal["string", "port", "bool", "url", "list", "integer"]
+VariableType = Literal["string", "port", "bool", "url", "list", "integer", "email"]
 Trigger = Literal["create", "copy", "start"]
 
 
@@ -202,12 +215,19 @@ class Template(_Part):
 
 
 class Variable(_Part):
-    """A per-instance setting, given as `user.anklume.<name>`."""
+    """A per-instance setting, given as `user.anklume.<name>`; `max_bytes` limits its text in UTF-8."""
 
     type: VariableType
     description: Line
     default: Any = None
     secret: StrictBool = False
+    max_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A limit that is not set is left out: what names an image stays as it was before there were limits."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "max_bytes" or value is not None}
 
 
 class Volume(_Part):
@@ -352,8 +372,11 @@ def request_of(spec: Spec, arch: str, base_request: str | None) -> str:
     return hashlib.sha256(canonical(document)).hexdigest()
 
 
-def value_problem(kind: str, value: object) -> str | None:
-    """What is wrong with a variable's value, or None; values are data as YAML gives it."""
+def value_problem(kind: str, value: object, max_bytes: int | None = None) -> str | None:
+    """What is wrong with a variable's value, or None; values are data as YAML gives it.
+
+    `max_bytes` is the most that its text may have in UTF-8. The value itself is never in the answer.
+    """
     checks = {
         "string": lambda: isinstance(value, str) and not re.search(r"[\0\r\n]", value),
         "port": lambda: type(value) is int and 1 <= value <= 65535,
@@ -361,6 +384,7 @@ def value_problem(kind: str, value: object) -> str | None:
         "bool": lambda: type(value) is bool,
         "url": lambda: isinstance(value, str) and (value == "" or _is_url(value)),
         "list": lambda: isinstance(value, (list, tuple)) and all(_is_item(item) for item in value),
+        "email": lambda: isinstance(value, str) and (value == "" or _EMAIL.fullmatch(value) is not None),
     }
     wanted = {
         "string": "a text of one line",
@@ -369,8 +393,14 @@ def value_problem(kind: str, value: object) -> str | None:
         "bool": "true or false",
         "url": "an http or https address, or empty",
         "list": "a list of words without blanks",
+        "email": "an e-mail address such as ada@example.org",
     }
-    return None if checks[kind]() else f"must be {wanted[kind]}"
+    if not checks[kind]():
+        return f"must be {wanted[kind]}"
+    size = len(value_text(value).encode("utf-8", errors="surrogatepass"))
+    if max_bytes is not None and size > max_bytes:
+        return f"must have at most {max_bytes} bytes in UTF-8, and has {size}"
+    return None
 
 
 def _is_url(value: str) -> bool:

@@ -102,7 +102,7 @@ class _Reader:
         self._errors[layer.problem(name, "unknown-variable", message, key=True, hint=hint)] = None
 
     def _is_right(self, layer: Layer, name: str, variable: Variable, value: object) -> bool:
-        wrong = value_problem(variable.type, value)
+        wrong = value_problem(variable.type, value, variable.max_bytes)
         if wrong is None:
             return True
         quoted = isinstance(value, str) and variable.type in ("port", "integer", "bool")

@@ -13,6 +13,7 @@ from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
+from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY
 from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.inspect.guest import Inside
@@ -133,6 +134,7 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         loaded=_loaded(inside, settings) if engine == OLLAMA else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if webui else (),
+        no_administrator=missing_administrator(inside, settings) if webui else None,
     )
 
 

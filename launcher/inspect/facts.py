@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from launcher.inspect.services import Engine, Settings
     from launcher.observe.instances import Seen
 
-__all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "Pool", "Said"]
+__all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "NoAdministrator", "Pool", "Said"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ class EngineTest:
 
 
 @dataclass(frozen=True)
+class NoAdministrator:
+    """Open WebUI has no user although an administrator was asked for; `is_open`: whoever signs up first becomes one."""
+
+    reason: str
+    is_open: bool
+
+
+@dataclass(frozen=True)
 class MachineEvidence:
     """A machine, and how it looks from inside when it runs.
 
@@ -121,6 +129,7 @@ class MachineEvidence:
     loaded: tuple[Loaded, ...] = ()
     listening: tuple[str, ...] = ()
     tests: tuple[EngineTest, ...] = field(default=())
+    no_administrator: NoAdministrator | None = None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
 from launcher.gpu.cards import describe
+from launcher.inspect.administrator import administrator_findings
 from launcher.inspect.engines import engine_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
@@ -61,6 +62,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
         found += _no_nvidia_smi(machine, host)
         found += _on_cpu(machine)
         found += _out_of_memory(machine)
+        found += administrator_findings(infra, machine)
         found += engine_findings(infra, machine, machines)
     return found
 

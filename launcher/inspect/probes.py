@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.gpu.nvidia_smi import nvidia_smi
+from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY, strangers
 from launcher.inspect.guest import NOT_FOUND
 from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, listening_url
@@ -170,7 +171,10 @@ def _completion(answer: Answer) -> str | None:
 
 
 def webui_page(probe: Probe) -> Outcome:
-    """The front page is Open WebUI's HTML."""
+    """The front page is Open WebUI's HTML, and its administrator is there where one was asked for."""
+    missing = missing_administrator(probe.inside, probe.settings)
+    if missing is not None:
+        return failed(f"there is no administrator: {missing.reason}")
     answer = probe.inside.request(listening_url(OPEN_WEBUI, probe.settings) + "/")
     if not answer.ok:
         return failed(f"/: {answer.said()}")

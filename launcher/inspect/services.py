@@ -13,9 +13,21 @@ if TYPE_CHECKING:
     from launcher.inspect.images import Facts
     from launcher.observe.instances import Seen
 
-__all__ = ["LLAMA_SERVER", "OLLAMA", "OPEN_WEBUI", "Engine", "Settings", "listening_url", "offered", "wants_gpu"]
+__all__ = [
+    "LLAMA_SERVER",
+    "NO_ADMINISTRATOR",
+    "OLLAMA",
+    "OPEN_WEBUI",
+    "Engine",
+    "Settings",
+    "listening_url",
+    "offered",
+    "wants_gpu",
+]
 
 OLLAMA, LLAMA_SERVER, OPEN_WEBUI = "ollama_server", "llama_server", "open_webui"
+NO_ADMINISTRATOR = "/run/open-webui/no-administrator"
+"""Where an image that provides `open_webui` says why its page stays closed, when it does."""
 _KNOWN = frozenset({OLLAMA, LLAMA_SERVER, OPEN_WEBUI})
 _OWN_DEFAULTS = {  # for an image of the user's own that provides the role and leaves the variable out
     "ollama_host": "0.0.0.0:11434",

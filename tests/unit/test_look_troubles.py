@@ -11,7 +11,7 @@ from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
-from launcher.inspect.facts import Loaded, Said
+from launcher.inspect.facts import Loaded, NoAdministrator, Said
 from launcher.inspect.findings import machine_findings
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
@@ -283,3 +283,12 @@ def test_what_is_in_the_way_of_a_card_is_told_whether_the_machine_runs_or_not() 
     )
     assert (second.code, second.severity, second.cause) == ("gpu-preflight", "error", obstacle.cause)
     assert (third.severity, third.cause) == ("warning", "cannot be seen from here")
+
+
+@pytest.mark.parametrize(("is_open", "remedy"), [(True, "--replace"), (False, "open_webui_admin_password")])
+def test_a_missing_administrator_is_an_error_with_a_remedy(is_open: bool, remedy: str) -> None:
+    one = machine("web")
+    missing = NoAdministrator("why", is_open)
+    (found,) = machine_findings(infra(one), [evidence(one, "open_webui", no_administrator=missing)], HOST)
+    assert (found.code, found.severity, found.evidence) == ("no-administrator", "error", ("why",))
+    assert remedy in found.remedy
