@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
 from launcher.apply.claims import confirm
+from launcher.apply.halt import Halted, halt
 from launcher.apply.health import wait_until_healthy
 from launcher.apply.prepare import prepare
-from launcher.apply.steps import Context, carry_out, claimant_of, vacate
+from launcher.apply.steps import Context, carry_out, claimant_of
 from launcher.plan.difference import Step, step_for
 from launcher.plan.live import read_one
 from launcher.plan.render import label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
@@ -112,18 +113,17 @@ def carry_out_plan(
         grants=prepared.gpus.grants if exclusive else {},
         progress=launch.console.note,
     )
-    if not kinds:
-        for step in prepared.plan.moving:
-            vacate(step.resource, incus.within(None))
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
-    return _Run(steps, incus, context, launch.console, wait=wait, timeout=timeout).run()
+    moving = [step.key for step in prepared.plan.moving if step in steps]
+    return _Run(steps, moving, incus, context, launch.console, wait=wait, timeout=timeout).run()
 
 
 class _Run:
     def __init__(
         self,
         steps: list[Step],
+        moving: list[Key],
         incus: Incus,
         context: Context,
         console: Console,
@@ -132,6 +132,7 @@ class _Run:
         timeout: float | None,
     ) -> None:
         self.steps = {step.key: step for step in steps}
+        self.moving = moving
         self.incus = incus
         self.context = context
         self.console = console
@@ -150,7 +151,7 @@ class _Run:
         try:
             with ThreadPoolExecutor(max_workers=WORKERS) as pool:
                 try:
-                    skipped = self._schedule(pool)
+                    skipped = self._all(pool)
                 except BaseException:  # Ctrl-C: what is under way in Incus ends there, nothing new begins
                     self._stopping.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -165,9 +166,40 @@ class _Run:
             raise (RefusedError if refused else FailedError)(self.failures, skipped)
         return self.report
 
-    def _schedule(self, pool: ThreadPoolExecutor) -> int:
+    def _all(self, pool: ThreadPoolExecutor) -> int:
+        """Carry out every step; return how many were left out. What has to stop first stops when all else is there."""
+        if not self.moving:
+            return self._schedule(pool, self.steps)
+        early = {key: step for key, step in self.steps.items() if key.kind != "machine"}
+        late = {key: step for key, step in self.steps.items() if key not in early}
+        skipped = self._schedule(pool, early)
+        if self.failures:
+            return skipped + len(late)
+        halted: list[Halted] = []
+        try:
+            self._halt(pool, halted)
+            return len(late) if self.failures else self._schedule(pool, late)
+        finally:
+            done = {step.key for step in self.report.done}
+            for machine in halted if self.failures else ():
+                if machine.key not in done:
+                    machine.give_back(self._connection())
+
+    def _halt(self, pool: ThreadPoolExecutor, halted: list[Halted]) -> None:
+        """Stop the machines that give up an address; what was stopped is added to `halted`."""
+        self.context = replace(self.context, halted=frozenset(self.moving))
+        stopping = {
+            key: pool.submit(lambda key: halt(key, self._connection(), vacate=True), key) for key in self.moving
+        }
+        for key, future in stopping.items():
+            try:
+                halted.append(future.result())
+            except AnklumeError as error:
+                self.failures[key] = error
+
+    def _schedule(self, pool: ThreadPoolExecutor, steps: Mapping[Key, Step]) -> int:
         """Begin each step when those that it needs are done; return how many were left out."""
-        waiting = dict(self.steps)
+        waiting = dict(steps)
         running: dict[Future[None], Key] = {}
         while waiting or running:
             before = len(waiting)

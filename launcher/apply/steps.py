@@ -24,7 +24,7 @@ from launcher.plan.live import path_of
 from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Images
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from launcher.plan.gpu_grants import Grant
     from launcher.plan.resources import Key, Resource
 
-__all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
+__all__ = ["Context", "carry_out", "claimant_of", "stop"]
 
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
@@ -47,7 +47,8 @@ _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in thei
 class Context:
     """What steps need beside the server.
 
-    `grants` are the cards of each machine, to be claimed (none where the policy is shared).
+    `grants` are the cards of each machine, to be claimed (none where the policy is shared). Machines of `halted` were
+    stopped before; who stopped them starts them again when their steps fail.
     """
 
     owner: str
@@ -56,6 +57,7 @@ class Context:
     cards: tuple[Card, ...] = ()
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _text: None
+    halted: Collection[Key] = ()
 
 
 def carry_out(step: Step, incus: Incus, context: Context) -> None:
@@ -134,10 +136,10 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if unfinished or step.action == "create":
         _create(resource, incus, context)
     else:
-        _bring_up(step, incus)
+        _bring_up(step, incus, restore=resource.key not in context.halted)
 
 
-def _bring_up(step: Step, incus: Incus) -> None:
+def _bring_up(step: Step, incus: Incus, *, restore: bool) -> None:
     resource = step.resource
     path, params = path_of(resource.key)
     if step.action == "replace":
@@ -151,7 +153,7 @@ def _bring_up(step: Step, incus: Incus) -> None:
         if step.changes or step.action == "replace":
             _configure(step, incus, path)
     except IncusError as error:
-        if stopped and not isinstance(error, IncusUnreachableError):
+        if stopped and restore and not isinstance(error, IncusUnreachableError):
             with contextlib.suppress(IncusError):  # as it was before
                 incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
         raise
@@ -272,14 +274,6 @@ def _configure(step: Step, incus: Incus, path: str) -> None:
         "config": config,
     }
     incus.send("put", path, body, params=params)
-
-
-def vacate(resource: Resource, incus: Incus) -> None:
-    """Take a machine's fixed address off it, for another to have it; it keeps its lease until it is restarted."""
-    path, params = path_of(resource.key)
-    there = incus.get(path, **params)
-    eth0 = {name: value for name, value in there["devices"]["eth0"].items() if name != "ipv4.address"}
-    incus.send("put", path, there | {"devices": there["devices"] | {"eth0": eth0}}, params=params)
 
 
 def stop(incus: Incus, key: Key) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.plan.changes import BASE_IMAGE, Change, changes_of, is_live
-from launcher.plan.names import CLAIM, IMAGE, MACHINE, owner_of
+from launcher.plan.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
 from launcher.plan.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Action", "Conflict", "Plan", "Step", "difference", "owned", "step_for"]
 
 Action = Literal["create", "change", "start", "restart", "replace", "none"]
-_ADDRESS = "devices.eth0.ipv4.address"
+_ADDRESS = f"devices.{NIC}.ipv4.address"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def moving(self) -> tuple[Step, ...]:
-        """Machines that give up an address which another machine gets: no two may have one, not even for a moment."""
+        """Machines that give up an address which another machine gets: they stop before that one starts."""
         wanted = {change.after for step in self.steps for change in step.changes if change.key == _ADDRESS}
         wanted |= {
             machine.address for step in self.steps if step.action == "create" and (machine := step.resource.machine)
