@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import IncusError
 from launcher.apply.steps import stop
-from launcher.plan.live import path_of
+from launcher.plan.live import path_of, read_leases
 from launcher.plan.names import NIC
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def _vacate(key: Key, incus: Incus, nic: Mapping[str, str]) -> None:
 def _wait_for_release(key: Key, incus: Incus, network: str, address: str, hardware: str) -> None:
     end = time.monotonic() + _LEASE_SECONDS
     while any(
-        (lease["address"], lease["hwaddr"]) == (address, hardware.lower())
-        for lease in incus.get(f"networks/{network}/leases", project=key.project)
+        (lease.address, lease.hardware) == (address, hardware.lower())
+        for lease in read_leases(incus, network, key.project)
     ):
         if time.monotonic() > end:
             raise IncusError(

@@ -13,7 +13,7 @@ from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableErro
 from anklume_images.incus.client import is_missing
 from launcher.apply.claims import confirm
 from launcher.apply.halt import Halted, halt
-from launcher.apply.health import wait_until_healthy
+from launcher.apply.health import wait_for_address, wait_until_healthy
 from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of
 from launcher.plan.difference import Step, step_for
@@ -116,7 +116,9 @@ def carry_out_plan(
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
     moving = [step.key for step in prepared.plan.moving if step in steps]
-    return _Run(steps, moving, incus, context, launch.console, wait=wait, timeout=timeout).run()
+    unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
+    run = _Run(steps, moving, incus, context, launch.console, wait=wait, timeout=timeout)
+    return run.run(() if kinds or not wait else unchanged)
 
 
 class _Run:
@@ -145,13 +147,15 @@ class _Run:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
-    def run(self) -> Report:
+    def run(self, unchanged: Iterable[Step] = ()) -> Report:
+        """Carry the steps out; `unchanged` are machines that have to have their addresses too."""
         begun = time.monotonic()
         self.console.begin(len(self.steps), "applying")
         try:
             with ThreadPoolExecutor(max_workers=WORKERS) as pool:
                 try:
                     skipped = self._all(pool)
+                    self._look_at(pool, unchanged)
                 except BaseException:  # Ctrl-C: what is under way in Incus ends there, nothing new begins
                     self._stopping.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -184,6 +188,19 @@ class _Run:
             for machine in halted if self.failures else ():
                 if machine.key not in done:
                     machine.give_back(self._connection())
+
+    def _look_at(self, pool: ThreadPoolExecutor, unchanged: Iterable[Step]) -> None:
+        """See that machines which nothing was done to have their addresses."""
+
+        def look(step: Step) -> None:
+            wait_for_address(step.resource, self._connection().within(step.key.project), tell=self._tell)
+
+        looking = {step.key: pool.submit(look, step) for step in unchanged}
+        for key, future in looking.items():
+            try:
+                future.result()
+            except AnklumeError as error:
+                self.failures[key] = error
 
     def _halt(self, pool: ThreadPoolExecutor, halted: list[Halted]) -> None:
         """Stop the machines that give up an address; what was stopped is added to `halted`."""

@@ -19,6 +19,8 @@ from launcher.check.inside import Inside
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.check.status import AT_ONCE
 from launcher.plan.gpu_grants import asked
+from launcher.plan.live import read_leases
+from launcher.plan.names import NIC
 from launcher.plan.watches import running_containers
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from launcher.check.look import Seen
     from launcher.infra.model import Infra
     from launcher.plan.cards import Card
+    from launcher.plan.live import Lease
 
 __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 
@@ -133,7 +136,16 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         loaded=_loaded(inside, settings) if engine == OLLAMA else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if webui else (),
+        leases=() if seen.has_address else _leases(incus, seen),
     )
+
+
+def _leases(incus: Incus, seen: Seen) -> tuple[Lease, ...]:
+    """The leases for the machine's address, and those that its network device has."""
+    nic = seen.devices.get(NIC) or {}
+    own = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
+    leases = read_leases(incus, nic["network"], seen.project) if "network" in nic else ()
+    return tuple(lease for lease in leases if lease.address == seen.machine.fixed_address or lease.hardware == own)
 
 
 def _said(result: Result) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from launcher.check.services import Engine, Settings
     from launcher.plan.cards import Card
     from launcher.plan.gpu_grants import Refusal
+    from launcher.plan.live import Lease
 
 __all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "Pool", "Said"]
 
@@ -106,7 +107,8 @@ class MachineEvidence:
     `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
 
     `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
-    sockets, as `ss` writes them.
+    sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device, where it has
+    not its address.
     """
 
     seen: Seen
@@ -121,6 +123,7 @@ class MachineEvidence:
     loaded: tuple[Loaded, ...] = ()
     listening: tuple[str, ...] = ()
     tests: tuple[EngineTest, ...] = field(default=())
+    leases: tuple[Lease, ...] = ()
 
     @property
     def name(self) -> str:

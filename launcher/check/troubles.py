@@ -14,6 +14,7 @@ from launcher.check.engines import engine_findings
 from launcher.check.evidence import Finding
 from launcher.check.inside import NOT_FOUND
 from launcher.check.look import MISSING, NOT_OURS
+from launcher.check.network import address_findings
 from launcher.check.services import LLAMA_SERVER, OLLAMA
 from launcher.plan.cards import describe
 
@@ -58,6 +59,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
         if not machine.seen.running:
             found.append(_not_running(machine))
             continue
+        found += address_findings(machine)
         found += _no_nvidia_smi(machine, host)
         found += _on_cpu(machine)
         found += _out_of_memory(machine)

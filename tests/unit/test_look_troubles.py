@@ -13,6 +13,7 @@ from launcher.check.evidence import Loaded, Said
 from launcher.check.troubles import machine_findings
 from launcher.infra.model import Policy
 from launcher.plan.gpu_grants import Refusal
+from launcher.plan.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:
@@ -283,3 +284,12 @@ def test_what_is_in_the_way_of_a_card_is_told_whether_the_machine_runs_or_not() 
     )
     assert (second.code, second.severity, second.cause) == ("gpu-preflight", "error", obstacle.cause)
     assert (third.severity, third.cause) == ("warning", "cannot be seen from here")
+
+
+@pytest.mark.parametrize(("addresses", "code"), [((), "no-address"), (("10.1.0.113",), "other-address")])
+def test_a_machine_without_its_address(addresses: tuple[str, ...], code: str) -> None:
+    box = machine("box")
+    leases = (Lease("10.1.0.1", "00:16:3e:00:00:02", "old", static=False),)
+    (finding,) = found(evidence(box, seen=seen(box, addresses=addresses), leases=leases))
+    assert (finding.code, finding.severity, finding.subject) == (code, "error", "box")
+    assert "lease of 10.1.0.1: old, 00:16:3e:00:00:02" in finding.evidence
