@@ -16,6 +16,7 @@ from launcher.apply.halt import Halted, halt
 from launcher.apply.health import wait_for_address, wait_until_healthy
 from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of
+from launcher.apply.unpacked import is_idle, is_without_root
 from launcher.plan.difference import Step, step_for
 from launcher.plan.live import read_one
 from launcher.plan.render import label
@@ -116,6 +117,9 @@ def carry_out_plan(
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
     moving = [step.key for step in prepared.plan.moving if step in steps]
+    context.unpacked.doubt_unfinished(
+        (step.resource, prepared.live.get(step.key)) for step in steps if step.key.kind == "machine"
+    )
     unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
     run = _Run(steps, moving, incus, context, launch.console, wait=wait, timeout=timeout)
     return run.run(() if kinds or not wait else unchanged)
@@ -282,14 +286,18 @@ class _Run:
     def _persistently(self, step: Step, incus: Incus) -> None:
         """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do."""
         for attempt in range(_RETRIES + 1):
+            begun = time.monotonic()
             try:
                 if step.action != "none":
                     carry_out(step, incus, self.context)
             except IncusError as error:
                 lost = isinstance(error, IncusUnreachableError) or is_missing(error)
                 lost = lost or any(text in error.message for text in _PASSING)
-                if not lost or attempt == _RETRIES:
+                rootless = step.key.kind == "machine" and step.action == "create" and is_without_root(error)
+                if not (lost or rootless) or attempt == _RETRIES:
                     raise
+                if rootless or (isinstance(error, IncusUnreachableError) and step.key.kind == "machine"):
+                    self.context.unpacked.doubt(step.resource, since=begun)
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
                 time.sleep(_PAUSE_SECONDS * 2**attempt)
                 step = self._again(step, incus, error)
@@ -301,7 +309,7 @@ class _Run:
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
                 there = read_one(incus, step.key)
-                if step.action == "create" and there is not None and there.get("status") == "Stopped":
+                if step.action == "create" and step.key.kind == "machine" and there is not None and is_idle(there):
                     return replace(step, stopped=True)  # begun just now, by this step: nothing is in it
                 return step_for(step.resource, there, replace=step.action == "replace")
             if time.monotonic() > end:

@@ -19,6 +19,7 @@ from anklume_images.ship.publish import publish
 from anklume_images.ship.verb import image_files
 from launcher.apply.claims import Claimant, claim, release
 from launcher.apply.daemon_root import daemon_root
+from launcher.apply.unpacked import Unpacked, is_idle, never_ran
 from launcher.plan.changes import BASE_IMAGE
 from launcher.plan.live import path_of
 from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
@@ -39,7 +40,6 @@ __all__ = ["Context", "carry_out", "claimant_of", "stop"]
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
 _UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
-_FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
 
@@ -58,6 +58,7 @@ class Context:
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _text: None
     halted: Collection[Key] = ()
+    unpacked: Unpacked = field(default_factory=Unpacked)
 
 
 def carry_out(step: Step, incus: Incus, context: Context) -> None:
@@ -134,6 +135,7 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if unfinished:
         _discard(resource, incus)
     if unfinished or step.action == "create":
+        context.unpacked.settle(incus)
         _create(resource, incus, context)
     else:
         _bring_up(step, incus, restore=resource.key not in context.halted)
@@ -175,8 +177,7 @@ def _is_unfinished(step: Step, incus: Incus) -> bool:
     config = there["config"]
     if config.get(UNFINISHED) != "true" or config.get(MACHINE) != step.resource.machines[0]:
         return False
-    never_ran = str(there["last_used_at"]) < _FIRST_YEAR
-    idle = there["status"] == "Stopped" and (step.action == "create" or never_ran)
+    idle = is_idle(there) and (step.action == "create" or never_ran(there))
     return idle and not incus.get(f"{path}/snapshots", **params)
 
 
