@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,15 +11,16 @@ from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
-from launcher.infra.names import names_for
+from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
 from launcher.observe.daemon import daemon_root, watch_limit
-from launcher.observe.live import read_live
+from launcher.observe.live import read_astray, read_live
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import Circumstances, desired, volumes_of
 from launcher.plan.difference import Plan, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
+from launcher.resources import Key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -107,7 +109,7 @@ def prepare(
     _check_pools(infra, pools, live)
     names = names_for(infra)
     removal = _orphans(infra, names, own_images, live) if prune else Removal()
-    live = live.without(removal.keys)
+    live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
     cards = read_cards(incus) if gpu else ()
     decision = _decide(infra, incus, cards, live, names) if gpu else GpuDecision()
     decision.check()
@@ -145,6 +147,23 @@ def prepare(
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards, removal)
+
+
+def _astray(infra: Infra, names: Names, live: Live, incus: Incus) -> dict[Key, str]:
+    """Machines that run with another address than their own, with it."""
+    found: dict[Key, str] = {}
+    for domain in infra.domains.values():
+        wanted = {}
+        for machine in domain.machines.values() if domain.enabled else ():
+            key = Key("machine", names.project(domain.name), names.instance(machine.name))
+            there = live.get(key) or {}
+            nic = (there.get("devices") or {}).get(NIC) or {}
+            hardware = nic.get("hwaddr") or (there.get("config") or {}).get(f"volatile.{NIC}.hwaddr")
+            if there.get("status") == "Running" and hardware and nic.get("ipv4.address") == machine.fixed_address:
+                wanted[key] = hardware.lower(), machine.fixed_address
+        if wanted:
+            found |= read_astray(incus, names.network(domain.name), wanted)
+    return found
 
 
 def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live) -> Removal:

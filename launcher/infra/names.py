@@ -18,6 +18,7 @@ __all__ = [
     "IMAGE",
     "MACHINE",
     "MARK",
+    "NIC",
     "OWNER",
     "PROFILES",
     "UNFINISHED",
@@ -36,6 +37,7 @@ PROFILES = f"{MARK}profiles"  # on an instance: a hash of what of its profiles c
 CLAIM = f"{MARK}claim"  # on a claim to a GPU: the card's address
 IMAGE = f"{MARK}image"  # on an instance: `name@version`, or the remote's name for the image
 VARIABLE = "user.anklume."  # what an image's templates read
+NIC = "eth0"  # the network device of every machine
 
 _LONGEST_INTERFACE = 15  # IFNAMSIZ of the kernel, less the 0 at its end
 _LEVEL_FILE = Path("/etc/anklume/absolute_level")

@@ -13,6 +13,7 @@ from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
+from launcher.infra.names import NIC
 from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY
 from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
@@ -20,6 +21,7 @@ from launcher.inspect.guest import Inside
 from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.live import read_leases
 from launcher.observe.watches import running_containers
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from launcher.infra.model import Infra
     from launcher.inspect.images import ImageBook
     from launcher.observe.instances import Seen
+    from launcher.observe.live import Lease
 
 __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 
@@ -135,7 +138,16 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if webui else (),
         no_administrator=missing_administrator(inside, settings) if webui else None,
+        leases=() if seen.has_address else _leases(incus, seen),
     )
+
+
+def _leases(incus: Incus, seen: Seen) -> tuple[Lease, ...]:
+    """The leases for the machine's address, and those that its network device has."""
+    nic = seen.devices.get(NIC) or {}
+    own = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
+    leases = read_leases(incus, nic["network"], seen.project) if "network" in nic else ()
+    return tuple(lease for lease in leases if lease.address == seen.machine.fixed_address or lease.hardware == own)
 
 
 def _said(result: Result) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from launcher.gpu.preflight import Obstacle
     from launcher.inspect.services import Engine, Settings
     from launcher.observe.instances import Seen
+    from launcher.observe.live import Lease
 
 __all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "NoAdministrator", "Pool", "Said"]
 
@@ -114,7 +115,8 @@ class MachineEvidence:
     `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
 
     `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
-    sockets, as `ss` writes them.
+    sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device, where it has
+    not its address.
     """
 
     seen: Seen
@@ -130,6 +132,7 @@ class MachineEvidence:
     listening: tuple[str, ...] = ()
     tests: tuple[EngineTest, ...] = field(default=())
     no_administrator: NoAdministrator | None = None
+    leases: tuple[Lease, ...] = ()
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from launcher.inspect.administrator import administrator_findings
 from launcher.inspect.engines import engine_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.network import address_findings
 from launcher.inspect.services import LLAMA_SERVER, OLLAMA
 from launcher.observe.instances import MISSING, NOT_OURS
 
@@ -59,6 +60,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
         if not machine.seen.running:
             found.append(_not_running(machine))
             continue
+        found += address_findings(machine)
         found += _no_nvidia_smi(machine, host)
         found += _on_cpu(machine)
         found += _out_of_memory(machine)

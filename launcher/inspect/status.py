@@ -37,7 +37,10 @@ class Health:
 
 @dataclass(frozen=True)
 class Row:
-    """One machine; `wanted` is the version that its channel means now, None when the store does not say."""
+    """One machine; `wanted` is the version that its channel means now, None when the store does not say.
+
+    `address` is the one that it has to have, empty when the file leaves that open.
+    """
 
     name: str
     domain: str
@@ -55,8 +58,9 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether it runs and nothing says that it is ill."""
-        return self.state == RUNNING and self.health.state != "unhealthy"
+        """Whether it runs, has its address, and nothing says that it is ill."""
+        has_address = not self.address or self.address in self.addresses
+        return self.state == RUNNING and has_address and self.health.state != "unhealthy"
 
     @property
     def current(self) -> bool | None:
@@ -100,7 +104,7 @@ def _row(seen: Seen, health: Health, book: ImageBook) -> Row:
         project=seen.project,
         instance=seen.instance,
         state=seen.state,
-        address=machine.address,
+        address=machine.fixed_address,
         addresses=seen.addresses,
         image=machine.image.ref,
         wanted=book.wanted(machine.image, seen.architecture),
@@ -169,6 +173,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _address(row: Row) -> str:
     if row.state != RUNNING or row.address in row.addresses:
         return row.address
+    if not row.address:
+        return ", ".join(row.addresses)
     return f"{', '.join(row.addresses) or 'none'} (wanted {row.address})"
 
 

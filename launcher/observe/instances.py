@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.names import IMAGE, MACHINE, owner_of
+from launcher.observe.live import addresses_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,6 +55,11 @@ class Seen:
         return self.state == RUNNING
 
     @property
+    def has_address(self) -> bool:
+        """Whether it has the address that the file gives it, where it gives one."""
+        return not self.machine.fixed_address or self.machine.fixed_address in self.addresses
+
+    @property
     def mounts(self) -> tuple[Mount, ...]:
         """Its disks but for the root."""
         disks = [keys for keys in self.devices.values() if keys.get("type") == "disk" and keys.get("path") != "/"]
@@ -91,18 +97,7 @@ def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] 
         str(instance["status"]).lower(),
         architecture=_ARCHITECTURES.get(instance["architecture"], instance["architecture"]),
         image=config.get(IMAGE),
-        addresses=_addresses(instance),
+        addresses=addresses_of(instance.get("state") or {}),
         config=config,
         devices=instance.get("expanded_devices") or {},
-    )
-
-
-def _addresses(instance: Mapping[str, Any]) -> tuple[str, ...]:
-    """IPv4 addresses of its interfaces, those of eth0 first."""
-    interfaces = (instance.get("state") or {}).get("network") or {}
-    return tuple(
-        address["address"]
-        for name, interface in sorted(interfaces.items(), key=lambda item: (item[0] != "eth0", item[0]))
-        for address in interface.get("addresses") or ()
-        if address["family"] == "inet" and address["scope"] == "global" and name != "lo"
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher.infra.names import owner_of
+from launcher.infra.names import NIC, owner_of
 from launcher.resources import Key
 
 if TYPE_CHECKING:
@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
-__all__ = ["Live", "path_of", "read_live", "read_one"]
+__all__ = ["Lease", "Live", "addresses_of", "path_of", "read_astray", "read_leases", "read_live", "read_one"]
 
 _PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
+
+
+class Lease(NamedTuple):
+    """An address that a bridge's DHCP server gave out, as Incus tells it; static ones are wanted, and not yet had."""
+
+    address: str
+    hardware: str
+    hostname: str
+    static: bool
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class Live:
     """The objects of a server by key, as its API gives them.
 
     Images are by fingerprint. `resources` are the host's (empty when nobody asked), `host_networks` the addresses
-    (`192.168.1.7/24`) of its interfaces that Incus does not manage, by interface; `pools` are drivers by pool.
+    (`192.168.1.7/24`) of its interfaces that Incus does not manage, by interface; `pools` are drivers by pool;
+    `astray` are the addresses of machines that run with others than their own.
     """
 
     objects: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
@@ -36,6 +46,7 @@ class Live:
     resources: Mapping[str, Any] = field(default_factory=dict)
     host_networks: tuple[tuple[str, str], ...] = ()
     pools: Mapping[str, str] = field(default_factory=dict)
+    astray: Mapping[Key, str] = field(default_factory=dict)
 
     def without(self, keys: Collection[Key]) -> Live:
         """The same when some objects are gone."""
@@ -121,6 +132,47 @@ def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
     path, params = path_of(key)
     found: Mapping[str, Any] | None = incus.find_one(path, **params)
     return found
+
+
+def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:
+    """The leases on a bridge of the instances of a project, none where it has no such bridge.
+
+    Incus leaves out of its list whatever is both static and leased, so a static entry may be either.
+    """
+    found = incus.find_one(f"networks/{network}/leases", project=project) or ()
+    return [
+        Lease(entry["address"], entry["hwaddr"], entry["hostname"], entry["type"] == "static")
+        for entry in found
+        if entry["type"] in ("static", "dynamic")
+    ]
+
+
+def read_astray(incus: Incus, network: str, wanted: Mapping[Key, tuple[str, str]]) -> dict[Key, str]:
+    """The addresses of those machines that took others on a bridge than they are to have.
+
+    `wanted` are hardware address and address of machines of one project that run. The bridge's leases are asked first,
+    as that is one request, and a machine only when its lease is for another address.
+    """
+    found = {}
+    (project,) = {key.project for key in wanted}
+    leases = read_leases(incus, network, project)
+    for key, (hardware, address) in wanted.items():
+        if any(lease.hardware == hardware and lease.address != address and not lease.static for lease in leases):
+            there = addresses_of(incus.find_one(f"instances/{key.name}/state", project=project) or {})
+            if there and address not in there:
+                found[key] = ", ".join(there)
+    return found
+
+
+def addresses_of(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """IPv4 addresses of an instance's interfaces by its state, those of eth0 first."""
+    interfaces = state.get("network") or {}
+    return tuple(
+        address["address"]
+        for name, interface in sorted(interfaces.items(), key=lambda item: (item[0] != NIC, item[0]))
+        for address in interface.get("addresses") or ()
+        if address["family"] == "inet" and address["scope"] == "global" and name != "lo"
+    )
 
 
 def _host_networks(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:

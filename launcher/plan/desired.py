@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
 from launcher.gpu.config import gpu_config
-from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.isolation import rules_of
 from launcher.resources import KINDS, Key, Resource
@@ -268,9 +268,9 @@ class _Builder:
     ) -> dict[str, dict[str, str]]:
         devices = {
             "root": {"type": "disk", "path": "/", "pool": self.pool},
-            "eth0": {
+            NIC: {
                 "type": "nic",
-                "name": "eth0",
+                "name": NIC,
                 "network": self.names.network(domain.name),
                 "ipv4.address": machine.address,
                 "security.ipv4_filtering": "true",  # policies go by address: nobody takes another one's

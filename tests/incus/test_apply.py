@@ -303,19 +303,6 @@ def test_only_and_tags_choose_machines_with_what_they_need(tiny: Launcher) -> No
     )
 
 
-def test_machines_swap_their_addresses(tiny: Launcher) -> None:
-    text = ONE + "      cat: {image: tiny, ephemeral: true, ip: %s}\n"
-    text = text.replace("box: {image: tiny", "box: {image: tiny, ip: %s")
-    tiny.write(text % ("10.120.0.5", "10.120.0.6"))
-    tiny("apply")
-    tiny.write(text % ("10.120.0.6", "10.120.0.7"))
-    tiny("apply", "--yes")
-    tiny.settled()
-    tiny.write(text % ("10.120.0.7", "10.120.0.6"))
-    tiny("apply", "--yes")
-    tiny.settled()
-
-
 def test_data_of_the_host_is_shared_into_machines(tiny: Launcher) -> None:
     tiny.write(
         """\

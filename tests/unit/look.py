@@ -53,7 +53,7 @@ def infra(*machines: Machine, policies: tuple[Policy, ...] = (), disabled: tuple
 
 
 def seen(one: Machine, state: str = "running", **keys: Any) -> Seen:
-    return Seen(one, one.domain, one.name, state, **keys)
+    return Seen(one, one.domain, one.name, state, **{"addresses": (one.address,)} | keys)
 
 
 def evidence(one: Machine, *services: str, state: str = "running", given: Any = None, **keys: Any) -> MachineEvidence:

@@ -147,8 +147,8 @@ def test_the_page_has_every_code() -> None:
     root = Path(launcher.__file__).parent
     words = [
         node.value
-        for name in ("preflight", "troubles", "engines", "administrator")
-        for node in ast.walk(ast.parse((root / "check" / f"{name}.py").read_text()))
+        for name in ("preflight", "findings", "engines", "administrator", "network")
+        for node in ast.walk(ast.parse((root / "inspect" / f"{name}.py").read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}

@@ -13,6 +13,7 @@ from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
 from launcher.inspect.facts import Loaded, NoAdministrator, Said
 from launcher.inspect.findings import machine_findings
+from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:
@@ -292,3 +293,12 @@ def test_a_missing_administrator_is_an_error_with_a_remedy(is_open: bool, remedy
     (found,) = machine_findings(infra(one), [evidence(one, "open_webui", no_administrator=missing)], HOST)
     assert (found.code, found.severity, found.evidence) == ("no-administrator", "error", ("why",))
     assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(("addresses", "code"), [((), "no-address"), (("10.1.0.113",), "other-address")])
+def test_a_machine_without_its_address(addresses: tuple[str, ...], code: str) -> None:
+    box = machine("box")
+    leases = (Lease("10.1.0.1", "00:16:3e:00:00:02", "old", static=False),)
+    (finding,) = found(evidence(box, seen=seen(box, addresses=addresses), leases=leases))
+    assert (finding.code, finding.severity, finding.subject) == (code, "error", "box")
+    assert "lease of 10.1.0.1: old, 00:16:3e:00:00:02" in finding.evidence
