@@ -15,6 +15,7 @@ from anklume_images.build.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,22 +140,22 @@ class Locks:
             request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed)
             found = self._debs(request, sources, runner)
             lock = replace(lock, debs=found.debs, indexes=found.indexes, epoch=found.epoch)
+        transport = Transport()
         if spec.python:
             from anklume_images.inputs.python import lock_wheels
 
-            places = sources.python()
             wheels = lock_wheels(
                 spec,
                 self.architecture,
-                indexes=places.indexes,
-                find_links=places.find_links,
+                places=sources.python(),
+                transport=transport,
                 cache=runner.scratch / "uv",
             )
             lock = replace(lock, wheels=wheels)
         if spec.release_files:
             from anklume_images.inputs.release import HttpReader, lock_files
 
-            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases)))
+            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases, transport)))
         return replace(lock, upstream=_upstream(spec, lock, installed))
 
     def _debs(self, request: DebianRequest, sources: Sources, runner: AptRunner) -> Resolution:

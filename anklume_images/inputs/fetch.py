@@ -329,7 +329,7 @@ class _Download:
         if part.length and not self._ranges:
             part.reset()
         offset = part.length
-        with self._transport.get(self._url, self._headers(offset)) as response:
+        with self._transport.ask(self._url, self._headers(offset)) as response:
             if response.status_code == 200:
                 if offset:
                     part.reset()  # the server sends all of it, whatever was asked

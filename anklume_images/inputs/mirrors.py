@@ -18,6 +18,7 @@ from urllib.parse import quote
 from anklume_images.inputs.lockfile import Wheel
 from anklume_images.inputs.python_index import (
     ACCEPT,
+    PAGE_LIMIT,
     Link,
     PythonPlaces,
     host_python_places,
@@ -235,13 +236,8 @@ def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
             return links_of_folder(path)
         return links_of_page(listing.read_bytes(), "text/html", listing.absolute().as_uri())
 
-    def ask() -> dict[str, Link]:
-        with transport.get(page, {"Accept": ACCEPT, "Accept-Encoding": "gzip"}) as response:
-            content_type = response.headers.get("Content-Type", "")
-            return links_of_page(response.content, content_type, response.url)
-
     try:
-        return transport.insist(page, ask)
+        return links_of_page(*transport.read(page, PAGE_LIMIT, {"Accept": ACCEPT, "Accept-Encoding": "gzip"}))
     except Refusal as refusal:
         return Attempt(page, refusal.said, gone=refusal.gone)
     except ValueError:
