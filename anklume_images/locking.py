@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anklume_images.inputs.debian import AptRunner, Resolution
     from anklume_images.inputs.lockfile import Deb
     from anklume_images.inputs.mirrors import Sources
+    from anklume_images.inputs.transport import Attempt
     from anklume_images.specs.catalog import Catalog
     from anklume_images.specs.model import Spec
     from anklume_images.store.store import Store
@@ -159,9 +160,11 @@ class Locks:
         return replace(lock, upstream=_upstream(spec, lock, installed))
 
     def _debs(self, request: DebianRequest, sources: Sources, runner: AptRunner) -> Resolution:
-        for suite in request.suites:
-            if not sources.bases(suite.archive):
-                raise LockError(f"no mirror of the archive {suite.archive} is known", hint=sources.hint(suite.archive))
+        for archive in dict.fromkeys(suite.archive for suite in request.suites):
+            failures: list[Attempt] = []
+            if not sources.bases(archive, failures=failures):
+                lines = [f"no mirror of the archive {archive} is known", *map(str, failures)]
+                raise LockError("\n".join([*lines, *sources.passed_over(archive)]), hint=sources.hint(archive))
         return resolve(request, sources.bases, runner, allow_expired=self._allow_expired)
 
     def _installed(self, spec: Spec) -> tuple[Deb, ...]:

@@ -421,6 +421,8 @@ def _fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], s
             lines.append("    no mirror is known")
     if len(files) > _LISTED:
         lines.append(f"  and {len(files) - _LISTED} more")
+    for archive in dict.fromkeys(file.archive for file in files):
+        lines.extend(line for line in sources.passed_over(archive) if line not in lines)
     hints = [sources.hint(archive) for archive in sorted({file.archive for file in files if not failed[file.sha256]})]
     if missing:
         hints.append("mirrors drop superseded files: lock anew (--refresh-missing), or set 'snapshot' in the settings")
