@@ -118,7 +118,7 @@ class VersionRule(_Part):
 
 def _version_rule(value: object) -> object:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f'a version is text: put it in quotes, "{value}"')  # noqa: TRY004  # pydantic reports ValueError
+        raise ValueError("a version is text: put it in quotes")  # noqa: TRY004  # pydantic reports ValueError
     if isinstance(value, str):
         return {"literal": value}
     if isinstance(value, dict) and len(value) == 1 and "literal" not in value:

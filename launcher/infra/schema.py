@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
-from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Value
+from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Text, Value
 from launcher.infra.readers import choice, integer, matching
-from launcher.infra.report import shown
 
 if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
@@ -50,7 +49,7 @@ class _Device:
             report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
         device = {}
         for key, item in entries.items():
-            found = Value(_device_reader(key, entries.get("type"))).read(item, (*path, key), report)
+            found = Text(_device_reader(key, entries.get("type"))).read(item, (*path, key), report)
             if found is not WRONG:
                 device[key] = found
         return device if "type" in device else WRONG
@@ -63,7 +62,7 @@ def _device_reader(key: str, kind: object) -> readers.Reader:
         return _gpu_type
     if key == "pci" and kind == "gpu":
         return readers.pci
-    return lambda value: readers.device_text(key, value)
+    return readers.device_text
 
 
 class _Card:
@@ -92,8 +91,10 @@ class _Ports:
         if value == "all":
             return ()
         if not isinstance(value, list) or not value:
-            hint = f"write [{value}]" if type(value) is int and 1 <= value <= 65535 else "such as [80, 443]"
-            report.error(path, "wrong-type", f"'ports' must be a list of ports, or all, not {shown(value)}", hint=hint)
+            meant = type(value) is int and 1 <= value <= 65535 and not report.source.scalar(path)
+            hint = f"write [{value}]" if meant else "such as [80, 443]"
+            message = f"'ports' must be a list of ports, or all, not {report.told(path, value)}"
+            report.error(path, "wrong-type", message, hint=hint)
             return WRONG
         ports = [self._port.read(port, (*path, index), report) for index, port in enumerate(value)]
         return WRONG if WRONG in ports else tuple(sorted(set(ports)))
@@ -124,13 +125,13 @@ class _ResourcePolicy:
         if value is True:
             return {}
         if not isinstance(value, dict):
-            message = f"'resource_policy' must be true or a mapping, not {shown(value)}"
+            message = f"'resource_policy' must be true or a mapping, not {report.told(path, value)}"
             report.error(path, "wrong-type", message, hint="leave it out for no policy" if value is False else None)
             return WRONG
         return self._keys.read(value, path, report)
 
 
-_CONFIG = Entries(_CONFIG_KEY, Value(readers.config_text))
+_CONFIG = Entries(_CONFIG_KEY, Text(readers.config_text))
 _DEVICES = Entries(_WORD, _Device())
 
 _ADDRESSING = Section(

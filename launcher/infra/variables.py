@@ -102,12 +102,19 @@ class _Reader:
         self._errors[layer.problem(name, "unknown-variable", message, key=True, hint=hint)] = None
 
     def _is_right(self, layer: Layer, name: str, variable: Variable, value: object) -> bool:
+        numeric = variable.type in ("port", "integer")
+        odd = layer.scalar(name)
+        if odd and odd.other_number and numeric:
+            self._errors[layer.problem(name, "changed-by-yaml", f"{shown(name)} is {odd}", hint=odd.plain)] = None
+            return False
         wrong = value_problem(variable.type, value)
         if wrong is None:
             return True
-        quoted = isinstance(value, str) and variable.type in ("port", "integer", "bool")
+        quoted = isinstance(value, str) and (numeric or variable.type == "bool")
         plain = isinstance(value, (int, float)) and variable.type in ("string", "url")
         hint = "without quotes" if quoted else "put it in quotes" if plain else None
+        if odd:
+            wrong, hint = f"{wrong}, and is {odd}", odd.quoted if plain else hint
         self._errors[layer.problem(name, "wrong-variable", f"{shown(name)} {wrong}", hint=hint)] = None
         return False
 

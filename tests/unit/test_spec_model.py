@@ -232,7 +232,25 @@ def test_wrong_children(folder, extra, code, line):
 
 def test_numbers_where_text_belongs_say_to_quote_it(folder):
     assert only(folder, ROOT.replace("A web server", "7")).hint == "put it in quotes"
-    assert '"1.0"' in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    assert "in quotes" in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    changed = only(folder, ROOT.replace('"1.0"', "3.10"))
+    assert (changed.code, changed.hint) == ("wrong-value", 'write "3.10", in quotes')
+    assert "written 3.10, which YAML reads as 3.1" in changed.message
+    assert only(folder, ROOT.replace("A web server", "no")).hint == 'write "no", in quotes'
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ("ports: [0443]\n", "write 291, or 443"),
+        ("healthcheck: {command: [x], timeout: 1:30}\n", "write 90"),
+        ("variables: {x: {type: integer, description: x, default: 0x10}}\n", "write 16"),
+        ("variants: {big: {ports: [0443]}}\n", "write 291, or 443"),
+    ],
+)
+def test_a_number_that_yaml_changed_is_refused(folder, extra, hint):
+    problem = only(folder, CHILD + extra)
+    assert (problem.code, problem.line, problem.hint) == ("changed-by-yaml", 5, hint)
 
 
 def test_wrong_choice_names_the_nearest(folder):
