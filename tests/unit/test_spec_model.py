@@ -10,7 +10,8 @@ import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import request_of, value_problem, value_text
+from anklume_images.specs.model import request_of
+from anklume_images.specs.values import value_problem, value_text
 
 ROOT = """\
 name: web
