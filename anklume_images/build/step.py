@@ -6,7 +6,6 @@ right to trace others it cannot look through `/proc/1/root`: the init serves the
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -30,9 +29,7 @@ def main() -> NoReturn:
     linux.mount(root, root, flags=linux.BIND | linux.REC)
     linux.pivot_root(root)
     linux.drop_capability(_SYS_PTRACE)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores some, the caller may ignore others
+    linux.default_signals()  # Python ignores some, the caller may ignore others
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         os.execvp(argv[0], argv)  # noqa: S606  no shell is wanted

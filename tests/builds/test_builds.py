@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.images import Images, fingerprint, host_architecture
 from anklume_images.store.store import Store
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from tests.conftest import Cli
     from tests.support.tiny import World
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 ROOT = Path(__file__).resolve().parents[2]
 

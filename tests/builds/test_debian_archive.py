@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from anklume_images.inputs.debian import Resolution
     from tests.support.faulty_mirror import FaultyMirror
 
-pytestmark = [pytest.mark.root, pytest.mark.build]
-
 ESSENTIAL = [StandInPackage("base", fields={"Essential": "yes"}), StandInPackage("apt")]
 
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from tests.support.tiny import World
 
-pytestmark = [pytest.mark.root, pytest.mark.build]
-
 SECONDS = 30.0
 
 

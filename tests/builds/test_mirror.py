@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
     from tests.support.tiny import World
 
-pytestmark = [pytest.mark.root, pytest.mark.build]
-
 ASK = "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
 
 

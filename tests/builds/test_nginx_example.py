@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from tests.conftest import Cli
 
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 SPECS = Path(__file__).resolve().parents[2] / "examples" / "specs"
 SECONDS = 60.0
 

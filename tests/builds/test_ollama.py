@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from tests.conftest import Cli
 
 pytest_plugins = ("tests.builds.images",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 HOME = "/root/.ollama"
 URL = "http://127.0.0.1:11434"
 REGISTRY = "10.209.0.1:5000"  # an address of the private network

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
 
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 PASSWORD = "Correct \"horse' $staple` \\ battery = 9"  # noqa: S105  of nobody
 ANOTHER = "another $staple` password"
 SECONDS = 180.0

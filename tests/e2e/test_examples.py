@@ -32,8 +32,6 @@ from tests.support.launching import Launcher, clear
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 SPECS = EXAMPLES / "specs"

@@ -30,8 +30,6 @@ from tests.support.tiny_store import put_tiny, write_specs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 HEAD = "project_name: demo\nglobal: {addressing: {}}\n"

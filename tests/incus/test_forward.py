@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from anklume_images.ship.publish import ImageFiles
     from launcher.trial.private import PrivateIncus
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 SECONDS = 20.0
 
 

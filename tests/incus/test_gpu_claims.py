@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from launcher.plan.gpu_grants import Grant
     from launcher.trial.private import PrivateIncus
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"
 RACERS, ROUNDS = 8, 4

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.trial.private import PrivateIncus
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"
 CLAIMANT = Claimant("default", "c2", "test")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from anklume_images.ship.publish import ImageFiles
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30.0
 

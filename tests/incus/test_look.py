@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from launcher.check import doctor, logs, status, verify
 from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
+
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from launcher.check.evidence import Finding
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 
 def rows(world: World, file: Infra) -> dict[str, dict[str, Any]]:

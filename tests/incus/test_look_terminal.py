@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from anklume_images.ship.publish import ImageFiles
     from launcher.trial.private import PrivateIncus
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 # As a program of its own, so that its terminal is another than the tests' one.
 PROGRAM = """
 import sys

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.trial.private import Endpoint, PrivateIncus
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 ROOT = Path(__file__).resolve().parents[2]
 FLAT = 32 << 10  # KiB: what an upload of 500 MiB may need more than one of 1.5
 SECONDS = 30.0

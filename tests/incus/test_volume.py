@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
 
-pytestmark = [pytest.mark.root, pytest.mark.incus]
-
 OWNER = {"user.anklume-launch.owner": "test"}
 
 

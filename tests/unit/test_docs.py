@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +31,7 @@ from launcher.plan.difference import Change, Plan, Step
 from launcher.plan.resources import Key, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -209,18 +206,6 @@ def marked_blocks() -> list[Any]:
             name = f"{page.relative_to(ROOT)}-{number}"
             found.append(pytest.param(lines, int(block["code"] or 0), id=name))
     return found
-
-
-@pytest.mark.root
-@pytest.mark.build
-@pytest.mark.parametrize(("lines", "code"), marked_blocks())
-def test_marked_commands_run(lines: list[str], code: int, test_store: Path, built: Callable[[str], Any]) -> None:
-    built("debian")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "ANKLUME_STORE": str(test_store)}
-    for line in lines:
-        done = subprocess.run(shlex.split(line), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == code, f"{line}\n{done.stdout}{done.stderr}"
 
 
 def test_some_commands_are_marked() -> None:
