@@ -49,6 +49,7 @@ Code = Literal[
     "disabled-end",
     "protocol-of-all",
     # machines
+    "unknown-incus-key",
     "privileged",
     "container-in-untrusted",
     "firewall-not-made",

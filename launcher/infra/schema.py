@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
+from launcher.infra.incus_keys import config_keys, device_keys
 from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Text, Value
 from launcher.infra.readers import choice, integer, matching
 
 if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
+    from launcher.infra.kinds import Kind
     from launcher.infra.report import Report
 
 __all__ = ["INFRA", "TRUST_LEVELS"]
@@ -37,6 +39,25 @@ _LINE, _BOOL, _SIZE = Value(readers.line), Value(readers.boolean), Value(readers
 _FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
 
 
+class _Config:
+    """Incus' configuration as texts; a boolean may be written in any of YAML's ways."""
+
+    _keys = Entries(_CONFIG_KEY, Anything())
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The texts by key, or WRONG."""
+        entries = self._keys.read(value, path, report)
+        if entries is WRONG:
+            return WRONG
+        read = {key: _config_kind(key, item).read(item, (*path, key), report) for key, item in entries.items()}
+        return {key: text for key, text in read.items() if text is not WRONG}
+
+
+def _config_kind(key: str, value: object) -> Kind:
+    known = config_keys().find(key) if isinstance(value, bool) else None
+    return Value(readers.config_text) if known and known.boolean else Text(readers.config_text)
+
+
 class _Device:
     """A device: its type and Incus' own keys for it."""
 
@@ -49,10 +70,17 @@ class _Device:
             report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
         device = {}
         for key, item in entries.items():
-            found = Text(_device_reader(key, entries.get("type"))).read(item, (*path, key), report)
+            found = _device_kind(key, entries.get("type"), item).read(item, (*path, key), report)
             if found is not WRONG:
                 device[key] = found
         return device if "type" in device else WRONG
+
+
+def _device_kind(key: str, kind: object, value: object) -> Kind:
+    reader = _device_reader(key, kind)
+    keys = device_keys(kind) if isinstance(value, bool) and isinstance(kind, str) else None
+    known = keys.find(key) if keys else None
+    return Value(reader) if known and known.boolean else Text(reader)
 
 
 def _device_reader(key: str, kind: object) -> readers.Reader:
@@ -131,7 +159,7 @@ class _ResourcePolicy:
         return self._keys.read(value, path, report)
 
 
-_CONFIG = Entries(_CONFIG_KEY, Text(readers.config_text))
+_CONFIG = _Config()
 _DEVICES = Entries(_WORD, _Device())
 
 _ADDRESSING = Section(
