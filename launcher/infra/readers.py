@@ -50,7 +50,6 @@ _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])")
 _IMAGE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _EXPIRY = re.compile(r"([0-9]{1,6})([dhm])")
-_QUOTED = ("pci", "mode", "hwaddr", "vendorid", "productid")  # YAML 1.1 has octal and sexagesimal numbers
 
 # Minutes, hours, days of the month, months, days of the week: crontab(5), but Incus 6.0 refuses 7 for Sunday.
 _CRON = (
@@ -295,10 +294,8 @@ def config_text(value: Any) -> str:
     return text
 
 
-def device_text(key: str, value: Any) -> str:
-    """A value of a device as text; what YAML takes for a number although it is none must be in quotes."""
-    if key in _QUOTED and isinstance(value, (int, float)):
-        raise Wrong("must be text", code="wrong-type", hint="put it in quotes: YAML reads another number there")
+def device_text(value: Any) -> str:
+    """A value of a device as text."""
     text = config_text(value)
     if not is_plain(text):
         raise Wrong("must be one line without control characters")

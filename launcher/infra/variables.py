@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.specs.model import value_problem, value_text
+from anklume_images.specs.values import value_problem, value_text
 from launcher.infra.entries import written_names
 from launcher.infra.images import NO_IMAGE
 from launcher.infra.report import shown
@@ -102,13 +102,17 @@ class _Reader:
         self._errors[layer.problem(name, "unknown-variable", message, key=True, hint=hint)] = None
 
     def _is_right(self, layer: Layer, name: str, variable: Variable, value: object) -> bool:
+        odd = layer.scalar(name)
+        if odd and odd.other_number and variable.type in ("port", "integer"):
+            self._errors[layer.problem(name, "changed-by-yaml", f"{shown(name)} is {odd}", hint=odd.plain)] = None
+            return False
         wrong = value_problem(variable.type, value, variable.max_bytes)
         if wrong is None:
             return True
-        quoted = isinstance(value, str) and variable.type in ("port", "integer", "bool")
-        plain = isinstance(value, (int, float)) and variable.type in ("string", "url")
-        hint = "without quotes" if quoted else "put it in quotes" if plain else None
-        self._errors[layer.problem(name, "wrong-variable", f"{shown(name)} {wrong}", hint=hint)] = None
+        message, hint = f"{shown(name)} {wrong.message}", wrong.hint
+        if odd:
+            message, hint = f"{message}, and is {odd}", odd.quoted if hint else None
+        self._errors[layer.problem(name, "wrong-variable", message, hint=hint)] = None
         return False
 
     def _check_empty(self, layer: Layer, name: str, variable: Variable) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.specs.listen import OLLAMA_PORT, Listen, ListenError, hosts, listen
 from launcher.infra.names import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from launcher.inspect.images import Facts
     from launcher.observe.instances import Seen
@@ -100,27 +101,14 @@ def listening_url(service: str, settings: Settings) -> str:
     if service == OPEN_WEBUI:
         return f"http://127.0.0.1:{settings['open_webui_port']}"
     if service == LLAMA_SERVER:
-        return f"http://{_reachable(settings['llama_server_host'].partition(',')[0])}:{settings['llama_server_port']}"
-    return _ollama_url(settings["ollama_host"])
+        port = settings["llama_server_port"]
+        return _listen(hosts, settings["llama_server_host"], int(port) if port.isdecimal() else 0).own_url
+    return _listen(listen, settings["ollama_host"], OLLAMA_PORT).own_url
 
 
-def _ollama_url(host: str) -> str:
-    """As Ollama reads its setting (envconfig.Host): host, port or both, with or without a scheme."""
-    scheme, separator, rest = host.partition("://")
-    port = {"http": "80", "https": "443"}.get(scheme, "11434") if separator else "11434"
-    rest = (rest if separator else host).partition("/")[0]
-    if rest.startswith("["):
-        rest, _, tail = rest[1:].partition("]")
-        port = tail.removeprefix(":") or port
-    elif rest.count(":") == 1:
-        rest, _, given = rest.partition(":")
-        port = given or port
-    return f"http://{_reachable(rest)}:{port}"
-
-
-def _reachable(host: str) -> str:
-    if host in ("", "0.0.0.0"):  # noqa: S104 - every address, its own too
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host
+def _listen(read: Callable[[str, int], Listen], text: str, port: int) -> Listen:
+    """Where it listens; what was set past the file and cannot be is asked for at its own machine, in vain."""
+    try:
+        return read(text, port)
+    except ListenError:
+        return Listen(("127.0.0.1",), port)

@@ -198,7 +198,7 @@ def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     ("host_setting", "url"),
     [
         ("", "http://127.0.0.1:11434"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 - a setting
+        ("0.0.0.0", "http://127.0.0.1:11434"),
         ("0.0.0.0:80", "http://127.0.0.1:80"),
         (":8000", "http://127.0.0.1:8000"),
         ("10.1.2.3:90", "http://10.1.2.3:90"),

@@ -20,7 +20,8 @@ from anklume_images.cli.main import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import Spec, SpecDocument, value_text
+from anklume_images.specs.model import Spec, SpecDocument
+from anklume_images.specs.values import value_text
 from launcher.cli.main import cli as launch
 from launcher.inspect import doctor, status, verify
 from launcher.inspect.facts import Finding

@@ -90,6 +90,7 @@ def test_a_service_that_is_switched_off_is_left_out_with_the_reason() -> None:
         ("::", "http://[::1]:11434"),
         ("[fd00::1]", "http://[fd00::1]:11434"),
         ("", "http://127.0.0.1:11434"),
+        ("99999", "http://127.0.0.1:11434"),
     ],
 )
 def test_ollama_is_asked_where_it_listens(host: str, url: str) -> None:

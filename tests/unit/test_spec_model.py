@@ -10,7 +10,8 @@ import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import Variable, request_of, value_problem, value_text
+from anklume_images.specs.model import Variable, request_of
+from anklume_images.specs.values import value_problem, value_text
 
 ROOT = """\
 name: web
@@ -232,7 +233,25 @@ def test_wrong_children(folder, extra, code, line):
 
 def test_numbers_where_text_belongs_say_to_quote_it(folder):
     assert only(folder, ROOT.replace("A web server", "7")).hint == "put it in quotes"
-    assert '"1.0"' in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    assert "in quotes" in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    changed = only(folder, ROOT.replace('"1.0"', "3.10"))
+    assert (changed.code, changed.hint) == ("wrong-value", 'write "3.10", in quotes')
+    assert "written 3.10, which YAML reads as 3.1" in changed.message
+    assert only(folder, ROOT.replace("A web server", "no")).hint == 'write "no", in quotes'
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ("ports: [0443]\n", "write 291, or 443"),
+        ("healthcheck: {command: [x], timeout: 1:30}\n", "write 90"),
+        ("variables: {x: {type: integer, description: x, default: 0x10}}\n", "write 16"),
+        ("variants: {big: {ports: [0443]}}\n", "write 291, or 443"),
+    ],
+)
+def test_a_number_that_yaml_changed_is_refused(folder, extra, hint):
+    problem = only(folder, CHILD + extra)
+    assert (problem.code, problem.line, problem.hint) == ("changed-by-yaml", 5, hint)
 
 
 def test_wrong_choice_names_the_nearest(folder):
@@ -416,8 +435,8 @@ def test_a_limit_counts_bytes_of_utf8_and_no_message_has_the_value():
     assert value_problem("string", "ü" * 36, 72) is None
     wrong = value_problem("string", "ü" * 36 + "x", 72)
     assert wrong is not None
-    assert "73" in wrong
-    assert "ü" not in wrong
+    assert "73" in wrong.message
+    assert "ü" not in wrong.message
 
 
 def test_a_limit_that_is_not_set_is_no_part_of_the_document():
