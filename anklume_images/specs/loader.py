@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
-from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument, value_problem
+from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument
+from anklume_images.specs.values import value_problem
 from anklume_images.specs.yamlfile import Document, KeyPath, load, nearest, pointer
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class _Reader:
             if variable.secret:
                 self._add((*here, "default"), "secret-default", "a secret has no default", key=True)
             elif wrong := value_problem(variable.type, variable.default, variable.max_bytes):
-                self._add((*here, "default"), "wrong-default", f"the default of '{name}' {wrong}")
+                self._add((*here, "default"), "wrong-default", f"the default of '{name}' {wrong.message}")
 
     def _check_paths(self, spec: SpecDocument) -> None:
         written = [(item.path, ("files", index)) for index, item in enumerate(spec.files)]

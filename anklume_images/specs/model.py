@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from anklume_images.inputs.lockfile import canonical
+from anklume_images.specs.values import VariableType  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,18 +46,12 @@ __all__ = [
     "VersionRule",
     "Volume",
     "request_of",
-    "value_problem",
-    "value_text",
 ]
 
 ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-# As a sign-in page takes it (HTML standard, "valid e-mail address"); `admin@localhost` is one.
-_EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
 
-VariableType = Literal["string", "port", "bool", "url", "list", "integer", "email"]
 Trigger = Literal["create", "copy", "start"]
 
 
@@ -370,60 +364,3 @@ def request_of(spec: Spec, arch: str, base_request: str | None) -> str:
         "base": base_request,
     }
     return hashlib.sha256(canonical(document)).hexdigest()
-
-
-def value_problem(kind: str, value: object, max_bytes: int | None = None) -> str | None:
-    """What is wrong with a variable's value, or None; values are data as YAML gives it.
-
-    `max_bytes` is the most that its text may have in UTF-8. The value itself is never in the answer.
-    """
-    checks = {
-        "string": lambda: isinstance(value, str) and not re.search(r"[\0\r\n]", value),
-        "port": lambda: type(value) is int and 1 <= value <= 65535,
-        "integer": lambda: type(value) is int,
-        "bool": lambda: type(value) is bool,
-        "url": lambda: isinstance(value, str) and (value == "" or _is_url(value)),
-        "list": lambda: isinstance(value, (list, tuple)) and all(_is_item(item) for item in value),
-        "email": lambda: isinstance(value, str) and (value == "" or _EMAIL.fullmatch(value) is not None),
-    }
-    wanted = {
-        "string": "a text of one line",
-        "port": "a number from 1 to 65535",
-        "integer": "a whole number",
-        "bool": "true or false",
-        "url": "an http or https address, or empty",
-        "list": "a list of words without blanks",
-        "email": "an e-mail address such as ada@example.org",
-    }
-    if not checks[kind]():
-        return f"must be {wanted[kind]}"
-    size = len(value_text(value).encode("utf-8", errors="surrogatepass"))
-    if max_bytes is not None and size > max_bytes:
-        return f"must have at most {max_bytes} bytes in UTF-8, and has {size}"
-    return None
-
-
-def _is_url(value: str) -> bool:
-    if re.search(r"[\s\0]", value):
-        return False
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-def _is_item(item: object) -> bool:
-    return isinstance(item, str) and item != "" and not re.search(r"[\s\0]", item)
-
-
-def value_text(value: object) -> str:
-    """A variable's value as Incus config holds it: true/false, digits, text, a list with blanks between."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return " ".join(str(item) for item in value)
-    return str(value)

@@ -13,7 +13,7 @@ import jinja2
 import yaml
 
 from anklume_images.errors import AnklumeError, InvalidFileError, Problem
-from anklume_images.specs.model import value_text
+from anklume_images.specs.values import value_text
 from anklume_images.specs.yamlfile import loads, nearest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, StoreError
-from anklume_images.specs.model import value_text
+from anklume_images.specs.values import value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,8 @@ from anklume_images.cli import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import Spec, SpecDocument, value_text
+from anklume_images.specs.model import Spec, SpecDocument
+from anklume_images.specs.values import value_text
 from launcher.check import doctor, status, verify
 from launcher.check.evidence import Finding
 from launcher.check.look import Mount
