@@ -63,6 +63,13 @@ class Entry:
                 found = ((*path, "config", key), part["config"][key])
         return found
 
+    def settings(self, prefix: str) -> dict[str, KeyPath]:
+        """The keys of Incus' configuration that begin so, and where each is set."""
+        found: dict[str, KeyPath] = {}
+        for path, part in self._parts():
+            found |= {key: (*path, "config", key) for key in part.get("config", {}) if key.startswith(prefix)}
+        return found
+
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
         found = self.setting(key)

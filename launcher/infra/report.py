@@ -81,6 +81,7 @@ Code = Literal[
     "empty-variable",
     "unused-variables",
     "ansible-expression",
+    "environment-not-of-services",
 ]
 
 _BUDGET = 20_000  # words looked at for "did you mean", over a whole file: a hostile one must not take minutes
