@@ -49,6 +49,21 @@ def test_addresses_move_when_a_machine_comes_before_others_and_when_two_swap(tin
     tiny.settled()
 
 
+def test_a_machine_of_another_name_is_told_who_has_its_address(tiny: Launcher) -> None:
+    tiny.write(FILE + "      old: {image: tiny}\n")
+    tiny("apply")
+    tiny.write(FILE + "      new: {image: tiny}\n")
+    for verb in ("plan", "apply"):
+        said = tiny(verb, code=1).stderr
+        assert "new is to have 10.120.0.1, which the instance old (project lab) has" in said
+        assert "--prune --force-protected" in said
+    with tiny.client() as client:
+        (there,) = client.get("instances", recursion=1, project="lab")
+    assert (there["name"], there["status"]) == ("old", "Running")
+    tiny("apply", "--yes", "--prune", "--force-protected")
+    assert addresses(tiny) == {"new": ["10.120.0.1"]}
+
+
 def test_a_machine_with_another_ones_address_is_no_success_and_put_right(tiny: Launcher) -> None:
     write(tiny, "one")
     tiny("apply")
