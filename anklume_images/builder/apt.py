@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["TreeApt", "sandbox_network"]
 
 _KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
-_PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_PASSED_ON = ("http_proxy", "https_proxy", "no_proxy")  # for servers that a mirror sends apt to
 
 
 class TreeApt:
@@ -28,7 +28,6 @@ class TreeApt:
     def __init__(self, tree: Path, scratch: Path) -> None:
         self.scratch = scratch
         self._tree = tree
-        (scratch / "ca.crt").write_bytes(_certificates())
 
     def keyring(self) -> str:
         """Debian's keyring in the tree."""
@@ -47,7 +46,7 @@ class TreeApt:
                 stage=str(place / "stage"),
                 log=str(place / "log"),
                 sealed=False,
-                steps=(Step(argv[0], (*argv, "-oAcquire::https::CAInfo=/scratch/ca.crt"), output=str(place / "out")),),
+                steps=(Step(argv[0], tuple(argv), output=str(place / "out")),),
                 mounts=(Mount(self.mounted, str(self.scratch), writable=True),),
                 files=sandbox_network(),
                 env=ENVIRONMENT
@@ -72,15 +71,3 @@ def _text(path: str) -> str:
         return Path(path).read_text()
     except FileNotFoundError:
         return ""
-
-
-def _certificates() -> bytes:
-    """The certificates that this host's HTTPS clients trust, for mirrors behind https."""
-    import ssl
-
-    named = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-    if named and Path(named).exists():
-        return Path(named).read_bytes()
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    return Path(DEFAULT_CA_BUNDLE_PATH).read_bytes()

@@ -16,12 +16,13 @@ from email.utils import format_datetime
 import pytest
 
 from anklume_images.errors import FetchError, StoreError
+from anklume_images.inputs.answers import Attempt, Stopped
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.partial import open_partial
 from anklume_images.inputs.redaction import redact
-from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, retry_after
+from anklume_images.inputs.transport import Transport, backoff, retry_after
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror, Zeros
 
