@@ -200,7 +200,8 @@ def render(session: Session, name: str) -> None:
         epoch = session.pipeline().prepare(name).epoch
     except LockError:
         epoch = 0
-    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials), nl=False)
+    # YAML is UTF-8, whatever the locale.
+    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials).encode(), nl=False)
 
 
 @click.command()

@@ -31,7 +31,7 @@ def pack_metadata(
     """
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text(encoding="utf-8"))
     metadata = {
         "architecture": _MACHINES[architecture],
         "creation_date": epoch,

@@ -177,7 +177,11 @@ class Images:
         folder = self._channels / name / architecture
         if not folder.is_dir():
             return {}
-        return {path.name: path.read_text().strip() for path in sorted(folder.iterdir()) if path.name[0] != "."}
+        return {
+            path.name: path.read_text(encoding="utf-8").strip()
+            for path in sorted(folder.iterdir())
+            if path.name[0] != "."
+        }
 
     def set_channel(self, name: str, architecture: str, channel: str, version: str) -> None:
         """Point a channel at a version that is there, by rename."""

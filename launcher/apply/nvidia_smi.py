@@ -83,10 +83,10 @@ def _run(*arguments: str) -> str:
             ["nvidia-smi", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             errors="replace",
             timeout=_SECONDS,
             check=False,
+            encoding="utf-8",
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
