@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher.infra.merge import merged_config
 from launcher.plan.cards import describe
 from launcher.plan.gpu_config import RUNTIME, wants_runtime
-from launcher.plan.gpu_grants import merged_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

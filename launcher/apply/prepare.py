@@ -10,6 +10,7 @@ from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.apply.daemon_root import daemon_root, watch_limit
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards, read_figures
+from launcher.infra.merge import layers
 from launcher.infra.selection import selected
 from launcher.plan.desired import Circumstances, desired, volumes_of
 from launcher.plan.difference import Plan, difference, owned
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
-    from launcher.infra.model import Infra, Machine, Profile
+    from launcher.infra.model import Infra, Machine
     from launcher.plan.cards import Card
     from launcher.plan.live import Live
     from launcher.plan.names import Names
@@ -157,8 +158,7 @@ def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live
 def _touches_cards(infra: Infra) -> bool:
     """Whether a machine could get at a card: as a gpu, or by a node, a PCI device or LXC's own configuration."""
     for machine in infra.machines():
-        profiles = infra.domains[machine.domain].profiles
-        sources: list[Machine | Profile] = [machine, *(profiles[name] for name in machine.profiles if name in profiles)]
+        sources = layers(machine, infra.domains[machine.domain])
         devices = [device for source in sources for device in source.devices.values()]
         if machine.gpu or any("raw.lxc" in source.config for source in sources):
             return True

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from launcher.infra.merge import merged, named
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -49,31 +51,29 @@ class Entry:
     @cached_property
     def devices(self) -> Mapping[str, tuple[KeyPath, Mapping[str, str]]]:
         """Its devices, and where each stands: a later profile's beats an earlier one's, its own beat all."""
-        found: dict[str, tuple[KeyPath, Mapping[str, str]]] = {}
-        for path, part in self._parts():
-            for name, device in part.get("devices", {}).items():
-                found[name] = ((*path, "devices", name), device)
-        return found
+        return merged(self._placed("devices"))
 
     def setting(self, key: str) -> tuple[KeyPath, str] | None:
         """Where a key of Incus' configuration is set for it, and to what."""
-        found = None
-        for path, part in self._parts():
-            if key in part.get("config", {}):
-                found = ((*path, "config", key), part["config"][key])
-        return found
+        return self._config.get(key)
 
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
         found = self.setting(key)
         return found[0] if found and found[1].lower() in _TRUE else None
 
-    def _parts(self) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-        known = self.of.get("profiles", {})
-        for name in self.profiles:
-            if name in known:
-                yield ("domains", self.domain, "profiles", name), known[name]
-        yield self.path, self.data
+    @cached_property
+    def _config(self) -> Mapping[str, tuple[KeyPath, str]]:
+        return merged(self._placed("config"))
+
+    def _placed(self, kind: str) -> Iterator[dict[str, tuple[KeyPath, Any]]]:
+        """The config or the devices of its profiles and its own, each value with where it stands."""
+        profiles = {
+            name: (("domains", self.domain, "profiles", name), profile)
+            for name, profile in self.of.get("profiles", {}).items()
+        }
+        for path, part in (*named(self.profiles, profiles), (self.path, self.data)):
+            yield {name: ((*path, kind, name), value) for name, value in part.get(kind, {}).items()}
 
     @property
     def gpus(self) -> list[tuple[KeyPath, Mapping[str, str]]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from launcher.infra.merge import merged_devices, named
 from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
@@ -62,8 +63,7 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
     from launcher.infra.model import StorageVolume
 
     declared = image.spec.get("volumes", []) if image else []
-    devices: list[Mapping[str, str]] = [*machine.devices.values()]
-    devices += [device for name in machine.profiles if name in domain.profiles for device in _devices(domain, name)]
+    devices = merged_devices(machine, domain).values()
     taken = {volume.path for volume in machine.volumes}
     taken |= {data.path for data in machine.persistent_data} | {share.path for share in machine.shares}
     taken |= {device["path"].rstrip("/") for device in devices if device.get("type") == "disk" and "path" in device}
@@ -74,10 +74,6 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
             name = f"{machine.name}-{entry['kind']}" + (f"-{same + 1}" if same else "")
             made.append(StorageVolume(name, entry["path"], pool))
     return (*machine.volumes, *made)
-
-
-def _devices(domain: Domain, profile: str) -> list[Mapping[str, str]]:
-    return list(domain.profiles[profile].devices.values())
 
 
 class _Builder:
@@ -293,7 +289,7 @@ class _Builder:
 def _profiles_mark(machine: Machine, domain: Domain) -> dict[str, str]:
     """A hash of what its profiles say that a running machine does not take, so that a change of it restarts it."""
     found = {}
-    for profile in (domain.profiles[name] for name in machine.profiles if name in domain.profiles):
+    for profile in named(machine.profiles, domain.profiles):
         config = {key: text for key, text in profile.config.items() if not is_live_config(key)}
         devices = {key: dict(keys) for key, keys in profile.devices.items() if not is_live_device(keys)}
         if config or devices:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.errors import InvalidFileError, PolicyError, Problem
+from launcher.infra.merge import merged_config, merged_devices
 from launcher.plan.cards import ANYWHERE, describe
-from launcher.plan.gpu_grants import Grant, Refusal, asked, merged_config, merged_devices
+from launcher.plan.gpu_grants import Grant, Refusal, asked
 from launcher.plan.gpu_holders import holders
 
 if TYPE_CHECKING:

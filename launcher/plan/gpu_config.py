@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.plan.gpu_grants import gpu_devices_of, merged_config, merged_devices
+from launcher.infra.merge import merged_config, merged_devices
+from launcher.plan.gpu_grants import gpu_devices_of
 from launcher.plan.gpu_nodes import KFD
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.errors import AnklumeError
+from launcher.infra.merge import layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,9 +110,8 @@ def _reserved(text: str, whole: int) -> float:
 
 def _own(infra: Infra, machine: Machine, keys: Sequence[str]) -> tuple[str, str] | None:
     """The limit that a machine has by itself or by a profile, as key and value."""
-    profiles = infra.domains[machine.domain].profiles
-    sources = [machine.config, *(profiles[name].config for name in reversed(machine.profiles) if name in profiles)]
-    return next(((key, source[key]) for source in sources for key in keys if key in source), None)
+    found = [layer.config for layer in reversed(layers(machine, infra.domains[machine.domain]))]
+    return next(((key, config[key]) for config in found for key in keys if key in config), None)
 
 
 def _own_cpus(infra: Infra, machine: Machine, capacity: Capacity) -> float | None:
