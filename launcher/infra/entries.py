@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.incus.values import is_true
 from launcher.infra.merge import merged, named
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
 
 __all__ = ["Entry", "entries", "written_names"]
-
-_TRUE = ("true", "1", "yes", "on")  # what Incus takes for true
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Entry:
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
         found = self.setting(key)
-        return found[0] if found and found[1].lower() in _TRUE else None
+        return found[0] if found and is_true(found[1]) else None
 
     @cached_property
     def _config(self) -> Mapping[str, tuple[KeyPath, str]]:

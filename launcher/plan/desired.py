@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
-from launcher.infra.merge import merged_devices, named
+from anklume_images.incus.values import is_true
+from launcher.infra.merge import merged_config, merged_devices, named
 from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
@@ -229,7 +230,7 @@ class _Builder:
             shared = {**there.config, **config, "security.shifted": "true"}
             body = {"description": f"Shared by {', '.join(machines)}", "config": shared}
             self.found[key] = replace(there, body=body, machines=machines)
-        if machine.config.get("security.idmap.isolated") == "true":
+        if is_true(merged_config(machine, domain).get("security.idmap.isolated")):
             shifted = {**self.found[key].config, "security.shifted": "true"}
             self.found[key] = replace(self.found[key], body={**self.found[key].body, "config": shifted})
         return key
