@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from anklume_images import __version__, cli_build, cli_store
+from anklume_images.architectures import ARCHITECTURES
 from anklume_images.console import Console, write_anything
 from anklume_images.errors import AnklumeError
 from anklume_images.session import Session
@@ -34,7 +35,7 @@ __all__ = ["cli", "main", "run"]
     type=click.Path(path_type=Path, file_okay=False),
     help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
 )
-@click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Another architecture than this machine's.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Another architecture than this machine's.")
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:

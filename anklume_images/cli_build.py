@@ -127,11 +127,11 @@ def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, 
 
 
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
+    from anklume_images.architectures import ARCHITECTURES
     from anklume_images.build.sandbox import require_root
     from anklume_images.build.trees import tree_names
     from anklume_images.console import human_size
     from anklume_images.locking import TOOLCHAIN, is_tree
-    from anklume_images.specs.model import ARCHITECTURES
 
     require_root("locking")
     done = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 __all__ = [
-    "_UNITS",
     "bytes_of",
     "is_boolean",
     "is_false",

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
+from anklume_images.architectures import ARCHITECTURES
 from anklume_images.inputs.lockfile import canonical
 from anklume_images.specs.values import VariableType  # noqa: TC001 - pydantic reads it
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "ARCHITECTURES",
     "BUILT_IN_ARCHIVES",
     "DebianInputs",
     "Healthcheck",
@@ -38,7 +38,6 @@ __all__ = [
     "request_of",
 ]
 
-ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 

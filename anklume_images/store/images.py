@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import host_architecture
 from anklume_images.errors import StoreError
 from anklume_images.store.blobs import CHUNK
 from anklume_images.store.files import fsync_directory, write_atomic
@@ -23,16 +23,9 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "host_architecture"]
+__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint"]
 
 LATEST = "latest"
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def host_architecture() -> str:
-    """Debian's name for this machine's architecture."""
-    machine = os.uname().machine
-    return _MACHINES.get(machine, machine)
 
 
 @dataclass(frozen=True)
