@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from anklume_images.architectures import host_architecture
 from anklume_images.builder.builder import build_image, prepare
 from anklume_images.builder.trees import Tree, ensure_tree, tree_digest
 from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
-from anklume_images.store.images import LATEST, Images, host_architecture
+from anklume_images.store.images import LATEST, Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,6 +11,7 @@ from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
+from launcher.infra.merge import layers
 from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
 from launcher.observe.daemon import daemon_root, watch_limit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
     from launcher.gpu.cards import Card
-    from launcher.infra.model import Infra, Machine, Profile
+    from launcher.infra.model import Infra, Machine
     from launcher.infra.names import Names
     from launcher.observe.live import Live
     from launcher.resources import Resource
@@ -176,8 +177,7 @@ def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live
 def _touches_cards(infra: Infra) -> bool:
     """Whether a machine could get at a card: as a gpu, or by a node, a PCI device or LXC's own configuration."""
     for machine in infra.machines():
-        profiles = infra.domains[machine.domain].profiles
-        sources: list[Machine | Profile] = [machine, *(profiles[name] for name in machine.profiles if name in profiles)]
+        sources = layers(machine, infra.domains[machine.domain])
         devices = [device for source in sources for device in source.devices.values()]
         if machine.gpu or any("raw.lxc" in source.config for source in sources):
             return True

@@ -57,7 +57,10 @@ class TreeApt:
             if outcome.error:
                 raise LockError(f"{argv[0]} ended in the sandbox: {outcome.error}")
             return subprocess.CompletedProcess(
-                list(argv), outcome.rc, (place / "out").read_text(), (place / "log").read_text()
+                list(argv),
+                outcome.rc,
+                (place / "out").read_text("utf-8", errors="replace"),
+                (place / "log").read_text("utf-8", errors="replace"),
             )
 
 
@@ -68,6 +71,6 @@ def sandbox_network() -> dict[str, str]:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""

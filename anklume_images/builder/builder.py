@@ -195,7 +195,7 @@ def _only_one(path: Path, wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock at `path`; gc removes such a file when nobody holds it."""
     path.parent.mkdir(exist_ok=True)
     while True:
-        with path.open("w") as stream:
+        with path.open("w", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -94,7 +94,7 @@ def differing_paths(old: Path, new: Path, tree: Tree, scratch: Path) -> list[str
         raise BuildError(
             f"the two images could not be compared: step {outcome.step!r} failed",
             step=outcome.step,
-            tail=(place / "log").read_text(errors="replace").splitlines()[-20:],
+            tail=(place / "log").read_text(errors="replace", encoding="utf-8").splitlines()[-20:],
         )
     listed = _lines(place / "old.list") ^ _lines(place / "new.list")
     compared = (_COMPARED.fullmatch(line) for line in _lines(place / "diff"))
@@ -103,7 +103,7 @@ def differing_paths(old: Path, new: Path, tree: Tree, scratch: Path) -> list[str
 
 
 def _lines(path: Path) -> set[str]:
-    return set(path.read_text(errors="surrogateescape").splitlines())
+    return set(path.read_text(errors="surrogateescape", encoding="utf-8").splitlines())
 
 
 def differing_members(old: Path, new: Path) -> list[str]:

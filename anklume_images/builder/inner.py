@@ -75,7 +75,7 @@ def _init(job: dict[str, Any]) -> int:
 
 
 def _tell(job: dict[str, Any], answer: dict[str, Any]) -> int:
-    with os.fdopen(job["answer_fd"], "w") as stream:
+    with os.fdopen(job["answer_fd"], "w", encoding="utf-8") as stream:
         json.dump(answer, stream)
     return 0
 
@@ -148,7 +148,7 @@ def _assemble(job: dict[str, Any]) -> Path:
         file = root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     return root
 
 

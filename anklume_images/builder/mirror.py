@@ -40,7 +40,7 @@ class LoopbackMirror:
         return int(self._server.server_address[1])
 
     def __enter__(self) -> Self:
-        self._stream = self._log.open("a", buffering=1)
+        self._stream = self._log.open("a", buffering=1, encoding="utf-8")
         self._thread.start()
         return self
 

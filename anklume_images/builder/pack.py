@@ -11,6 +11,7 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import MACHINES
 from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.errors import BuildError
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["installed_packages", "pack_metadata", "unpacked_size"]
-
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def pack_metadata(
@@ -31,9 +30,9 @@ def pack_metadata(
     """
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text(encoding="utf-8"))
     metadata = {
-        "architecture": _MACHINES[architecture],
+        "architecture": MACHINES[architecture],
         "creation_date": epoch,
         "properties": properties,
         "templates": found.get("templates") or {},

@@ -115,7 +115,7 @@ def build_rootfs(
     """Run distrobuilder once; BuildError shows the failing step and its last lines."""
     for name in ("stage", "in", "out", "work"):
         (scratch / name).mkdir()
-    (scratch / "in" / "definition.yaml").write_text(plan.definition)
+    (scratch / "in" / "definition.yaml").write_text(plan.definition, encoding="utf-8")
     work = Mount("/build", None, plan.memory) if plan.memory else Mount("/build", str(scratch / "work"), writable=True)
     mounts = [work, Mount("/build/in", str(scratch / "in")), Mount("/build/out", str(scratch / "out"), writable=True)]
     if plan.base:

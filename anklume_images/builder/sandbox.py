@@ -137,7 +137,7 @@ def run_job(job: Job) -> Outcome:
     _running.add(process)
     document = asdict(job) | {"parent": os.getpid(), "answer_fd": write_end}
     try:
-        with process, os.fdopen(read_end) as answer:
+        with process, os.fdopen(read_end, encoding="utf-8") as answer:
             assert process.stdin is not None  # noqa: S101  for the type checker
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(document).encode())

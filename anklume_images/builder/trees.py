@@ -95,7 +95,7 @@ def load_tree_spec(name: str) -> TreeSpec:
 
     folder = SPECS / name
     try:
-        document = yaml.safe_load((folder / "tree.yml").read_text())
+        document = yaml.safe_load((folder / "tree.yml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LockError(f"no tree is called {name}", hint=f"there are: {', '.join(tree_names())}") from None
     suites = tuple(
@@ -131,7 +131,7 @@ def ensure_tree(lock: Lock, blobs: Blobs, home: Path) -> Tree:
         _finish(building / "root")
         packages = {deb.package: deb.version for deb in lock.debs}
         document = {"name": lock.name, "digest": digest, "packages": packages}
-        (building / "tree.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        (building / "tree.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.sync()  # thousands of small files: one sync of the file system, then the rename that makes them count
         building.rename(place)
     return tree
@@ -140,7 +140,7 @@ def ensure_tree(lock: Lock, blobs: Blobs, home: Path) -> Tree:
 @contextlib.contextmanager
 def _lock(folder: Path, name: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as stream:
+    with (folder / name).open("w", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
@@ -185,7 +185,7 @@ def _finish(root: Path) -> None:
         master = root / "usr/share/base-passwd" / f"{name}.master"
         if master.exists():
             shutil.copyfile(master, root / "etc" / name)
-    (root / "etc/resolv.conf").write_text("")
-    (root / "etc/hostname").write_text("localhost\n")
+    (root / "etc/resolv.conf").write_text("", encoding="utf-8")
+    (root / "etc/hostname").write_text("localhost\n", encoding="utf-8")
     for name in ("proc", "sys", "dev", "run", "tmp", "build", "scratch"):
         (root / name).mkdir(exist_ok=True)

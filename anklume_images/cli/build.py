@@ -127,11 +127,11 @@ def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, 
 
 
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
+    from anklume_images.architectures import ARCHITECTURES
     from anklume_images.builder.sandbox import require_root
     from anklume_images.builder.trees import tree_names
     from anklume_images.console import human_size
     from anklume_images.locking import TOOLCHAIN, is_tree
-    from anklume_images.specs.model import ARCHITECTURES
 
     require_root("locking")
     done = []
@@ -200,7 +200,8 @@ def render(session: Session, name: str) -> None:
         epoch = session.pipeline().prepare(name).epoch
     except LockError:
         epoch = 0
-    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials), nl=False)
+    # YAML is UTF-8, whatever the locale.
+    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials).encode(), nl=False)
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from anklume_images import __version__
+from anklume_images.architectures import ARCHITECTURES
 from anklume_images.cli.program import CommandTable, run
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
@@ -47,7 +48,7 @@ _TABLE = {
     type=click.Path(path_type=Path, file_okay=False),
     help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
 )
-@click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Another architecture than this machine's.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Another architecture than this machine's.")
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:

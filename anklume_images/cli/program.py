@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from anklume_images.console import Console
+from anklume_images.console import Console, write_anything
 from anklume_images.errors import AnklumeError
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class CommandTable(click.Group):
 def run(command: click.Command, argv: list[str] | None) -> None:
     """Run a command of this project; errors become text, a hint and an exit code."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the caller closed them
+    for stream in (sys.stdout, sys.stderr):
+        write_anything(stream)
     console = Console()
     try:
         try:
@@ -76,6 +78,9 @@ def run(command: click.Command, argv: list[str] | None) -> None:
     except BrokenPipeError:
         _give_up_output()
         sys.exit(141)
+    except UnicodeError as error:  # a file's name, or an argument of a program, that the locale cannot write
+        console.error(_not_in_locale(error))
+        sys.exit(1)
     except OSError as error:
         _give_up_output()
         where = f"{error.filename}: " if error.filename else ""
@@ -83,8 +88,14 @@ def run(command: click.Command, argv: list[str] | None) -> None:
         sys.exit(1)
 
 
+def _not_in_locale(error: UnicodeError) -> AnklumeError:
+    what = ascii(error.object)[:80] if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else str(error)
+    encoding = getattr(error, "encoding", sys.getfilesystemencoding())
+    return AnklumeError(f"{what} cannot be told to the system as {encoding}", hint="run it with LC_ALL=C.UTF-8")
+
+
 def _nowhere() -> TextIO:
-    return Path(os.devnull).open("w")
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _give_up_output() -> None:

@@ -34,7 +34,7 @@ class Session:
 
     def arch(self) -> str:
         """The architecture asked for, or this machine's."""
-        from anklume_images.store.images import host_architecture
+        from anklume_images.architectures import host_architecture
 
         return self.architecture or host_architecture()
 

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["SIZE_UNITS", "bytes_of", "is_boolean", "is_false", "is_integer", "is_true", "pci_address"]
+__all__ = [
+    "bytes_of",
+    "is_boolean",
+    "is_false",
+    "is_integer",
+    "is_true",
+    "pci_address",
+    "pci_addresses_in",
+]
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 _SIZE = re.compile(r"([0-9]{1,19})(|B| bytes|[kMGTPE]B|[KMGTPE]iB)")
-_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.ASCII)
+_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
+_PCI_IN = re.compile(rf"(?<![0-9a-f:]){_PCI.pattern}(?![0-9a-f])")
 
-SIZE_UNITS: dict[str, int] = {"": 1, "B": 1, " bytes": 1} | {
+_UNITS: dict[str, int] = {"": 1, "B": 1, " bytes": 1} | {
     f"{letter}{end}": base**power
     for letters, end, base in (("kMGTPE", "B", 1000), ("KMGTPE", "iB", 1024))
     for power, letter in enumerate(letters, 1)
 }
-"""Bytes by the end of a size."""
 
 
 def is_true(text: str | None) -> bool:
@@ -47,14 +55,24 @@ def bytes_of(text: str) -> int | None:
     match = _SIZE.fullmatch(text)
     if match is None:
         return None
-    size = int(match[1]) * SIZE_UNITS[match[2]]
+    size = int(match[1]) * _UNITS[match[2]]
     return size if size < 1 << 63 else None
 
 
 def pci_address(text: str) -> str | None:
-    """A PCI address in one form, `0000:01:00.0`: domain of four digits or more, small letters; None for no address."""
+    """An address in Incus' form: `01:00.0`, `0000:01:00.0` and NVIDIA's `00000000:01:00.0` are all `0000:01:00.0`.
+
+    None when it is none.
+    """
     match = _PCI.fullmatch(text.strip().lower())
-    if match is None:
-        return None
-    domain = (match[1] or "").lstrip("0").rjust(4, "0")
-    return f"{domain}:{match[2]}:{match[3]}.{match[4]}"
+    return None if match is None else _normal(match)
+
+
+def pci_addresses_in(text: str) -> set[str]:
+    """The addresses that stand in a text, such as a path or a line of configuration."""
+    return {_normal(match) for match in _PCI_IN.finditer(text.lower())}
+
+
+def _normal(match: re.Match[str]) -> str:
+    domain, bus, slot, function = match.groups()
+    return f"{int(domain or '0', 16):04x}:{bus}:{slot}.{function}"

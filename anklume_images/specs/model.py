@@ -22,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from anklume_images.architectures import ARCHITECTURES
 from anklume_images.inputs.lockfile import canonical
 from anklume_images.specs.values import VariableType  # noqa: TC001 - pydantic reads it
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "ARCHITECTURES",
     "BUILT_IN_ARCHIVES",
     "DebianInputs",
     "Healthcheck",
@@ -48,7 +48,6 @@ __all__ = [
     "request_of",
 ]
 
-ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 

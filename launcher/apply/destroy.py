@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus.client import is_missing
+from anklume_images.incus.values import is_true
 from launcher.apply.steps import stop
 from launcher.gpu.claims import Claimant, release
 from launcher.infra.names import owner_of
@@ -80,7 +81,7 @@ def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
     there: dict[str, Any] | None = incus.find_one(path, **params)
     if there is not None and owner_of(there["config"]) == owner:
         stop(incus, key)
-        if there["config"].get(PROTECTION) == "true":
+        if is_true(there["config"].get(PROTECTION)):
             incus.send("patch", path, {"config": {PROTECTION: "false"}}, params=params)
         _gone(incus, path, params)
     release(incus, Claimant(key.project, key.name, owner))

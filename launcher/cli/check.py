@@ -34,8 +34,8 @@ def check(session: Session, infra: Path, *, as_json: bool, yolo: bool) -> None:
         session.console.json(checked.document())
     else:
         for warning in checked.warnings:
-            session.console.warn(_printable(str(warning)))
-        session.console.result(_printable(_text(checked)))
+            session.console.warn(str(warning))
+        session.console.result(_text(checked))
     if not checked.valid:
         sys.exit(2)
 
@@ -59,11 +59,6 @@ def _text(checked: Checked) -> str:
     domains = sum(domain.enabled for domain in infra.domains.values())
     lines.append(f"valid: {_count(len(machines), 'machine')} in {_count(domains, 'domain')}")
     return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """The text without the surrogates that stand for the bytes of a file's name that are not UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _count(number: int, what: str) -> str:

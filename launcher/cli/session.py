@@ -61,9 +61,9 @@ class Session:
 
     def pipeline(self, *, offline: bool = False) -> Pipeline:
         """The pipeline that builds what the store lacks."""
+        from anklume_images.architectures import host_architecture
         from anklume_images.pipeline import Options, Pipeline
         from anklume_images.settings import load_settings
-        from anklume_images.store.images import host_architecture
 
         settings = load_settings(os.environ)
         jobs = settings.jobs or os.cpu_count() or 1

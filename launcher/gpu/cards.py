@@ -6,9 +6,10 @@ card's memory and no list of its MIG devices.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from anklume_images.incus.values import pci_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,14 +23,12 @@ __all__ = [
     "cards_of",
     "computing",
     "describe",
-    "normal_pci",
 ]
 
 NVIDIA, AMD = "10de", "1002"
 ANYWHERE = "none"  # what Incus calls the location of everything on a server that is no cluster
 # Chips that only draw a server's console: ASPEED, Matrox, Cirrus, QEMU's own. Nobody means them by `gpu: true`.
 _CONSOLES = frozenset({"1a03", "102b", "1013", "1234"})
-_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _card(entry: Mapping[str, Any], member: str) -> Card:
     drm = entry.get("drm") or {}
     kinds = ("card", "render", "control")
     return Card(
-        pci=normal_pci(entry["pci_address"]) or str(entry["pci_address"]),
+        pci=pci_address(entry["pci_address"]) or str(entry["pci_address"]),
         vendor_id=str(entry.get("vendor_id") or "").lower(),
         product_id=str(entry.get("product_id") or "").lower(),
         vendor=str(entry.get("vendor") or ""),
@@ -125,20 +124,8 @@ def _nvidia(entry: Mapping[str, Any] | None) -> Nvidia | None:
 
 def _virtual(sriov: Mapping[str, Any] | None) -> Iterable[str]:
     for entry in (sriov or {}).get("vfs") or ():
-        if address := normal_pci(str(entry.get("pci_address") or "")):
+        if address := pci_address(str(entry.get("pci_address") or "")):
             yield address
-
-
-def normal_pci(address: str) -> str | None:
-    """An address in Incus' form: `01:00.0`, `0000:01:00.0` and NVIDIA's `00000000:01:00.0` are all `0000:01:00.0`.
-
-    None when it is none.
-    """
-    match = _PCI.fullmatch(address.strip().lower())
-    if match is None:
-        return None
-    domain, bus, slot, function = match.groups()
-    return f"{int(domain or '0', 16):04x}:{bus}:{slot}.{function}"
 
 
 def computing(cards: Iterable[Card]) -> tuple[Card, ...]:

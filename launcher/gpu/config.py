@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.gpu.grants import gpu_devices_of, merged_config, merged_devices
+from anklume_images.incus.values import is_true
+from launcher.gpu.grants import gpu_devices_of
 from launcher.gpu.nodes import KFD
+from launcher.infra.merge import merged_config, merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +20,6 @@ __all__ = ["CAPABILITIES", "RUNTIME", "gpu_config", "wants_runtime"]
 RUNTIME = "nvidia.runtime"
 CAPABILITIES = "nvidia.driver.capabilities"
 _COMPUTE = "compute,utility"  # CUDA, and nvidia-smi
-_FALSE = frozenset({"", "false", "0", "no", "off"})  # what Incus takes for false
 _NOTHING = {"type": "none"}  # hides a profile's device of the same name
 
 
@@ -49,7 +50,7 @@ def gpu_config(
 
 def wants_runtime(machine: Machine, domain: Domain) -> bool:
     """Whether the file leaves the NVIDIA runtime on: `nvidia.runtime: "false"` in config switches it off."""
-    return merged_config(machine, domain).get(RUNTIME, "true").lower() not in _FALSE
+    return is_true(merged_config(machine, domain).get(RUNTIME, "true"))
 
 
 def _runtime(machine: Machine, domain: Domain) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from launcher.gpu.cards import computing, describe
 from launcher.gpu.holders import collide, mig_part, mig_uuid, mode_of
 from launcher.gpu.nodes import by_selector
+from launcher.infra.merge import merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.gpu.holders import Mode
     from launcher.infra.model import Domain, GpuSelector, Machine
 
-__all__ = ["POLICY_CODES", "Grant", "Refusal", "asked", "gpu_devices_of", "merged_config", "merged_devices"]
+__all__ = ["POLICY_CODES", "Grant", "Refusal", "asked", "gpu_devices_of"]
 
 # The file is clear and the host or another machine stands against it: exit 4. The other codes mean that the file has
 # to say more, or something else, for this host: exit 2.
@@ -64,24 +65,6 @@ class Refusal:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} ({self.hint})"
-
-
-def merged_devices(machine: Machine, domain: Domain) -> dict[str, Mapping[str, str]]:
-    """The devices of the file, as Incus merges them: a later profile over an earlier one, the machine over all."""
-    merged: dict[str, Mapping[str, str]] = {}
-    for name in machine.profiles:
-        if name in domain.profiles:
-            merged |= domain.profiles[name].devices
-    return {**merged, **machine.devices}
-
-
-def merged_config(machine: Machine, domain: Domain) -> dict[str, str]:
-    """The config of the file, merged likewise."""
-    merged: dict[str, str] = {}
-    for name in machine.profiles:
-        if name in domain.profiles:
-            merged |= domain.profiles[name].config
-    return {**merged, **machine.config}
 
 
 def gpu_devices_of(machine: Machine, domain: Domain) -> dict[str, Mapping[str, str]]:

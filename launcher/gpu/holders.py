@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from anklume_images.incus.values import is_true
 from launcher.gpu.nodes import KFD, by_address, by_node, by_number, by_selector, mentioned
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Holder", "Mode", "collide", "holders", "mig_part", "mig_uuid", "mode_of"]
 
 Mode = Literal["physical", "mig", "sriov", "mdev", "node", "pci", "raw"]
-_TRUE = frozenset({"true", "1", "yes", "on"})  # what Incus takes for true
 _SELECTORS = ("pci", "id", "vendorid", "productid")
 _DIVIDED: tuple[Mode, ...] = ("mig", "sriov", "mdev")
 _ALLOW = frozenset({"lxc.cgroup.devices.allow", "lxc.cgroup2.devices.allow"})
@@ -144,8 +144,8 @@ def _plain(text: str) -> str:
 
 
 def _starts(config: Mapping[str, str]) -> bool:
-    wish = str(config.get("boot.autostart", "")).lower()
-    return wish in _TRUE or (not wish and config.get("volatile.last_state.power") == "RUNNING")
+    wish = config.get("boot.autostart")
+    return is_true(wish) or (wish in (None, "", "last-state") and config.get("volatile.last_state.power") == "RUNNING")
 
 
 # Devices
@@ -206,7 +206,7 @@ def _by_kfd(cards: Sequence[Card], devices: Mapping[str, Mapping[str, str]], way
 
 
 def _by_config(cards: Sequence[Card], config: Mapping[str, str]) -> Iterator[_Way]:
-    privileged = str(config.get("security.privileged", "")).lower() in _TRUE
+    privileged = is_true(config.get("security.privileged"))
     for line in str(config.get("raw.lxc", "")).splitlines():
         for card in _by_line(cards, line, privileged=privileged):
             yield _Way(card, "raw.lxc", "raw")

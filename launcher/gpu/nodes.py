@@ -9,7 +9,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher.gpu.cards import normal_pci
+from anklume_images.incus.values import pci_address, pci_addresses_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +22,6 @@ KFD = "/dev/kfd"  # all AMD cards at once; which of them can be used, their rend
 _NVIDIA_MAJOR, _DRM_MAJOR = "195", "226"  # Documentation/admin-guide/devices.txt of the kernel; NVIDIA's own number
 _NVIDIA_NODE = re.compile(r"/dev/nvidia(\d+)", re.ASCII)
 _NUMBER_NODE = re.compile(r"/dev/char/(\d+):(\d+)", re.ASCII)
-_ADDRESS = re.compile(r"(?<![0-9a-f:])(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?![0-9a-f])", re.ASCII)
 
 
 def by_selector(cards: Iterable[Card], device: Mapping[str, str]) -> tuple[Card, ...]:
@@ -35,7 +34,7 @@ def by_selector(cards: Iterable[Card], device: Mapping[str, str]) -> tuple[Card,
             (device.get("id"), card.drm_id),
         )
         pci = device.get("pci")
-        if pci and (normal_pci(pci) or pci) != card.pci:
+        if pci and (pci_address(pci) or pci) != card.pci:
             return False
         return all(not value or value.lower() == has for value, has in wanted)
 
@@ -44,7 +43,7 @@ def by_selector(cards: Iterable[Card], device: Mapping[str, str]) -> tuple[Card,
 
 def by_address(cards: Iterable[Card], address: str) -> tuple[tuple[Card, str | None], ...]:
     """The card at a PCI address, with that address again where it is one of the card's virtual functions."""
-    wanted = normal_pci(address)
+    wanted = pci_address(address)
     whole: list[tuple[Card, str | None]] = []
     for card in cards:
         if card.pci == wanted:
@@ -96,5 +95,5 @@ def _nvidia_minor(card: Card, place: int) -> str:
 
 def mentioned(cards: Iterable[Card], text: str) -> tuple[Card, ...]:
     """The cards whose PCI address, in a long or short form, is anywhere in a text."""
-    named = {normal_pci(address) for address in _ADDRESS.findall(text.lower())}
+    named = pci_addresses_in(text)
     return tuple(card for card in cards if card.pci in named or not named.isdisjoint(card.virtual))

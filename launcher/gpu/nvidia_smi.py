@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.gpu.cards import normal_pci
+from anklume_images.incus.values import pci_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,7 @@ def nvidia_smi(text: str) -> tuple[Figures, ...]:
     lines = csv.reader(text.splitlines(), skipinitialspace=True)
     found = []
     for line in lines:
-        pci = normal_pci(line[0]) if len(line) == 6 else None
+        pci = pci_address(line[0]) if len(line) == 6 else None
         if pci is not None:
             found.append(Figures(pci, line[1], line[2], _bytes(line[3]), _bytes(line[4]), line[5]))
     return tuple(found)
@@ -83,10 +83,10 @@ def _run(*arguments: str) -> str:
             ["nvidia-smi", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             errors="replace",
             timeout=_SECONDS,
             check=False,
+            encoding="utf-8",
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

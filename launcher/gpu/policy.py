@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.console import human_size
 from anklume_images.errors import InvalidFileError, PolicyError, Problem
 from launcher.gpu.cards import ANYWHERE, describe
-from launcher.gpu.grants import Grant, Refusal, asked, merged_config, merged_devices
+from launcher.gpu.grants import Grant, Refusal, asked
 from launcher.gpu.holders import holders
+from launcher.infra.merge import merged_config, merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

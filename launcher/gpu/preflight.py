@@ -10,9 +10,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.incus.values import is_true
 from launcher.gpu.cards import describe
 from launcher.gpu.config import RUNTIME, wants_runtime
-from launcher.gpu.grants import merged_config
+from launcher.infra.merge import merged_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["OLDEST_DRIVER", "Obstacle", "preflight"]
 
 OLDEST_DRIVER = 535  # Ollama's CUDA 12 libraries need it
-_TRUE = frozenset({"true", "1", "yes", "on"})
 # Incus' own packages of Zabbly live in /opt/incus.
 _TOOLS = tuple(f"{folder}/nvidia-container-cli" for folder in ("usr/bin", "usr/local/bin", "usr/sbin", "opt/incus/bin"))
 _HOOKS = ("usr/share/lxc/hooks/nvidia", "opt/incus/share/lxc/hooks/nvidia")
@@ -79,7 +79,7 @@ def _for_vm(machine: Machine, cards: list[Card], daemon_root: Path | None) -> It
 
 def _for_runtime(machine: Machine, domain: Domain, cards: list[Card], daemon_root: Path | None) -> Iterator[Obstacle]:
     off = f'or set {RUNTIME}: "false" in its config and bring the driver\'s libraries yourself'
-    if merged_config(machine, domain).get("security.privileged", "").lower() in _TRUE:
+    if is_true(merged_config(machine, domain).get("security.privileged")):
         yield Obstacle(
             machine.name,
             f"a privileged container cannot have {RUNTIME}: Incus refuses it",

@@ -75,7 +75,7 @@ def names_for(infra: Infra, level_file: Path = _LEVEL_FILE) -> Names:
     if not infra.settings.nesting_prefix:
         return Names()
     try:
-        level = int(level_file.read_text())
+        level = int(level_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Names()
     return Names(f"{level:03d}-")

@@ -86,7 +86,7 @@ def _pool(incus: Incus, pool: dict[str, Any]) -> Pool:
 
 def _text(path: Path) -> str | None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return path.read_text()
+        return path.read_text("utf-8", errors="replace")
     return None
 
 

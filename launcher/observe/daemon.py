@@ -36,6 +36,6 @@ def daemon_root(address: str) -> Path | None:
 def watch_limit(root: Path | None) -> int | None:
     """How often all containers together may open inotify(7); None where the daemon's files are out of reach."""
     try:
-        return None if root is None else int((root / "proc/sys" / LIMIT.replace(".", "/")).read_text())
+        return None if root is None else int((root / "proc/sys" / LIMIT.replace(".", "/")).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

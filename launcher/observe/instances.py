@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import architecture_of
 from launcher.infra.names import IMAGE, MACHINE, owner_of
 from launcher.observe.live import addresses_of
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["MISSING", "NOT_OURS", "RUNNING", "Mount", "Seen", "look", "seen"]
 
 RUNNING, STOPPED, MISSING, NOT_OURS = "running", "stopped", "missing", "not ours"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] 
         project,
         name,
         str(instance["status"]).lower(),
-        architecture=_ARCHITECTURES.get(instance["architecture"], instance["architecture"]),
+        architecture=architecture_of(instance["architecture"]),
         image=config.get(IMAGE),
         addresses=addresses_of(instance.get("state") or {}),
         config=config,

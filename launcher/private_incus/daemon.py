@@ -165,7 +165,7 @@ class PrivateIncus:
             incus.send("patch", "", {"config": {"core.https_address": address}})
             incus.send("post", "certificates", {"type": "client", "name": "trial", "certificate": encoded})
             server_cert = self.home / "tls/server.crt"
-            server_cert.write_text(incus.server.certificate)
+            server_cert.write_text(incus.server.certificate, encoding="utf-8")
         return Endpoint(f"https://{address}", server_cert, cert, key)
 
     def restart_daemon(self) -> None:
@@ -179,7 +179,7 @@ class PrivateIncus:
     def _is_daemon(self, pid: int) -> bool:
         """Whether a process is this Incus' daemon: the child of its pid 1 that has the daemon's program."""
         try:
-            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+            parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
             return int(parent) == self.pid and os.readlink(f"/proc/{pid}/exe").endswith(INCUSD)
         except OSError:
             return False

@@ -68,8 +68,8 @@ def install(root: Path, count: int) -> None:
     _keep_unmasked(stuff)
     _copy_classes(root / "sys/class", stuff / "class")
     shutil.copytree(root / "sys/bus/pci/devices", stuff / "pci", symlinks=True, dirs_exist_ok=True)
-    (stuff / "driver/nvidia/module/version").write_text(f"{DRIVER}\n")
-    (stuff / "proc/nvidia/version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {DRIVER}\n")
+    (stuff / "driver/nvidia/module/version").write_text(f"{DRIVER}\n", encoding="utf-8")
+    (stuff / "proc/nvidia/version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {DRIVER}\n", "utf-8")
     for card in cards(count):
         _describe(card, stuff)
     linux.mount(stuff / "class", root / "sys/class", flags=linux.BIND | linux.REC)
@@ -100,9 +100,9 @@ def _describe(card: FakeCard, stuff: Path) -> None:
     function = stuff / "pci" / card.pci
     for node in card.drm:
         (function / "drm" / node).mkdir(parents=True)
-        (function / "drm" / node / "dev").write_text(_NULL_TEXT)
+        (function / "drm" / node / "dev").write_text(_NULL_TEXT, encoding="utf-8")
         (stuff / "class/drm" / node).mkdir()
-        (stuff / "class/drm" / node / "dev").write_text(_NULL_TEXT)
+        (stuff / "class/drm" / node / "dev").write_text(_NULL_TEXT, encoding="utf-8")
         (stuff / "class/drm" / node / "device").symlink_to(f"/sys/bus/pci/devices/{card.pci}")
     identity = f"{_VENDOR}:{_PRODUCT}".upper()
     for name, text in (
@@ -112,14 +112,15 @@ def _describe(card: FakeCard, stuff: Path) -> None:
         ("numa_node", "0\n"),
         ("uevent", f"DRIVER=nvidia\nPCI_CLASS=30000\nPCI_ID={identity}\nPCI_SLOT_NAME={card.pci}\n"),
     ):
-        (function / name).write_text(text)
+        (function / name).write_text(text, encoding="utf-8")
     (function / "subsystem").symlink_to("/sys/bus/pci")
     (function / "driver").symlink_to(f"/{_STUFF}/driver/nvidia")
     information = stuff / "proc/nvidia/gpus" / card.pci
     information.mkdir()
     (information / "information").write_text(
         f"Model: \t\t {MODEL}\nIRQ:   \t\t 100\nGPU UUID: \t {card.uuid}\n"
-        f"Bus Location: \t {card.pci}\nDevice Minor: \t {card.index}\n"
+        f"Bus Location: \t {card.pci}\nDevice Minor: \t {card.index}\n",
+        encoding="utf-8",
     )
 
 
@@ -154,7 +155,7 @@ def _write_stand_in(program: Path, count: int) -> None:
         f"{card.index},{card.index},{MODEL},GeForce,{card.uuid},0000{card.pci},8.9" for card in cards(count)
     )
     smi = program.parent.parent / "share/nvidia-smi-stand-in"
-    smi.write_text(_nvidia_smi(count))
+    smi.write_text(_nvidia_smi(count), encoding="utf-8")
     program.write_text(
         f"""#!/bin/sh
 for word in "$@"; do
@@ -176,7 +177,8 @@ END
   esac
 done
 exit 1
-"""
+""",
+        encoding="utf-8",
     )
     program.chmod(0o755)
 

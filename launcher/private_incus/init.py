@@ -114,7 +114,7 @@ def _join_cgroup(home: Path) -> bool:
         return False
     try:
         cgroup.mkdir(exist_ok=True)
-        (cgroup / "cgroup.procs").write_text("0")
+        (cgroup / "cgroup.procs").write_text("0", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -153,14 +153,14 @@ def _mount_kernel(root: Path, *, leaf: bool) -> None:
         # Only a cgroup without processes may hand controllers on; liblxc takes pid 1's cgroup less this very name.
         scope = root / "sys/fs/cgroup/init.scope"
         scope.mkdir()
-        (scope / "cgroup.procs").write_text("0")
+        (scope / "cgroup.procs").write_text("0", encoding="utf-8")
         _enable_controllers(root / "sys/fs/cgroup")
 
 
 def _enable_controllers(cgroup: Path) -> None:
-    for controller in (cgroup / "cgroup.controllers").read_text().split():
+    for controller in (cgroup / "cgroup.controllers").read_text(encoding="utf-8").split():
         with contextlib.suppress(OSError):
-            (cgroup / "cgroup.subtree_control").write_text(f"+{controller}")
+            (cgroup / "cgroup.subtree_control").write_text(f"+{controller}", encoding="utf-8")
 
 
 def _write_etc(etc: Path, hostname: str) -> None:
@@ -169,14 +169,14 @@ def _write_etc(etc: Path, hostname: str) -> None:
         if not (etc / name).exists():
             (etc / name).write_bytes((master / f"{name}.master").read_bytes())
     for name in ("subuid", "subgid"):
-        (etc / name).write_text("root:1000000:1000000000\n")
+        (etc / name).write_text("root:1000000:1000000000\n", encoding="utf-8")
     for name, text in (
         ("hostname", f"{hostname}\n"),
         ("hosts", f"127.0.0.1 localhost {hostname}\n::1 localhost\n"),
         ("resolv.conf", ""),
     ):
         (etc / name).unlink(missing_ok=True)
-        (etc / name).write_text(text)
+        (etc / name).write_text(text, encoding="utf-8")
 
 
 def _raise_limits() -> None:

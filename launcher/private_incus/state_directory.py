@@ -69,7 +69,7 @@ def clear(home: Path) -> None:
 
 def cgroup_of(home: Path) -> Path | None:
     """Where the folder's cgroup is or would be; None where the host has no cgroup v2 mounted for writing."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+    for line in Path("/proc/self/mounts").read_text("utf-8", errors="surrogateescape").splitlines():
         _, place, fstype, options = line.split()[:4]
         if fstype == "cgroup2" and "rw" in options.split(","):
             return Path(place) / home.name

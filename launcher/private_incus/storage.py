@@ -54,7 +54,7 @@ def _why_not_btrfs() -> str | None:
     # Mounting nothing makes the kernel load the module; ENODEV then means that there is none.
     with contextlib.suppress(OSError):
         linux.mount("none", "/mnt", "btrfs")
-    known = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
+    known = {line.split()[-1] for line in Path("/proc/filesystems").read_text(encoding="utf-8").splitlines()}
     return None if "btrfs" in known else "the kernel has no btrfs"
 
 

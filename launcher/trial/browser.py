@@ -125,7 +125,7 @@ def _page_address(browser: subprocess.Popen[bytes], folder: Path) -> str:
     while time.monotonic() < end and browser.poll() is None:
         with contextlib.suppress(OSError, ValueError, IndexError), requests.Session() as session:
             session.trust_env = False  # no proxy
-            port = int((folder / "DevToolsActivePort").read_text().split()[0])
+            port = int((folder / "DevToolsActivePort").read_text(encoding="utf-8").split()[0])
             pages = session.get(f"http://127.0.0.1:{port}/json/list", timeout=5).json()
             return str(next(page for page in pages if page["type"] == "page")["webSocketDebuggerUrl"])
         time.sleep(0.05)

@@ -74,7 +74,8 @@ class ShellEnvironment:
         bashrc.write_text(
             "if [ -f ~/.bashrc ]; then . ~/.bashrc; fi\n"
             f"PATH={shlex.quote(str(self._folder / 'bin'))}:$PATH\n"
-            f"PS1={shlex.quote(prompt)}$PS1\n"
+            f"PS1={shlex.quote(prompt)}$PS1\n",
+            encoding="utf-8",
         )
         return self.run([program, "--rcfile", str(bashrc)])
 
@@ -114,7 +115,7 @@ def _client(tree: Path) -> list[str]:
 
 
 def _write_program(path: Path, command: Sequence[str]) -> None:
-    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
     path.chmod(0o700)
 
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import host_architecture
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Images, fingerprint, host_architecture
+from anklume_images.store.images import Images, fingerprint
 from anklume_images.store.store import Store
 
 if TYPE_CHECKING:

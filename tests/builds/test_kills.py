@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.architectures import host_architecture
 from anklume_images.console import Console
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.locking import TOOLCHAIN
@@ -23,7 +24,7 @@ from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.blobs import Blobs
-from anklume_images.store.images import Images, host_architecture
+from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from tests.support.debian_archive import StandInArchive, StandInPackage
 from tests.support.faulty_mirror import Fault

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.architectures import host_architecture
 from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.catalog import builtin_specs
-from anklume_images.store.images import host_architecture
 from tests.support.ollama_standin import (
     LIBRARIES,
     NAME,

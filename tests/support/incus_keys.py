@@ -144,11 +144,11 @@ def _in_device(client: Incus, base: Mapping[str, str], key: str) -> Callable[[st
 
 
 def main() -> None:
+    from anklume_images.architectures import host_architecture
     from anklume_images.console import Console
     from anklume_images.pipeline import Options, Pipeline
     from anklume_images.settings import load_settings, store_home
     from anklume_images.specs.catalog import Catalog, builtin_specs
-    from anklume_images.store.images import host_architecture
     from anklume_images.store.store import Store
     from launcher.private_incus.daemon import PrivateIncus
 
