@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.architectures import host_architecture
-from anklume_images.build.builder import build_image, prepare
-from anklume_images.build.trees import Tree, ensure_tree, tree_digest
+from anklume_images.builder.builder import build_image, prepare
+from anklume_images.builder.trees import Tree, ensure_tree, tree_digest
 from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from anklume_images.build.builder import Prepared
+    from anklume_images.builder.builder import Prepared
     from anklume_images.console import Console
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.settings import Settings
@@ -255,7 +255,7 @@ class Pipeline:
             if results[name].status != "present":
                 todo.append(name)
         if any(results[name].error is None for name in todo):
-            from anklume_images.build.sandbox import require_root
+            from anklume_images.builder.sandbox import require_root
 
             require_root("building an image")
             self._require_machine()
@@ -301,7 +301,7 @@ class Pipeline:
         self._in_threads([name for name in todo if results[name].error is None], results, tree)
 
     def _in_threads(self, todo: list[str], results: dict[str, Result], tree: Tree) -> None:
-        from anklume_images.build.sandbox import end_all
+        from anklume_images.builder.sandbox import end_all
 
         memory = _available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
         done = {name: threading.Event() for name in todo}

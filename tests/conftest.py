@@ -27,7 +27,7 @@ from anklume_images.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
 
 pytest_plugins = ["tests.support.suite"]
 

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from anklume_images.errors import LockError
 from anklume_images.inputs.lockfile import Deb, Index
+from anklume_images.inputs.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -204,7 +205,7 @@ def _checked(result: subprocess.CompletedProcess[str], what: str) -> str:
     if result.returncode == 0:
         return result.stdout
     lines = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith(("E:", "W:", " "))]
-    text = "\n".join(lines[-12:]) or result.stderr.strip()
+    text = redact_text("\n".join(lines[-12:]) or result.stderr.strip())
     hint = "check the network and the mirrors that apt is configured with"
     if "is expired" in text or "not valid anymore" in text:
         hint = "the mirror stands still; try another (settings: mirrors), or `lock --allow-expired`"

@@ -329,7 +329,7 @@ class _Download:
         if part.length and not self._ranges:
             part.reset()
         offset = part.length
-        with self._transport.get(self._url, self._headers(offset)) as response:
+        with self._transport.ask(self._url, self._headers(offset)) as response:
             if response.status_code == 200:
                 if offset:
                     part.reset()  # the server sends all of it, whatever was asked
@@ -421,6 +421,8 @@ def _fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], s
             lines.append("    no mirror is known")
     if len(files) > _LISTED:
         lines.append(f"  and {len(files) - _LISTED} more")
+    for archive in dict.fromkeys(file.archive for file in files):
+        lines.extend(line for line in sources.passed_over(archive) if line not in lines)
     hints = [sources.hint(archive) for archive in sorted({file.archive for file in files if not failed[file.sha256]})]
     if missing:
         hints.append("mirrors drop superseded files: lock anew (--refresh-missing), or set 'snapshot' in the settings")

@@ -15,14 +15,25 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
 from anklume_images.errors import HostError
+from anklume_images.inputs.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["ACCEPT", "Link", "PythonPlaces", "host_python_places", "links_of_folder", "links_of_page", "local_path"]
+__all__ = [
+    "ACCEPT",
+    "PAGE_LIMIT",
+    "Link",
+    "PythonPlaces",
+    "host_python_places",
+    "links_of_folder",
+    "links_of_page",
+    "local_path",
+]
 
 # JSON where the index speaks it (PEP 691), else HTML (PEP 503).
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+PAGE_LIMIT = 64 << 20  # bytes; pages of busy projects are some MiB
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,7 @@ def _uv_configuration(environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     )
     if done.returncode != 0:
         raise HostError(
-            f"uv cannot say which Python index it uses: {done.stderr.strip()}",
+            f"uv cannot say which Python index it uses: {redact_text(done.stderr.strip())}",
             hint="name one in the settings: python_indexes: [URL]",
         )
     found: dict[str, tuple[str, ...]] = {}

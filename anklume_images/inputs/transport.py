@@ -11,14 +11,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import requests
 
-__all__ = ["Again", "Attempt", "Refusal", "Stopped", "Transport", "backoff", "redact", "retry_after"]
+__all__ = ["Again", "Attempt", "Refusal", "Stopped", "Transport", "backoff", "retry_after"]
 
 T = TypeVar("T")
 
@@ -40,35 +42,28 @@ class Attempt:
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
-    """Asking this address again is no use."""
+    """Asking this address again is no use; `answered` when it was the server that said so."""
 
-    def __init__(self, said: str, *, gone: bool = False) -> None:
+    def __init__(self, said: str, *, gone: bool = False, answered: bool = False) -> None:
         super().__init__(said)
         self.said = said
         self.gone = gone
+        self.answered = answered
 
 
 class Again(Exception):  # noqa: N818
     """It may work later: after `wait` seconds where the server said so; `silent` when no answer came at all."""
 
-    def __init__(self, said: str, *, wait: float | None = None, silent: bool = False) -> None:
+    def __init__(self, said: str, *, wait: float | None = None, silent: bool = False, answered: bool = False) -> None:
         super().__init__(said)
         self.said = said
         self.wait = wait
         self.silent = silent
+        self.answered = answered
 
 
 class Stopped(Exception):  # noqa: N818
     """The work was called off while this thread was at it."""
-
-
-def redact(url: str) -> str:
-    """The URL without user, password, query and fragment: any of them can be a credential."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(an address that cannot be read)"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def retry_after(header: str | None, date: str | None = None) -> float | None:
@@ -132,15 +127,19 @@ class Transport:
         self.check()
 
     @contextlib.contextmanager
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """The streamed answer to a GET: 200, 206 or 416; any other, and a break in the body, is Refusal or Again."""
+    def ask(
+        self, url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
+    ) -> Iterator[requests.Response]:
+        """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or Again."""
         from requests.exceptions import ConnectionError as Unreachable
         from requests.exceptions import RequestException, Timeout
         from urllib3.exceptions import HTTPError
 
         self._wait_for_host(url)
         try:
-            response = self._session().get(url, headers=dict(headers or {}), stream=True, timeout=self.timeout)
+            response = self._session().request(
+                method, url, headers=dict(headers or {}), stream=True, timeout=self.timeout, allow_redirects=True
+            )
         except (Unreachable, Timeout) as error:
             raise Again(self._describe(error), silent=True) from None
         except OSError as error:  # RequestException is one, and so is a CA bundle that is not there
@@ -158,6 +157,47 @@ class Transport:
             with self._lock:
                 self._open.discard(response)
             response.close()
+
+    def read(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> tuple[bytes, str, str]:
+        """A small file, its type and the address it came from after redirects; Refusal above `limit` bytes.
+
+        Asked for again as in `insist`.
+        """
+
+        def whole() -> tuple[bytes, str, str]:
+            with self.ask(url, headers) as response:
+                body = bytes(response.raw.read(limit + 1, decode_content=True))
+                if len(body) > limit:
+                    raise Refusal(f"larger than {limit >> 20} MiB", answered=True)
+                return body, response.headers.get("Content-Type", ""), response.url
+
+        return self.insist(url, whole)
+
+    def size(self, url: str) -> int | None:
+        """How many bytes a file has, by HEAD, or else by asking for one byte of it; None when the server does not say.
+
+        Some servers refuse HEAD, some answer it without a length.
+        """
+
+        def stated() -> int | None:
+            with self.ask(url, method="HEAD") as response:
+                length = response.headers.get("Content-Length", "")
+                return int(length) if response.status_code == 200 and length.isdecimal() else None
+
+        def total() -> int | None:
+            with self.ask(url, {"Range": "bytes=0-0"}) as response:
+                text = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if response.status_code == 200:
+                    text = response.headers.get("Content-Length", "")
+                return int(text) if text.isdecimal() else None
+
+        try:
+            if found := self.insist(url, stated):
+                return found
+        except Refusal as refusal:
+            if refusal.gone or not refusal.answered:
+                raise
+        return self.insist(url, total)
 
     def insist(self, url: str, action: Callable[[], T], advanced: Callable[[], bool] = lambda: False) -> T:
         """Repeat `action` while it raises Again, with growing pauses; at the end Refusal with what was said last.
@@ -177,7 +217,7 @@ class Transport:
                 if failures >= (1 if host in self._silent else self._attempts):
                     if again.silent:
                         self._silent.add(host)
-                    raise Refusal(again.said) from None
+                    raise Refusal(again.said, answered=again.answered) from None
                 if again.wait:
                     self._not_before[host] = self.clock() + again.wait
                 else:
@@ -216,10 +256,10 @@ class Transport:
         said = f"{status} {_phrase(status)}"
         if status in _LATER:
             wait = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
-            raise Again(said, wait=wait if status in {429, 503} else None)
+            raise Again(said, wait=wait if status in {429, 503} else None, answered=True)
         if response.history:
             said += f" (redirected to {redact(response.url)})"
-        raise Refusal(said, gone=status in _GONE)
+        raise Refusal(said, gone=status in _GONE, answered=True)
 
     def _describe(self, error: BaseException) -> str:
         from requests import exceptions as of_requests

@@ -233,7 +233,7 @@ class _Reader:
                 continue
             if variable.secret:
                 self._add((*here, "default"), "secret-default", "a secret has no default", key=True)
-            elif wrong := value_problem(variable.type, variable.default):
+            elif wrong := value_problem(variable.type, variable.default, variable.max_bytes):
                 self._add(
                     (*here, "default"), "wrong-default", f"the default of '{name}' {wrong.message}", hint=wrong.hint
                 )

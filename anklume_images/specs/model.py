@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    model_serializer,
+)
 
 from anklume_images.architectures import ARCHITECTURES
 from anklume_images.inputs.lockfile import canonical
@@ -198,12 +208,19 @@ class Template(_Part):
 
 
 class Variable(_Part):
-    """A per-instance setting, given as `user.anklume.<name>`."""
+    """A per-instance setting, given as `user.anklume.<name>`; `max_bytes` limits its text in UTF-8."""
 
     type: VariableType
     description: Line
     default: Any = None
     secret: StrictBool = False
+    max_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A limit that is not set is left out: what names an image stays as it was before there were limits."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "max_bytes" or value is not None}
 
 
 class Volume(_Part):

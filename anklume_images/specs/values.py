@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ValueProblem", "VariableType", "value_problem", "value_text"]
 
-VariableType = Literal["string", "port", "bool", "url", "list", "integer", "listen", "hosts"]
+VariableType = Literal["string", "port", "bool", "url", "list", "integer", "listen", "hosts", "email"]
 
 _HIGHEST_PORT = 65535
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# As a sign-in page takes it (HTML standard, "valid e-mail address"); `admin@localhost` is one.
+_EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class ValueProblem:
     hint: str | None = None
 
 
-def value_problem(kind: VariableType, value: object) -> ValueProblem | None:
-    """What is wrong with a variable's value, or None; values are data as YAML gives it."""
+def value_problem(kind: VariableType, value: object, max_bytes: int | None = None) -> ValueProblem | None:
+    """What is wrong with a variable's value, or None; values are data as YAML gives it.
+
+    `max_bytes` is the most that its text may have in UTF-8. The value itself is in no answer.
+    """
     right, wanted = _TYPES[kind]
     try:
         if right(value):
-            return None
+            return _too_long(value, max_bytes)
     except ListenError as error:
         return ValueProblem(str(error), error.hint)
     hint = None
@@ -43,6 +49,13 @@ def value_problem(kind: VariableType, value: object) -> ValueProblem | None:
     elif isinstance(value, (int, float)) and kind in ("string", "url", "listen", "hosts"):
         hint = "put it in quotes"
     return ValueProblem(f"must be {wanted}", hint)
+
+
+def _too_long(value: object, max_bytes: int | None) -> ValueProblem | None:
+    size = len(value_text(value).encode("utf-8", errors="surrogatepass"))
+    if max_bytes is None or size <= max_bytes:
+        return None
+    return ValueProblem(f"must have at most {max_bytes} bytes in UTF-8, and has {size}")
 
 
 def _is_line(value: object) -> bool:
@@ -76,6 +89,10 @@ _TYPES: dict[VariableType, tuple[Callable[[object], bool], str]] = {
     "list": (
         lambda value: isinstance(value, (list, tuple)) and all(_is_item(item) for item in value),
         "a list of words without blanks",
+    ),
+    "email": (
+        lambda value: isinstance(value, str) and (value == "" or _EMAIL.fullmatch(value) is not None),
+        "an e-mail address such as ada@example.org",
     ),
     "listen": (
         lambda value: isinstance(value, str) and bool(listen(value)),

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus.client import is_missing
 from anklume_images.incus.values import is_true
-from launcher.apply.claims import Claimant, release
 from launcher.apply.steps import stop
-from launcher.plan.live import path_of
-from launcher.plan.names import owner_of
+from launcher.gpu.claims import Claimant, release
+from launcher.infra.names import owner_of
+from launcher.observe.live import path_of
 from launcher.plan.removal import PROTECTION, Removal
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Key
+    from launcher.resources import Key
 
 __all__ = ["ProtectedError", "remove"]
 

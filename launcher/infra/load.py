@@ -17,11 +17,11 @@ from launcher.infra.host import HostFacts
 from launcher.infra.images import NO_IMAGE, Shelf, choose_images
 from launcher.infra.model import Settings
 from launcher.infra.mounts import check_mounts, shared_mounts
+from launcher.infra.names import Names
 from launcher.infra.report import Report
 from launcher.infra.schema import INFRA
 from launcher.infra.variables import read_variables
 from launcher.infra.wiring import wire
-from launcher.plan.names import Names
 
 if TYPE_CHECKING:
     from pathlib import Path

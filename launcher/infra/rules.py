@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from launcher.infra.entries import Entry
     from launcher.infra.host import HostFacts
+    from launcher.infra.names import Names
     from launcher.infra.report import Report
-    from launcher.plan.names import Names
 
 __all__ = [
     "ai_access",

@@ -106,7 +106,7 @@ class _Reader:
         if odd and odd.other_number and variable.type in ("port", "integer"):
             self._errors[layer.problem(name, "changed-by-yaml", f"{shown(name)} is {odd}", hint=odd.plain)] = None
             return False
-        wrong = value_problem(variable.type, value)
+        wrong = value_problem(variable.type, value, variable.max_bytes)
         if wrong is None:
             return True
         message, hint = f"{shown(name)} {wrong.message}", wrong.hint

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
 from anklume_images.incus.values import is_true
+from launcher.gpu.config import gpu_config
 from launcher.infra.merge import merged_config, merged_devices, named
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
-from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from anklume_images.store.images import Image
+    from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
-    from launcher.plan.gpu_grants import Grant
 
 __all__ = ["Circumstances", "Desired", "desired", "volumes_of"]
 
@@ -265,9 +265,9 @@ class _Builder:
     ) -> dict[str, dict[str, str]]:
         devices = {
             "root": {"type": "disk", "path": "/", "pool": self.pool},
-            "eth0": {
+            NIC: {
                 "type": "nic",
-                "name": "eth0",
+                "name": NIC,
                 "network": self.names.network(domain.name),
                 "ipv4.address": machine.address,
                 "security.ipv4_filtering": "true",  # policies go by address: nobody takes another one's

@@ -18,7 +18,7 @@ from anklume_images.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.conftest import Cli

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.architectures import host_architecture
-from anklume_images.build.apt import TreeApt
+from anklume_images.builder.apt import TreeApt
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.inputs.debian import Resolution
     from tests.support.faulty_mirror import FaultyMirror
 

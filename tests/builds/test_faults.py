@@ -18,7 +18,7 @@ import pytest
 
 from anklume_images import linux
 from anklume_images.architectures import host_architecture
-from anklume_images.build.apt import TreeApt
+from anklume_images.builder.apt import TreeApt
 from anklume_images.console import Console
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.pipeline import Options, Pipeline

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.build.mirror import LoopbackMirror
-from anklume_images.build.rootfs import mirror_entries
+from anklume_images.builder.mirror import LoopbackMirror
+from anklume_images.builder.rootfs import mirror_entries
 from anklume_images.inputs.debian import parse_stanza
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.architectures import host_architecture
-from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.catalog import builtin_specs
 from tests.support.ollama_standin import (
     LIBRARIES,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.builds.images import Host, Machine

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.trial.private import PrivateIncus
+from anklume_images.ship.publish import image_files, publish
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +50,7 @@ class Machines:
     image: Image
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def create(self, *, volume: str | None = None, **variables: str) -> Machine:
+    def create(self, *, volume: str | None = None, opens: bool = True, **variables: str) -> Machine:
         """A started instance with these `user.anklume.open_webui_…`; `volume` is one of its data."""
         machine = Machine(self.client, f"web{next(self.numbers)}")
         config = {f"user.anklume.open_webui_{name}": value for name, value in variables.items()}
@@ -59,7 +58,7 @@ class Machines:
         devices = {"data": disk} if volume else {}
         self.client.create_instance(machine.name, fingerprint=self.image.fingerprint, config=config, devices=devices)
         self.client.start(machine.name)
-        machine.wait()
+        machine.wait("active" if opens else "failed")
         return machine
 
 
@@ -84,11 +83,11 @@ class Machine:
     def healthy(self) -> bool:
         return self.run("/usr/lib/anklume/healthcheck").code == 0
 
-    def wait(self) -> None:
+    def wait(self, wanted: str = "active") -> None:
         """Until the unit says that it has started, or has failed."""
         end = time.monotonic() + SECONDS
-        while (state := self.run("systemctl", "is-active", "open-webui").stdout.decode().strip()) != "active":
-            if state == "failed" or time.monotonic() > end:
+        while (state := self.run("systemctl", "is-active", "open-webui").stdout.decode().strip()) != wanted:
+            if state in ("active", "failed") or time.monotonic() > end:
                 pytest.fail(f"{state}: {self.output('journalctl', '-u', 'open-webui', '-n', '40', '--no-pager')}")
             time.sleep(0.3)
 
@@ -202,6 +201,8 @@ def test_password_is_in_no_file_and_no_log(machine: Machine) -> None:
     assert machine.output("cat", "/etc/anklume/open-webui-admin.env") == ""
     modes = machine.output("sh", "-c", "stat --format %a:%U /etc/anklume/*.env /run/anklume/*.env").split()
     assert modes == ["600:root"] * 3
+    pid = machine.output("systemctl", "show", "open-webui", "--property", "MainPID", "--value").strip()
+    assert "WEBUI_ADMIN" not in machine.output("cat", f"/proc/{pid}/environ")
 
 
 def test_server_runs_confined(machine: Machine) -> None:
@@ -231,8 +232,8 @@ def test_restart_of_the_instance_keeps_everything(machine: Machine) -> None:
     machine.wait()
     assert machine.sign_in().status == 200
     assert machine.output("cat", KEY) == key
-    # The configuration still says it; the file is not written again.
-    assert machine.output("cat", "/etc/anklume/open-webui-admin.env") == ""
+    # The configuration still says it, so Incus wrote it again.
+    assert machine.files_with("$staple`") == []
 
 
 def test_variables_reach_the_service(machines: Machines, machine: Machine) -> None:
@@ -265,6 +266,32 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         speech = other.request("/api/v1/audio/config", port=80, headers=bearer).json()["stt"]
         assert (speech["ENGINE"], speech["OPENAI_API_BASE_URL"]) == ("openai", "http://speech.example/v1")
         assert speech["OPENAI_API_KEY"] == ""
+    finally:
+        other.remove()
+
+
+def test_page_stays_closed_until_there_is_the_administrator_that_was_asked_for(machines: Machines) -> None:
+    long = "ü" * 36 + "x"
+    other = machines.create(opens=False, admin_password=long)
+    try:
+        health = other.run("/usr/lib/anklume/healthcheck")
+        assert health.code != 0
+        assert b"72 bytes" in health.stderr
+        assert ":3000" not in other.output("ss", "--listening", "--tcp", "--numeric")
+        assert other.output("systemctl", "show", "open-webui", "--property", "NRestarts", "--value") == "0\n"
+        assert other.files_with("ü" * 36) == []
+        assert "ü" not in other.output("journalctl", "--no-pager")
+        # Without the password it is as closed, and says so.
+        other.run("systemctl", "restart", "open-webui")
+        assert b"open_webui_admin_password" in other.run("/usr/lib/anklume/healthcheck").stderr
+        other.stop()
+        config = {"user.anklume.open_webui_admin_password": PASSWORD}
+        machines.client.send("patch", f"instances/{other.name}", {"config": config})
+        machines.client.start(other.name)
+        other.wait()
+        assert other.healthy()
+        assert other.sign_in().json()["role"] == "admin"
+        assert other.files_with("$staple`") == []
     finally:
         other.remove()
 

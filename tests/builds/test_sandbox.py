@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.build.sandbox import Job, Mount, Step, end_all, run_job
+from anklume_images.builder.sandbox import Job, Mount, Step, end_all, run_job
 from anklume_images.locking import TOOLCHAIN
 from anklume_images.store.blobs import Blobs
 from tests.support.leftovers import leftovers, nothing_left
@@ -25,7 +25,7 @@ from tests.support.tiny import World
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,7 +231,7 @@ class Held:
 @pytest.mark.parametrize("who", ["caller", "sandbox", "init"])
 def test_one_kill_ends_all_of_it(who: str, toolchain: Tree, tmp_path: Path) -> None:
     held = Held(toolchain.root, tmp_path)
-    inner = sorted(held.pids("anklume_images.build.inner"))
+    inner = sorted(held.pids("anklume_images.builder.inner"))
     assert len(inner) == 2, "the process that waits and the namespace's init"
     assert len(held.pids("sleep 1000")) >= 2
     os.kill({"caller": held.process.pid, "sandbox": inner[0], "init": inner[1]}[who], signal.SIGKILL)

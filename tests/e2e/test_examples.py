@@ -23,8 +23,8 @@ from anklume_images.console import Console
 from anklume_images.pipeline import Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from launcher.trial.init import HOME
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import HOME
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.example_store import example_store
 from tests.support.launching import Launcher, clear

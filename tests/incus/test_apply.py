@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.plan.names import MACHINE, OWNER
-from launcher.plan.watches import watched_containers
+from launcher.infra.names import MACHINE, OWNER
+from launcher.observe.watches import watched_containers
 from tests.support.incus_images import make_image
 from tests.support.tiny_store import put_tiny
 
@@ -302,19 +301,6 @@ def test_only_and_tags_choose_machines_with_what_they_need(tiny: Launcher) -> No
         "no machine and no domain is called 'onee' (did you mean 'one'?)"
         in tiny("plan", "--only", "onee", code=2).stderr
     )
-
-
-def test_machines_swap_their_addresses(tiny: Launcher) -> None:
-    text = ONE + "      cat: {image: tiny, ephemeral: true, ip: %s}\n"
-    text = text.replace("box: {image: tiny", "box: {image: tiny, ip: %s")
-    tiny.write(text % ("10.120.0.5", "10.120.0.6"))
-    tiny("apply")
-    tiny.write(text % ("10.120.0.6", "10.120.0.7"))
-    tiny("apply", "--yes")
-    tiny.settled()
-    tiny.write(text % ("10.120.0.7", "10.120.0.6"))
-    tiny("apply", "--yes")
-    tiny.settled()
 
 
 def test_data_of_the_host_is_shared_into_machines(tiny: Launcher) -> None:

@@ -17,7 +17,7 @@ from anklume_images.incus.remotes import addresses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 CONFIG = """
 default-remote: lab

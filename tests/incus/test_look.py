@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.check import doctor, logs, status, verify
-from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
-from launcher.trial import fakegpu
+from launcher.inspect import doctor, logs, status, verify
+from launcher.inspect.guest import Inside
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.support.launched import changed, infra
 from tests.support.look_machines import (
     BLIND,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from launcher.check.evidence import Finding
     from launcher.infra.model import Infra, Machine
+    from launcher.inspect.facts import Finding
     from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)

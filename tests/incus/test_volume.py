@@ -9,7 +9,7 @@ import pytest
 
 from anklume_images.errors import AnklumeError, IncusError
 from anklume_images.ship.volume import VolumeFile, make_volume
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

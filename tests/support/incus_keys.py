@@ -150,7 +150,7 @@ def main() -> None:
     from anklume_images.settings import load_settings, store_home
     from anklume_images.specs.catalog import Catalog, builtin_specs
     from anklume_images.store.store import Store
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
     catalog, options = Catalog.load([builtin_specs()]), Options(host_architecture(), refresh_missing=True)
     pipeline = Pipeline(Store(store_home()), catalog, load_settings(), options, Console())

@@ -15,20 +15,20 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from anklume_images.build.trees import tree_names
-from anklume_images.cli import cli
+from anklume_images.builder.trees import tree_names
+from anklume_images.cli.main import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument
 from anklume_images.specs.values import value_text
-from launcher.check import doctor, status, verify
-from launcher.check.evidence import Finding
-from launcher.check.look import Mount
-from launcher.cli import cli as launch
+from launcher.cli.main import cli as launch
+from launcher.inspect import doctor, status, verify
+from launcher.inspect.facts import Finding
+from launcher.observe.instances import Mount
 from launcher.plan import render
 from launcher.plan.difference import Change, Plan, Step
-from launcher.plan.resources import Key, Resource
+from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,6 +350,6 @@ def test_the_changelog_has_every_image() -> None:
 def test_no_page_names_a_mirror() -> None:
     hosts = set()
     for page in PAGES:
-        hosts |= set(re.findall(r"\w+://([\w.-]+)", page.read_text()))
+        hosts |= set(re.findall(r"\w+://(?:[\w.-]+:[\w.-]+@)?([\w.-]+)", page.read_text()))
     allowed = re.compile(r"127\.0\.0\.1|10(\.\d+){3}|localhost|web|ollama|llama|[\w.]+\.(example|invalid)")
     assert not {host for host in hosts if not allowed.fullmatch(host)}

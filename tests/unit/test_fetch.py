@@ -20,7 +20,8 @@ from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.partial import open_partial
-from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, redact, retry_after
+from anklume_images.inputs.redaction import redact
+from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, retry_after
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror, Zeros
 
@@ -796,7 +797,7 @@ def test_stopping_ends_a_read_that_waits(mirror):
     ended: list[str] = []
 
     def read() -> None:
-        with contextlib.suppress(Stopped), transport.get(url) as response:
+        with contextlib.suppress(Stopped), transport.ask(url) as response:
             while response.raw.read1(100):
                 pass
         transport.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anklume_images.incus.values import pci_address
-from launcher.plan.cards import cards_of, computing, describe
+from launcher.gpu.cards import cards_of, computing, describe
 from tests.unit.gpu_host import amd, console_chip, host, nvidia
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from anklume_images.cli import cli as images_cli
-from anklume_images.cli import run
+from anklume_images.cli.main import cli as images_cli
+from anklume_images.cli.program import run
 from anklume_images.console import Console, write_anything
 from anklume_images.store.store import Store
-from launcher.cli import cli as launch_cli
+from launcher.cli.main import cli as launch_cli
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ INFRA = """project_name: "жы€"
 global: {addressing: {}}
 domains: {lab: {description: "€", machines: {web: {description: "€", os_image: "images:жы€"}}}}
 """
-IMAGES_VERBS = sorted(images_cli.commands)
+IMAGES_VERBS = images_cli.list_commands(click.Context(images_cli))
 LAUNCH_VERBS = launch_cli.list_commands(click.Context(launch_cli))
 MACHINE = {"logs": ["web"], "shell": ["web", "--", NAME]}
 IMAGE = {"show", "sbom", "render", "enter", "publish", "build", "lock", "update", "fetch", "verify"}

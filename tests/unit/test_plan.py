@@ -22,12 +22,12 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
+from launcher.infra.names import CLAIM, IMAGE, OWNER, Names, names_for
+from launcher.observe.live import Live
 from launcher.plan.desired import Circumstances, desired
 from launcher.plan.difference import difference, owned
-from launcher.plan.live import Live
-from launcher.plan.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.plan.render import document, lines
-from launcher.plan.resources import Key, Resource
+from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -377,6 +377,15 @@ class TestDifference:
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.2", "10.110.0.1")) == {"one", "two"}
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.2", "10.110.0.3")) == {"two"}
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.3", "10.110.0.2")) == set()
+
+    def test_a_machine_with_another_address_restarts_and_gives_that_up_first(self) -> None:
+        file = infra(machine())
+        key = Key("machine", "lab", "box")
+        live = replace(as_made(wanted(file)), astray={key: "10.110.0.113"})
+        plan = difference(wanted(file).values(), live, "demo")
+        assert [(step.key, step.action) for step in plan.todo] == [(key, "restart")]
+        assert [step.key for step in plan.moving] == [key]
+        assert "    address: 10.110.0.113 → 10.110.0.1" in lines(plan)
 
     def test_secret_is_in_neither_text_nor_json(self) -> None:
         variables = {"key": {"secret": True, "default": None}}

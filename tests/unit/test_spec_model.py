@@ -10,7 +10,7 @@ import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import request_of
+from anklume_images.specs.model import Variable, request_of
 from anklume_images.specs.values import value_problem, value_text
 
 ROOT = """\
@@ -423,11 +423,26 @@ def test_document_is_the_same_wherever_the_folder_is(folder, tmp_path):
         ("bool", [True, False], [0, 1, "yes", None]),
         ("url", ["", "http://a:1/x", "https://[::1]/"], ["a", "ftp://a", "http://", "http://a b", "http://a:x/", 7]),
         ("list", [[], ["a", "b:3"]], ["a", [1], ["a b"], [""], {"a": 1}]),
+        ("email", ["", "admin@localhost", "o'x+y@a-b.example"], ["bob", "@b", "a@", "a@b@c", "a b@c", "a@-b", 7]),
     ],
 )
 def test_values_of_variables(kind, good, bad):
     assert [value for value in good if value_problem(kind, value)] == []
     assert [value for value in bad if not value_problem(kind, value)] == []
+
+
+def test_a_limit_counts_bytes_of_utf8_and_no_message_has_the_value():
+    assert value_problem("string", "ü" * 36, 72) is None
+    wrong = value_problem("string", "ü" * 36 + "x", 72)
+    assert wrong is not None
+    assert "73" in wrong.message
+    assert "ü" not in wrong.message
+
+
+def test_a_limit_that_is_not_set_is_no_part_of_the_document():
+    plain = {"type": "string", "description": "d"}
+    assert "max_bytes" not in Variable(**plain).model_dump(mode="json")
+    assert Variable(**plain, max_bytes=72).model_dump(mode="json")["max_bytes"] == 72
 
 
 def test_values_as_incus_holds_them():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anklume_images.console import Console
 from launcher import quickstart
-from launcher.cli import main
+from launcher.cli.main import main
 from launcher.infra.model import ImageChoice, Machine
 from launcher.trial.browser import find_chromium
 from launcher.trial.ports import Publication, PublishError, environment_name, parse, publications
