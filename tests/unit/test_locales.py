@@ -33,7 +33,7 @@ INFRA = """project_name: "жы€"
 global: {addressing: {}}
 domains: {lab: {description: "€", machines: {web: {description: "€", os_image: "images:жы€"}}}}
 """
-IMAGES_VERBS = sorted(images_cli.commands)
+IMAGES_VERBS = images_cli.list_commands(click.Context(images_cli))
 LAUNCH_VERBS = launch_cli.list_commands(click.Context(launch_cli))
 MACHINE = {"logs": ["web"], "shell": ["web", "--", NAME]}
 IMAGE = {"show", "sbom", "render", "enter", "publish", "build", "lock", "update", "fetch", "verify"}
