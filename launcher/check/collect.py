@@ -15,6 +15,7 @@ from launcher.apply.host_cards import read_cards
 from launcher.apply.nvidia_smi import nvidia_smi
 from launcher.check.cards import QUERY
 from launcher.check.evidence import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
+from launcher.check.host_filters import read_filters
 from launcher.check.inside import Inside
 from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.check.status import AT_ONCE
@@ -70,6 +71,7 @@ def host_evidence(incus: Incus) -> HostEvidence:
         ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
+        filters=read_filters(root),
         containers=len(running_containers(instances)),
         watch_limit=watch_limit(root),
     )

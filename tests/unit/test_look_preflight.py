@@ -147,7 +147,7 @@ def test_the_page_has_every_code() -> None:
     root = Path(launcher.__file__).parent
     words = [
         node.value
-        for name in ("preflight", "troubles", "engines", "network")
+        for name in ("preflight", "troubles", "engines", "network", "firewall")
         for node in ast.walk(ast.parse((root / "check" / f"{name}.py").read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
