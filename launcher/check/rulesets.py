@@ -185,7 +185,9 @@ def _nft_match(match: dict[str, Any]) -> Callable[[Packet], bool | None]:
         values = _nft_values(left, packet)
         if values is None:
             return None
-        found = _any(_is(value, right) for value in values) if values else False
+        if not values:  # of another protocol, or without any such state
+            return operator == "!=" and "ct" in left
+        found = _any(_is(value, right) for value in values)
         if operator == "!=":
             return None if found is None else not found
         return found if operator in ("==", "in") else None
@@ -195,7 +197,7 @@ def _nft_match(match: dict[str, Any]) -> Callable[[Packet], bool | None]:
 
 def _nft_values(left: Any, packet: Packet) -> tuple[str, ...] | None:
     """What a packet has there; none at all when it is of another kind, None when that is not known."""
-    kind, content = next(iter(left.items())) if isinstance(left, dict) else ("", None)
+    kind, content = next(iter(left.items())) if isinstance(left, dict) else ("", {})
     if kind == "meta":
         known = {
             "iifname": packet.incoming,
