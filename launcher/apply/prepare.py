@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
-from launcher.apply.daemon_root import daemon_root, watch_limit
+from launcher.apply.daemon_root import daemon_root, is_in_this_network, watch_limit
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards, read_figures
+from launcher.infra.host import own_routes, shadowed
 from launcher.infra.selection import selected
 from launcher.plan.desired import Circumstances, desired, volumes_of
-from launcher.plan.difference import Plan, difference, owned
+from launcher.plan.difference import Plan, Step, difference, owned
 from launcher.plan.gpu import GpuDecision, decide, members_of
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.live import read_astray, read_live
@@ -144,6 +146,7 @@ def prepare(
     notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
     notices += _watches(plan, live, incus)
+    notices += _routes(plan, incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards, removal)
@@ -232,6 +235,27 @@ def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
     limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
     notice = None if limit is None else crowded(len(wanted | running), limit)
     return [notice] if notice else []
+
+
+def _routes(plan: Plan, incus: Incus) -> list[str]:
+    """New bridges that have addresses in common with a route of the host, where its routes can be seen."""
+    new = {
+        step.key.name: step.resource.config["ipv4.address"]
+        for step in plan.todo
+        if step.key.kind == "network" and (step.action != "change" or _moves(step))
+    }
+    routes = own_routes() if new and is_in_this_network(daemon_root(incus.address)) else ()
+    bridges = {step.key.name for step in plan.steps if step.key.kind == "network"}
+    found = {}
+    for name, address in new.items():
+        subnet = ipaddress.IPv4Interface(address).network
+        if route := shadowed(subnet, routes, bridges):
+            found[name] = f"{name} ({subnet}) has addresses in common with the host's route {route[1]} over {route[0]}"
+    return list(found.values())
+
+
+def _moves(step: Step) -> bool:
+    return any(change.key == "config.ipv4.address" for change in step.changes)
 
 
 def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:

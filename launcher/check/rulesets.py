@@ -186,7 +186,7 @@ def _nft_match(match: dict[str, Any]) -> Callable[[Packet], bool | None]:
         if values is None:
             return None
         if not values:  # of another protocol, or without any such state
-            return operator == "!=" and "ct" in left
+            return operator == "!=" and isinstance(left, dict) and "ct" in left
         found = _any(_is(value, right) for value in values)
         if operator == "!=":
             return None if found is None else not found

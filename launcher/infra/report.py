@@ -38,6 +38,7 @@ Code = Literal[
     "domain-full",
     "public-subnet",
     "subnet-overlaps-host",
+    "subnet-shadows-route",
     # names and references
     "duplicate-machine",
     "reserved-name",
