@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.apply.daemon_root import daemon_root, is_in_this_network, watch_limit
+from launcher.apply.filesystems import filesystem_of, shifts
 from launcher.apply.gpu_preflight import preflight
 from launcher.apply.host_cards import read_cards, read_figures
 from launcher.infra.host import own_routes, shadowed
@@ -147,6 +148,7 @@ def prepare(
     notices += _preflight(infra, decision, incus)
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
+    _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards, removal)
@@ -235,6 +237,31 @@ def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
     limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
     notice = None if limit is None else crowded(len(wanted | running), limit)
     return [notice] if notice else []
+
+
+def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
+    """Folders of the host whose owners cannot be shown as the machines' own are refused, each with its file system."""
+    folders = [
+        (machine, kind, entry)
+        for machine in machines
+        if machine.type == "lxc" and machine.config.get("security.privileged") != "true"
+        for kind, entries in (("persistent data", machine.persistent_data), ("shared volume", machine.shares))
+        for entry in entries
+        if entry.shift
+    ]
+    root = daemon_root(incus.address) if folders else None
+    if root is None:
+        return
+    types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
+    problems = [
+        f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {found} ({entry.source}), "
+        "whose owners cannot be shown to a container as its own"
+        for machine, kind, entry in folders
+        if (found := types[entry.source]) is not None and not shifts(found)
+    ]
+    if problems:
+        hint = "shift: false there leaves owners as they are on the host; or put the folder on ext4, xfs or btrfs"
+        raise AnklumeError("\n".join(problems), hint=hint)
 
 
 def _routes(plan: Plan, incus: Incus) -> list[str]:
