@@ -19,6 +19,7 @@ from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY
 from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.inspect.guest import Inside
+from launcher.inspect.host_filters import read_filters
 from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.daemon import daemon_root, watch_limit
@@ -70,6 +71,7 @@ def host_evidence(incus: Incus) -> HostEvidence:
         ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
+        filters=read_filters(root),
         containers=len(running_containers(instances)),
         watch_limit=watch_limit(root),
     )
