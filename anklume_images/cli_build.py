@@ -167,19 +167,18 @@ def _is_locked(pipeline: Pipeline, name: str) -> bool:
 
 @click.command()
 @NAMES
+@click.option("--rebuild", is_flag=True, help="Also what images that are in the store would be built again from.")
 @OFFLINE
 @REFRESH
 @EXPIRED
 @JSON
 @click.pass_obj
-def fetch(session: Session, /, names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Bring locked inputs into the store, the toolchain's too. Without names: of the default images."""
+def fetch(session: Session, /, names: tuple[str, ...], *, rebuild: bool, as_json: bool, **options: Any) -> None:
+    """Bring locked inputs into the store, bases' and the toolchain's too. Without names: of the default images."""
     from anklume_images.console import human_size
-    from anklume_images.locking import TOOLCHAIN
 
     pipeline = session.pipeline(**options)
-    needed = [] if pipeline.unpacked(TOOLCHAIN) else [TOOLCHAIN]
-    report = pipeline.fetch([*needed, *(names or pipeline.catalog.defaults())])
+    report = pipeline.fetch(names or pipeline.catalog.defaults(), rebuild=rebuild)
     if as_json:
         session.console.json({"present": report.present, "fetched": report.fetched, "bytes": report.bytes})
     else:

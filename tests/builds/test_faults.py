@@ -70,7 +70,7 @@ def test_a_damaged_input(world: World) -> None:
     result = world("build", "other", rc=1)
     assert f"{damaged}: other: the input note.txt is damaged in the store" in result.stderr
     assert re.search(
-        r"hint: anklume-images .*fetch other \(`verify --repair` removes damaged blobs first\)", result.stderr
+        r"hint: anklume-images .*fetch --rebuild other \(`verify --repair` removes damaged blobs first\)", result.stderr
     )
     assert "1 damaged" in world("verify", "--repair").stdout
     assert not damaged.exists()
