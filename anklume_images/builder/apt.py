@@ -28,6 +28,13 @@ class TreeApt:
     def __init__(self, tree: Path, scratch: Path) -> None:
         self.scratch = scratch
         self._tree = tree
+        self._mirrors: dict[Path, str] = {}
+
+    def sees(self, folder: Path) -> str:
+        """A mirror on this host's disk is laid into the sandbox, for reading."""
+        if not folder.is_dir():
+            raise LockError("no mirror is there", where=str(folder), hint="mount it, or take it out of the settings")
+        return self._mirrors.setdefault(folder, f"/mirrors/{len(self._mirrors)}")
 
     def keyring(self) -> str:
         """Debian's keyring in the tree."""
@@ -47,7 +54,10 @@ class TreeApt:
                 log=str(place / "log"),
                 sealed=False,
                 steps=(Step(argv[0], tuple(argv), output=str(place / "out")),),
-                mounts=(Mount(self.mounted, str(self.scratch), writable=True),),
+                mounts=(
+                    Mount(self.mounted, str(self.scratch), writable=True),
+                    *(Mount(target, str(folder)) for folder, target in self._mirrors.items()),
+                ),
                 files=sandbox_network(),
                 env=ENVIRONMENT
                 | {"APT_CONFIG": config}

@@ -23,6 +23,7 @@ class Why(enum.Enum):
         "the server wants a user and a password: put them into its address, apt's auth.conf (for http with the scheme: "
         "machine http://HOST) or ~/.netrc, readable for you"
     )
+    FORBIDDEN = "the server does not let this host or user have it: check the address, and the user if it has one"
     PROXY_LOGIN = "the proxy wants a user and a password: put them into its address, http://USER:PASSWORD@HOST:PORT"
     CERTIFICATE = (
         "the server's certificate is not trusted: add its authority to this system's (update-ca-certificates), or name "
@@ -41,7 +42,8 @@ class Why(enum.Enum):
 # The words of apt and its GnuTLS or OpenSSL, and of uv.
 _WORDS = (
     (Why.PROXY_LOGIN, r"407 +Proxy Authentication Required|[Pp]roxy authorization required"),
-    (Why.LOGIN, r"401 +Unauthorized|403 +Forbidden"),
+    (Why.LOGIN, r"401 +Unauthorized"),
+    (Why.FORBIDDEN, r"403 +Forbidden"),
     (Why.CERTIFICATE, r"[Cc]ertificate verif|certificate is NOT trusted|invalid peer certificate|UnknownIssuer"),
     (Why.NAME, r"Could not resolve|Temporary failure resolving|dns error|failed to lookup address"),
     (Why.PROXY, r"Unsupported proxy|HTTP proxy|[Pp]roxy (?:connect|error)|tunneling socket"),

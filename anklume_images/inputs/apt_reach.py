@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import certificate_bundle
 from anklume_images.inputs.answers import Refusal, Why
+from anklume_images.inputs.python_index import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,14 +32,24 @@ class AptReach:
     options: tuple[str, ...]
 
 
-def apt_reach(place: Path, mounted: str, mirrors: Mapping[str, str], access: Callable[[str], Access]) -> AptReach:
-    """Write what apt needs into `place`, which apt sees at `mounted`; LockError when it cannot be found out."""
+def apt_reach(
+    place: Path,
+    mounted: str,
+    mirrors: Mapping[str, str],
+    access: Callable[[str], Access],
+    sees: Callable[[Path], str] = str,
+) -> AptReach:
+    """Write what apt needs into `place`, which apt sees at `mounted`; LockError when it cannot be found out.
+
+    `sees` gives the path at which apt sees a folder of this host, for a mirror on disk.
+    """
     plain: dict[str, str] = {}
     options = [f'Acquire::https::CaInfo "{_certificates(certificate_bundle(), place, mounted)}";']
     machines: list[tuple[str, str]] = []
     for archive, url in mirrors.items():
         parts = urlsplit(url)
-        plain[archive] = url
+        folder = local_path(url)
+        plain[archive] = f"file:{sees(folder)}" if folder else url  # as apt itself spells it
         if parts.scheme not in {"http", "https"}:
             continue
         way = access(archive)

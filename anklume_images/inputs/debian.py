@@ -78,6 +78,9 @@ class AptRunner(Protocol):
     def keyring(self) -> str:
         """The path of Debian's archive keyring, as apt will see it."""
 
+    def sees(self, folder: Path) -> str:
+        """The path at which apt will see a folder of this host."""
+
 
 class HostApt:
     """The host's own apt, for the first lock of the toolchain."""
@@ -98,6 +101,10 @@ class HostApt:
                 "this host has no apt, which the first lock of a tree needs",
                 hint="use the committed lock of the toolchain, or lock on a Debian host",
             ) from None
+
+    def sees(self, folder: Path) -> str:
+        """The folder itself."""
+        return str(folder)
 
     def keyring(self) -> str:
         """Debian's keyring on the host."""
@@ -147,7 +154,7 @@ def _resolve_from(
         mounted = f"{runner.mounted}/{place.name}"
         for name in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d", "log"):
             (place / name).mkdir(parents=True)
-        reach = apt_reach(place, mounted, chosen, access)
+        reach = apt_reach(place, mounted, chosen, access, runner.sees)
         mirrors = reach.mirrors
         _configure(place, mounted, request, reach, runner.keyring(), allow_expired=allow_expired)
         config = f"{mounted}/apt.conf"

@@ -256,7 +256,7 @@ class Transport:
             raise Again(said, wait=wait if status in {429, 503} else None, answered=True)
         if response.history:
             said += f" (redirected to {redact(response.url)})"
-        why = {401: Why.LOGIN, 403: Why.LOGIN, 407: Why.PROXY_LOGIN}.get(status, Why.OTHER)
+        why = {401: Why.LOGIN, 403: Why.FORBIDDEN, 407: Why.PROXY_LOGIN}.get(status, Why.OTHER)
         raise Refusal(said, gone=status in _GONE, answered=True, why=why)
 
     def _describe(self, error: BaseException, proxy: str | None) -> tuple[str, Why]:

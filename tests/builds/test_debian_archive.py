@@ -134,6 +134,20 @@ def test_an_index_past_its_time_is_refused_unless_allowed(resolver: Resolver) ->
     assert names(resolver(allow_expired=True)) == ["apt", "base"]
 
 
+def test_a_mirror_on_disk(resolver: Resolver, mirror: FaultyMirror, tmp_path: Path) -> None:
+    resolver.archive.publish("trixie", [*ESSENTIAL, StandInPackage("greeting")])
+    prefix = resolver.archive.url.removeprefix(mirror.url)
+    for path, (body, _) in mirror._files.items():
+        if path.startswith(prefix):
+            place = tmp_path / "disk" / path.removeprefix(f"{prefix}/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(bytes(body))
+    resolver.urls = [f"file://{tmp_path}/nowhere", f"file://{tmp_path}/disk"]
+    found = resolver("greeting")
+    assert names(found) == ["apt", "base", "greeting"]
+    assert {deb.archive for deb in found.debs} == {"own"}
+
+
 def test_apt_reaches_a_mirror_with_a_password_and_an_authority_of_its_own_by_a_proxy(
     resolver: Resolver, tmp_path: Path
 ) -> None:

@@ -514,7 +514,7 @@ def test_the_resolvers_apt_is_told_the_same(host, company, tmp_path):
     (place / "etc").mkdir(parents=True)
     mirrors = {"a": "http://far/debian", "b": "http://u:p%40@direct/d", "c": "https://s/x", "d": "file:///srv"}
     reach = apt_reach(place, "/seen", mirrors, lambda _: access)
-    assert reach.mirrors == {"a": "http://far/debian", "b": "http://direct/d", "c": "https://s/x", "d": "file:///srv"}
+    assert reach.mirrors == {"a": "http://far/debian", "b": "http://direct/d", "c": "https://s/x", "d": "file:/srv"}
     assert {
         'Acquire::http::Proxy::far "http://p:1";',
         'Acquire::http::Proxy::direct "DIRECT";',

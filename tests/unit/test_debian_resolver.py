@@ -44,6 +44,9 @@ class StandInApt:
     def keyring(self) -> str:
         return "/keyring.pgp"
 
+    def sees(self, folder: Path) -> str:
+        return f"/seen{folder}"
+
     def run(self, argv: Sequence[str], config: str) -> subprocess.CompletedProcess[str]:
         self.asked.append(list(argv))
         assert config.startswith(f"{self.mounted}/")
