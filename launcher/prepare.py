@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
-from launcher.apply.filesystems import filesystem_of, shifts
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
@@ -18,6 +17,7 @@ from launcher.infra.merge import layers
 from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
 from launcher.observe.daemon import daemon_root, is_in_this_network, watch_limit
+from launcher.observe.filesystems import filesystem_of, shifts
 from launcher.observe.live import read_astray, read_live
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import Circumstances, desired, volumes_of

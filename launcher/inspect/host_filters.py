@@ -43,7 +43,7 @@ def _listing(root: Path, *argv: str) -> str | None:
 def _uplink(root: Path) -> str:
     """The interface of the default route, from the kernel's table (proc_net_route of net/ipv4/fib_trie.c)."""
     try:
-        lines = (root.parent / "net/route").read_text().splitlines()[1:]
+        lines = (root.parent / "net/route").read_text("ascii", errors="replace").splitlines()[1:]
     except OSError:
         return ""
     return next((words[0] for words in map(str.split, lines) if words[1:2] == ["00000000"]), "")

@@ -52,7 +52,7 @@ def filesystem_of(root: Path, folder: str) -> str | None:
     `root` is the daemon's, `/proc/<pid>/root`. A folder that is not there yet will be on its nearest parent's.
     """
     try:
-        mounts = mounts_of((root.parent / "mountinfo").read_text())
+        mounts = mounts_of((root.parent / "mountinfo").read_text("utf-8", errors="surrogateescape"))
     except OSError:
         return None
     return _by_device(root, folder, mounts) or _by_path(folder, mounts)
