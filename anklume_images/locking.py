@@ -11,14 +11,17 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anklume_images.build.trees import load_tree_spec, tree_names
+from anklume_images.builder.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
+from anklume_images.inputs.mirrors import PYPI
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anklume_images.inputs.answers import Attempt
     from anklume_images.inputs.debian import AptRunner, Resolution
     from anklume_images.inputs.lockfile import Deb
     from anklume_images.inputs.mirrors import Sources
@@ -116,7 +119,7 @@ class Locks:
         if toolchain is None:
             runner: AptRunner = HostApt(scratch)
         else:
-            from anklume_images.build.apt import TreeApt
+            from anklume_images.builder.apt import TreeApt
 
             runner = TreeApt(toolchain, scratch)
         return self._resolve_tree(name, sources, runner) if is_tree(name) else self._resolve(name, sources, runner)
@@ -142,26 +145,27 @@ class Locks:
         if spec.python:
             from anklume_images.inputs.python import lock_wheels
 
-            places = sources.python()
             wheels = lock_wheels(
                 spec,
                 self.architecture,
-                indexes=places.indexes,
-                find_links=places.find_links,
+                places=sources.python(),
+                transport=Transport(sources.access(PYPI)),
                 cache=runner.scratch / "uv",
             )
             lock = replace(lock, wheels=wheels)
         if spec.release_files:
             from anklume_images.inputs.release import HttpReader, lock_files
 
-            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases)))
+            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases, Transport())))
         return replace(lock, upstream=_upstream(spec, lock, installed))
 
     def _debs(self, request: DebianRequest, sources: Sources, runner: AptRunner) -> Resolution:
-        for suite in request.suites:
-            if not sources.bases(suite.archive):
-                raise LockError(f"no mirror of the archive {suite.archive} is known", hint=sources.hint(suite.archive))
-        return resolve(request, sources.bases, runner, allow_expired=self._allow_expired)
+        for archive in dict.fromkeys(suite.archive for suite in request.suites):
+            failures: list[Attempt] = []
+            if not sources.bases(archive, failures=failures):
+                lines = [f"no mirror of the archive {archive} is known", *map(str, failures)]
+                raise LockError("\n".join([*lines, *sources.passed_over(archive)]), hint=sources.hint(archive))
+        return resolve(request, sources.bases, runner, access=sources.access, allow_expired=self._allow_expired)
 
     def _installed(self, spec: Spec) -> tuple[Deb, ...]:
         """What the bases of an image have installed, the nearest base's version of each package."""

@@ -7,94 +7,47 @@ good as any other: the hash decides.
 from __future__ import annotations
 
 import os
-import re
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from anklume_images.inputs.access import Access, environment_access
+from anklume_images.inputs.answers import Attempt, Refusal
+from anklume_images.inputs.apt_config import AptConfig, apt_access
+from anklume_images.inputs.apt_sources import DEBIAN, SECURITY, debian_mirrors, host_apt_sources
 from anklume_images.inputs.lockfile import Wheel
+from anklume_images.inputs.mirror_lists import MirrorLists
 from anklume_images.inputs.python_index import (
     ACCEPT,
+    PAGE_LIMIT,
     Link,
     PythonPlaces,
     host_python_places,
+    index_access,
     links_of_folder,
     links_of_page,
     local_path,
 )
-from anklume_images.inputs.transport import Attempt, Refusal, Transport
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from anklume_images.inputs.apt_sources import LeftOut
     from anklume_images.inputs.lockfile import Lock, LockedFile
     from anklume_images.settings import Settings
 
-__all__ = ["AptSource", "Sources", "debian_archives", "host_apt_sources", "parse_apt_sources", "snapshot_timestamps"]
+__all__ = ["PYPI", "Sources", "snapshot_timestamps"]
 
 PYPI = "pypi"
-_SUITES = re.compile(
-    r"(?P<release>bullseye|bookworm|trixie|forky|duke|sid|experimental|(old){0,2}stable|testing|unstable)"
-    r"(?P<kind>|-security|/updates|-updates|-backports|-backports-sloppy|-proposed-updates)"
-)
-_ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>[^#]*)")
-_SCHEMES = ("http://", "https://", "file:")
+_APT, _OTHERS = "apt", "others"
+_APT_ARCHIVES = {DEBIAN, SECURITY}
+_LISTED = 10  # sources that an error names
 # A snapshot is taken about four times a day, and a superseded file stays in its archive for longer than half a day:
 # the last snapshot before this moment was made after the index, and still has all that the index names.
 _SNAPSHOT_DELAY = timedelta(hours=12)
-
-
-@dataclass(frozen=True)
-class AptSource:
-    """One address that apt takes packages from; `signed_by` is a keyring's path, a key in text, or empty."""
-
-    uri: str
-    suites: tuple[str, ...]
-    components: tuple[str, ...]
-    signed_by: str
-
-
-def parse_apt_sources(text_by_filename: Mapping[str, str]) -> list[AptSource]:
-    """Read sources.list(5) files, one-line (`*.list`) and deb822 (`*.sources`); what apt would ignore is left out."""
-    found: list[AptSource] = []
-    for name, text in text_by_filename.items():
-        found.extend(_deb822(text) if name.endswith(".sources") else _one_line(text))
-    return found
-
-
-def host_apt_sources(root: Path = Path("/")) -> list[AptSource]:
-    """The sources that apt on this host is configured with; none where there is no apt."""
-    apt = root / "etc" / "apt"
-    parts = apt / "sources.list.d"
-    paths = [apt / "sources.list", *sorted([*parts.glob("*.list"), *parts.glob("*.sources")])]
-    texts: dict[str, str] = {}
-    for path in paths:
-        try:
-            texts[str(path)] = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue  # apt itself reports what it cannot read
-    return parse_apt_sources(texts)
-
-
-def debian_archives(sources: Iterable[AptSource]) -> dict[str, tuple[str, ...]]:
-    """The base URLs of Debian's archives among the sources.
-
-    The suite's name decides which archive it is. Others use such names too (`stable main`), so the component and, where
-    one is named, the keyring must be Debian's; an address that slips through costs a request, since hashes decide.
-    """
-    found: dict[str, dict[str, None]] = {}
-    for source in sources:
-        keyring = source.signed_by if source.signed_by.startswith("/") else ""
-        if "main" not in source.components or (keyring and not Path(keyring).name.startswith("debian-")):
-            continue
-        for suite in source.suites:
-            if match := _SUITES.fullmatch(suite):
-                archive = "debian-security" if match["kind"] in {"-security", "/updates"} else "debian"
-                found.setdefault(archive, {})[source.uri.rstrip("/")] = None
-    return {archive: tuple(uris) for archive, uris in found.items()}
 
 
 def snapshot_timestamps(locks: Iterable[Lock]) -> dict[str, str]:
@@ -120,6 +73,9 @@ class Sources:
         snapshot: str | None = None,
         python: PythonPlaces | Callable[[], PythonPlaces] | None = None,
         settings_path: Path = Path("/etc/anklume/images.yml"),
+        left_out: Iterable[LeftOut] = (),
+        apt: Callable[[], Access] = environment_access,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._archives = {
             name: tuple(dict.fromkeys(base.rstrip("/") for base in bases)) for name, bases in archives.items()
@@ -129,6 +85,14 @@ class Sources:
         self._lock = threading.Lock()
         self._page_locks: dict[str, threading.Lock] = {}
         self._pages: dict[str, dict[str, Link] | Attempt] = {}
+        self._lists = MirrorLists()
+        self.left_out = tuple(left_out)
+        self._find_access: dict[str, Callable[[], Access]] = {
+            _APT: apt,
+            PYPI: lambda: index_access(self.python(), environ),
+            _OTHERS: lambda: environment_access(environ),
+        }
+        self._access: dict[str, Access] = {}
         self.settings_path = settings_path
 
     @classmethod
@@ -142,28 +106,53 @@ class Sources:
     ) -> Sources:
         """The host's own configuration, then the settings, then what the specs declare (archive -> base URL).
 
-        The Python indexes are looked up when the first wheel is asked for.
+        Sources of apt's that may be mirrors of Debian or not come after these. The Python indexes are looked up when
+        the first wheel is asked for.
         """
         archives: dict[str, tuple[str, ...]] = {}
+        found, left_out = host_apt_sources(root)
+        debian = debian_mirrors(found)
         for layer in (
-            debian_archives(host_apt_sources(root)),
+            debian.first,
             settings.mirrors,
             {name: (base,) for name, base in (declared or {}).items()},
+            debian.last,
         ):
             for name, bases in layer.items():
                 archives[name] = (*archives.get(name, ()), *bases)
-        python = PythonPlaces(settings.python_indexes) if settings.python_indexes else None
         return cls(
             archives,
             snapshot=settings.snapshot,
-            python=python or (lambda: host_python_places(environ, root)),
+            python=lambda: host_python_places(environ, root, settings.python_indexes),
             settings_path=settings.path,
+            left_out=(*left_out, *debian.left_out),
+            apt=lambda: apt_access(AptConfig.of_host(environ, root)),
+            environ=environ,
         )
 
-    def bases(self, archive: str) -> tuple[str, ...]:
-        """The base URLs of an archive in the order in which they are asked; for `pypi` its indexes."""
-        configured = self._archives.get(archive, ())
+    def bases(
+        self, archive: str, *, transport: Transport | None = None, failures: list[Attempt] | None = None
+    ) -> tuple[str, ...]:
+        """The base URLs of an archive in the order in which they are asked; for `pypi` its indexes.
+
+        Lists of mirrors are read over `transport`; one that cannot be read is added to `failures`.
+        """
+        known = self._archives.get(archive, ())
+        failed = [] if failures is None else failures
+        reached = self.access(archive)
+        configured = tuple(dict.fromkeys(self._lists.expand(known, transport or Transport(), reached, failed)))
         return tuple(dict.fromkeys((*configured, *self.python().indexes))) if archive == PYPI else configured
+
+    def access(self, archive: str) -> Access:
+        """How the servers of an archive are reached: as apt does, as pip does, or by the environment alone."""
+        kind = _APT if archive in _APT_ARCHIVES else archive if archive == PYPI else _OTHERS
+        if kind not in self._access:
+            self._access.setdefault(kind, self._find_access[kind]())
+        return self._access[kind]
+
+    def access_of(self, file: LockedFile) -> Access:
+        """How the servers of a file are reached; a wheel comes by way of an index, whatever its archive."""
+        return self.access(PYPI if isinstance(file, Wheel) else file.archive)
 
     def python(self) -> PythonPlaces:
         """The Python indexes and folders of wheels."""
@@ -189,10 +178,18 @@ class Sources:
             yield from self._wheel_urls(file, transport or Transport(), failures if failures is not None else [])
             return
         path = quote(file.path, safe="/~")
-        for base in self._archives.get(file.archive, ()):
+        for base in self.bases(file.archive, transport=transport, failures=failures):
             yield f"{base}/{path}"
         if self._snapshot and timestamp:
             yield f"{self._snapshot}/{file.archive}/{timestamp}/{path}"
+
+    def passed_over(self, archive: str) -> list[str]:
+        """Lines that name the sources of apt's that are not asked, with the reason; none for an archive not apt's."""
+        if archive not in _APT_ARCHIVES or not self.left_out:
+            return []
+        lines = [f"  {entry}" for entry in self.left_out[:_LISTED]]
+        more = len(self.left_out) - _LISTED
+        return ["of apt's sources, these are not asked:", *lines, *([f"  and {more} more"] if more > 0 else [])]
 
     def hint(self, archive: str) -> str:
         """What to write where so that the archive is found."""
@@ -223,11 +220,11 @@ class Sources:
             asking = self._page_locks.setdefault(page, threading.Lock())
         with asking:
             if page not in self._pages:
-                self._pages[page] = _read_page(page, transport)
+                self._pages[page] = _read_page(page, transport, self.access(PYPI))
             return self._pages[page]
 
 
-def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
+def _read_page(page: str, transport: Transport, access: Access) -> dict[str, Link] | Attempt:
     path = local_path(page)
     if path is not None:
         listing = path / "index.html" if path.is_dir() else path
@@ -235,41 +232,10 @@ def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
             return links_of_folder(path)
         return links_of_page(listing.read_bytes(), "text/html", listing.absolute().as_uri())
 
-    def ask() -> dict[str, Link]:
-        with transport.get(page, {"Accept": ACCEPT, "Accept-Encoding": "gzip"}) as response:
-            content_type = response.headers.get("Content-Type", "")
-            return links_of_page(response.content, content_type, response.url)
-
     try:
-        return transport.insist(page, ask)
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
+        return links_of_page(*transport.read(page, PAGE_LIMIT, headers, access=access))
     except Refusal as refusal:
-        return Attempt(page, refusal.said, gone=refusal.gone)
+        return refusal.of(page)
     except ValueError:
         return Attempt(page, "not a page of a Python index")
-
-
-def _one_line(text: str) -> Iterator[AptSource]:
-    for line in text.splitlines():
-        match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
-        if match is None or not match["uri"].startswith(_SCHEMES):
-            continue
-        options = dict(word.partition("=")[::2] for word in (match["options"] or "").split())
-        yield AptSource(
-            match["uri"], (match["suite"],), tuple(match["components"].split()), options.get("signed-by", "")
-        )
-
-
-def _deb822(text: str) -> Iterator[AptSource]:
-    from debian.deb822 import Deb822
-
-    for stanza in Deb822.iter_paragraphs(text, use_apt_pkg=False):
-        if "deb" not in stanza.get("Types", "").split() or stanza.get("Enabled", "yes").strip().lower() == "no":
-            continue
-        for uri in stanza.get("URIs", "").split():
-            if uri.startswith(_SCHEMES):
-                yield AptSource(
-                    uri,
-                    tuple(stanza.get("Suites", "").split()),
-                    tuple(stanza.get("Components", "").split()),
-                    stanza.get("Signed-By", "").strip(),
-                )

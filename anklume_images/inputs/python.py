@@ -6,6 +6,7 @@ can be installed from a plain folder without a choice to make.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,16 +16,22 @@ import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from anklume_images.architectures import MACHINES
 from anklume_images.errors import LockError
+from anklume_images.inputs.access import certificate_bundle
+from anklume_images.inputs.answers import Attempt, Refusal, Why, advice, why_of_text
 from anklume_images.inputs.lockfile import Wheel
-from anklume_images.inputs.python_index import ACCEPT, local_path
+from anklume_images.inputs.python_index import ACCEPT, PAGE_LIMIT, PythonPlaces, index_access, local_path
+from anklume_images.inputs.redaction import redact_text
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from packaging.tags import Tag
 
@@ -32,15 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["lock_wheels", "platform_tags"]
 
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _GLIBC = {"bullseye": 31, "bookworm": 36, "trixie": 41, "forky": 41, "sid": 41}
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # the first that manylinux knows for the machine
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PEP 600
 _UV_NEWEST_GLIBC = 40  # of --python-platform
-_KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "NETRC")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _UV_LINES = 20
-_PAGE_LIMIT = 64 << 20  # index pages of busy projects are some MiB
 
 
 @dataclass(frozen=True)
@@ -59,30 +64,34 @@ def lock_wheels(
     spec: Spec,
     arch: str,
     *,
-    indexes: Sequence[str] = (),
-    find_links: Sequence[str] = (),
+    places: PythonPlaces | None = None,
+    transport: Transport | None = None,
     cache: Path | None = None,
 ) -> tuple[Wheel, ...]:
     """One wheel, with sha256 and size, of every package that `spec.python` needs; LockError with uv's own reason.
 
-    `indexes` are base URLs of simple indexes, the first being the main one (none: uv's default), `find_links` folders
-    or pages of wheels. Neither uv's nor pip's configuration on this host is read.
+    Of the indexes in `places` the first is the main one (none: uv's default). Neither uv's nor pip's configuration on
+    this host is read. What uv does not say is asked over `transport`.
     """
     if spec.python is None:
         return ()
-    version, machine = spec.python.version, _MACHINES[arch]
+    version, machine = spec.python.version, MACHINES[arch]
     where = f"{spec.spec_file} ({arch})"
-    places = [*_places(indexes, find_links)]
-    packages = _compile(spec.python, spec, machine, places, cache, where).get("packages", [])
+    places = places or PythonPlaces()
+    transport = transport or Transport(index_access(places))
+    ask_uv = partial(_compile, spec=spec, machine=machine, places=places, transport=transport, cache=cache, where=where)
+    packages = ask_uv(spec.python).get("packages", [])
     tags = platform_tags(version, arch, spec.release)
     chosen = [_choose(package, tags, where) for package in packages]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        wheels = list(pool.map(lambda candidate: _checked(candidate, version, indexes, where), chosen))
+        wheels = list(
+            pool.map(lambda candidate: _checked(candidate, version, places.indexes, transport, where), chosen)
+        )
     if spec.python.tools:
         # The same versions without the tools: what is missing then is there for them only.
         pins = tuple(f"{package['name']}=={package['version']}" for package in packages)
         alone = spec.python.model_copy(update={"tools": (), "constraints": (*spec.python.constraints, *pins)})
-        kept = {package["name"] for package in _compile(alone, spec, machine, places, cache, where)["packages"]}
+        kept = {package["name"] for package in ask_uv(alone)["packages"]}
         wheels = [replace(wheel, tool=wheel.package not in kept) for wheel in wheels]
     return tuple(sorted(wheels, key=lambda wheel: wheel.package))
 
@@ -91,7 +100,7 @@ def platform_tags(version: str, arch: str, release: str | None) -> list[Tag]:
     """The wheel tags that an image's Python accepts, best first; unknown releases count as the oldest known libc."""
     from packaging import tags
 
-    machine = _MACHINES[arch]
+    machine = MACHINES[arch]
     platforms: list[str] = []
     for minor in range(_glibc(release), _OLDEST_GLIBC[machine] - 1, -1):
         platforms.append(f"manylinux_2_{minor}_{machine}")
@@ -111,7 +120,14 @@ def _glibc(release: str | None) -> int:
 
 
 def _compile(
-    python: PythonInputs, spec: Spec, machine: str, places: list[str], cache: Path | None, where: str
+    python: PythonInputs,
+    *,
+    spec: Spec,
+    machine: str,
+    places: PythonPlaces,
+    transport: Transport,
+    cache: Path | None,
+    where: str,
 ) -> dict[str, Any]:
     """Run `uv pip compile` and return the pylock.toml (PEP 751) it prints."""
     import uv
@@ -121,7 +137,7 @@ def _compile(
         wanted = [*python.requires, *python.without_dependencies, *python.tools]
         if python.requirements is not None:
             wanted.insert(0, spec.contents[python.requirements])
-        command = [uv.find_uv_bin(), "pip", "compile", *_configuration(python, folder), "--format", "pylock.toml"]
+        command = [uv.find_uv_bin(), "pip", "compile", "--config-file", "uv.toml", "--format", "pylock.toml"]
         command += [
             "--no-header",
             "--no-annotate",
@@ -135,40 +151,31 @@ def _compile(
         glibc = min(_glibc(spec.release), _UV_NEWEST_GLIBC)
         command += ["--python-platform", f"{machine}-manylinux_2_{glibc}"]
         command += ["--cache-dir", str(cache)] if cache else []
-        command += places
         command += [_write(folder / "requirements.txt", wanted)]
+        _write(folder / "uv.toml", _configuration(python, places))
         if python.constraints:
             command += ["--constraints", _write(folder / "constraints.txt", python.constraints)]
         if python.overrides:
             command += ["--overrides", _write(folder / "overrides.txt", python.overrides)]
         done = subprocess.run(
-            command, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+            command, cwd=folder, env=_environment(places), stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     if done.returncode != 0:
-        raise LockError(
-            f"uv found no set of wheels: {_trimmed(done.stderr.decode(errors='replace'))}",
-            where=where,
-            hint="change inputs.python (requires, constraints, overrides), or its Python",
-        )
+        raise _uv_error(done.stderr.decode(errors="replace"), places, transport, where)
     return tomllib.loads(done.stdout.decode())
 
 
-def _configuration(python: PythonInputs, folder: Path) -> tuple[str, ...]:
-    """Neither the host's configuration nor the user's; only that some packages have no requirements of their own."""
-    if not python.without_dependencies:
-        return ("--no-config",)
-    names = [re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0] for line in python.without_dependencies]
-    tables = [f'[[dependency-metadata]]\nname = "{name}"\nrequires-dist = []' for name in names]
-    return ("--config-file", _write(folder / "uv.toml", tables))
-
-
-def _places(indexes: Sequence[str], find_links: Sequence[str]) -> Iterator[str]:
-    for number, index in enumerate(indexes):
-        yield from ("--index" if number else "--default-index", index)
+def _configuration(python: PythonInputs, places: PythonPlaces) -> Iterator[str]:
+    """uv.toml, in place of the host's and the user's: in a file, as arguments are for every user of the host to see."""
     # The places are those of pip's configuration, for which all indexes are one: the best version of any of them.
-    yield from ("--index-strategy", "unsafe-best-match")
-    for place in find_links:
-        yield from ("--find-links", place)
+    yield 'index-strategy = "unsafe-best-match"'
+    yield f"find-links = {json.dumps(places.find_links)}"
+    yield f"allow-insecure-host = {json.dumps(places.trusted_hosts)}"
+    for number, index in enumerate(places.indexes):
+        yield f"[[index]]\nurl = {json.dumps(index)}\ndefault = {json.dumps(number == 0)}"
+    for line in python.without_dependencies:
+        name = re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0]
+        yield f'[[dependency-metadata]]\nname = "{name}"\nrequires-dist = []'
 
 
 def _write(path: Path, lines: Iterable[str]) -> str:
@@ -176,16 +183,42 @@ def _write(path: Path, lines: Iterable[str]) -> str:
     return path.name
 
 
-def _environment() -> dict[str, str]:
+def _environment(places: PythonPlaces) -> dict[str, str]:
+    """What uv may know of this host: how to reach servers, and nothing else."""
     kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     for proxy in (*_PROXIES, *(name.upper() for name in _PROXIES)):
-        if proxy in os.environ:
+        if places.proxy is None and proxy in os.environ:
             kept[proxy] = os.environ[proxy]
+    if places.proxy is not None:  # pip takes it for every server, whatever no_proxy says
+        kept |= {"HTTP_PROXY": places.proxy, "HTTPS_PROXY": places.proxy}
+    believed = places.certificates or certificate_bundle()
+    kept["SSL_CERT_DIR" if Path(believed).is_dir() else "SSL_CERT_FILE"] = believed
+    if places.client_certificate:
+        kept["SSL_CLIENT_CERT"] = places.client_certificate
     return kept
 
 
+def _uv_error(said: str, places: PythonPlaces, transport: Transport, where: str) -> LockError:
+    """uv's reason; where an index does not know a package, also what the index answers, which uv keeps to itself."""
+    refused: list[Attempt] = []
+    for package in re.findall(r"[Bb]ecause (\S+) was not found in the package registry", said)[:1]:
+        for index in places.indexes:
+            page = f"{index.rstrip('/')}/{package}/"
+            try:
+                if local_path(index) is None:
+                    transport.read(page, PAGE_LIMIT, {"Accept": ACCEPT})
+            except Refusal as refusal:
+                refused.append(refusal.of(page))
+    reasons = [*(attempt.why for attempt in refused if not attempt.gone), why_of_text(said)]
+    known = [why for why in reasons if why is not Why.OTHER]
+    hint = "change inputs.python (requires, constraints, overrides), or its Python"
+    lines = [f"uv found no set of wheels: {_trimmed(said)}", *map(str, refused)]
+    return LockError("\n".join(lines), where=where, hint="; ".join(advice(known)) if known else hint)
+
+
 def _trimmed(text: str) -> str:
-    lines = [re.sub(r"^(error|cause|\s+cause): ", "", line).rstrip() for line in text.splitlines() if line.strip()]
+    lines = redact_text(text).splitlines()
+    lines = [re.sub(r"^(error|cause|\s+cause): ", "", line).rstrip() for line in lines if line.strip()]
     return "\n".join(lines[:_UV_LINES]) or "it gave no reason"
 
 
@@ -215,11 +248,11 @@ def _choose(package: dict[str, Any], tags: list[Tag], where: str) -> _Candidate:
     return best[1]
 
 
-def _checked(candidate: _Candidate, python: str, indexes: Sequence[str], where: str) -> Wheel:
+def _checked(candidate: _Candidate, python: str, indexes: Iterable[str], transport: Transport, where: str) -> Wheel:
     """Hold the wheel's Requires-Python against the image's Python, which uv does for lower bounds only."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    wanted = _requires_python(candidate, indexes)
+    wanted = _requires_python(candidate, indexes, transport)
     try:
         accepts = SpecifierSet(wanted or "")
     except InvalidSpecifier:
@@ -231,7 +264,7 @@ def _checked(candidate: _Candidate, python: str, indexes: Sequence[str], where: 
             where=where,
             hint="take a base image with another Python, or another version of the package",
         )
-    size = candidate.size if candidate.size is not None else _size(candidate, where)
+    size = candidate.size if candidate.size is not None else _size(candidate, transport, where)
     return Wheel(
         archive="pypi",
         path=candidate.filename,
@@ -242,16 +275,16 @@ def _checked(candidate: _Candidate, python: str, indexes: Sequence[str], where: 
     )
 
 
-def _requires_python(candidate: _Candidate, indexes: Sequence[str]) -> str | None:
+def _requires_python(candidate: _Candidate, indexes: Iterable[str], transport: Transport) -> str | None:
     """From the wheel itself when it is here, else its metadata file (PEP 658), else its index page (PEP 503, 691)."""
     path = local_path(candidate.url)
     if path is not None:
         return _field(_metadata_of(path))
-    metadata = _read(f"{candidate.url}.metadata")
+    metadata = _read(f"{candidate.url}.metadata", transport)
     if metadata is not None:
         return _field(metadata[0])
     for index in indexes:
-        page = _read(f"{index.rstrip('/')}/{candidate.package}/")
+        page = _read(f"{index.rstrip('/')}/{candidate.package}/", transport)
         if page is not None:
             found = _field_of_page(page[0], page[1], candidate.filename)
             if found is not None:
@@ -275,7 +308,6 @@ def _field(metadata: bytes) -> str | None:
 
 def _field_of_page(body: bytes, content_type: str, filename: str) -> str | None:
     import html
-    import json
 
     if "json" in content_type:
         files = {entry["filename"]: entry.get("requires-python") for entry in json.loads(body)["files"]}
@@ -287,31 +319,26 @@ def _field_of_page(body: bytes, content_type: str, filename: str) -> str | None:
     return None
 
 
-def _read(url: str) -> tuple[bytes, str] | None:
+def _read(url: str, transport: Transport) -> tuple[bytes, str] | None:
     """A small file and its type; None when the server does not have it or does not answer."""
-    import requests
-
     try:
-        with requests.get(url, headers={"Accept": f"{ACCEPT}, */*;q=0.01"}, timeout=(10, 60), stream=True) as answer:
-            if answer.status_code != requests.codes.ok:
-                return None
-            body = answer.raw.read(_PAGE_LIMIT, decode_content=True)
-            return (body, answer.headers.get("Content-Type", "")) if len(body) < _PAGE_LIMIT else None
-    except requests.RequestException:
+        return transport.read(url, PAGE_LIMIT, {"Accept": f"{ACCEPT}, */*;q=0.01"})[:2]
+    except Refusal:
         return None
 
 
-def _size(candidate: _Candidate, where: str) -> int:
-    import requests
-
+def _size(candidate: _Candidate, transport: Transport, where: str) -> int:
     path = local_path(candidate.url)
     if path is not None:
         return path.stat().st_size
     try:
-        with requests.head(candidate.url, allow_redirects=True, timeout=(10, 60)) as answer:
-            answer.raise_for_status()
-            return int(answer.headers["Content-Length"])
-    except (requests.RequestException, KeyError, ValueError) as error:
+        size, said = transport.size(candidate.url), "it does not say"
+    except Refusal as refusal:
+        size, said = None, refusal.said
+    if size is None:
         raise LockError(
-            f"{candidate.filename}: the index does not say its size ({error!r})", where=where, hint="try again later"
-        ) from None
+            f"the size of {candidate.filename} cannot be had from its index: {said}",
+            where=where,
+            hint="try again later",
+        )
+    return size

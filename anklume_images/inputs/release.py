@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import quote
 
 from anklume_images.errors import LockError
+from anklume_images.inputs.answers import Attempt, Refusal, advice
 from anklume_images.inputs.lockfile import ReleaseFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    import requests
-
+    from anklume_images.inputs.transport import Transport
     from anklume_images.specs.model import ReleaseInput, Spec
 
 __all__ = ["ArchiveReader", "HttpReader", "UnreachableError", "lock_files", "parse_checksums"]
@@ -45,68 +45,34 @@ class ArchiveReader(Protocol):
 
 
 class HttpReader:
-    """Reads archives over HTTP; `bases` gives an archive's addresses, which are asked in turn."""
+    """Reads archives over `transport`; `bases` gives an archive's addresses, which are asked in turn."""
 
-    def __init__(self, bases: Callable[[str], Sequence[str]], *, timeout: tuple[float, float] = (10, 60)) -> None:
+    def __init__(self, bases: Callable[[str], Sequence[str]], transport: Transport) -> None:
         self._bases = bases
-        self._timeout = timeout
+        self._transport = transport
 
     def read(self, archive: str, path: str) -> bytes:
         """The whole of a small file, at most 4 MiB."""
-        from requests.exceptions import RequestException
-
-        def whole(url: str) -> bytes:
-            with self._ask("get", url) as answer:
-                body = answer.raw.read(_CHECKSUM_LIMIT + 1, decode_content=True)
-            if len(body) > _CHECKSUM_LIMIT:
-                raise RequestException(f"larger than {_CHECKSUM_LIMIT >> 20} MiB")
-            return bytes(body)
-
-        return self._first(archive, path, whole)
+        return self._first(archive, path, lambda url: self._transport.read(url, _CHECKSUM_LIMIT)[0])
 
     def size(self, archive: str, path: str) -> int | None:
-        """The size by a HEAD request, or else by asking for one byte, whose answer says how many there are."""
-
-        def length(url: str) -> int | None:
-            with self._ask("head", url) as answer:
-                stated = answer.headers.get("Content-Length", "")
-            if stated.isdecimal() and int(stated):
-                return int(stated)
-            with self._ask("get", url, {"Range": "bytes=0-0"}) as answer:
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            return int(total) if total.isdecimal() else None
-
-        return self._first(archive, path, length)
-
-    def _ask(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        import requests
-
-        # identity: a Content-Length is to be that of the file, not of its compressed form.
-        sent = {"Accept-Encoding": "identity", **(headers or {})}
-        answer = requests.request(
-            method, url, headers=sent, timeout=self._timeout, allow_redirects=True, stream=method == "get"
-        )
-        if answer.status_code >= 400:
-            answer.close()
-        answer.raise_for_status()
-        return answer
+        """The size of a file in bytes, None when the server does not say."""
+        return self._first(archive, path, self._transport.size)
 
     def _first(self, archive: str, path: str, ask: Callable[[str], T]) -> T:
-        from requests.exceptions import RequestException
-
-        said: list[str] = []
+        said: list[Attempt] = []
         answered = False
         for base in self._bases(archive):
             url = f"{base.rstrip('/')}/{quote(path, safe='/~')}"
             try:
                 return ask(url)
-            except RequestException as error:
-                status = getattr(error.response, "status_code", None)
-                answered = answered or status is not None
-                said.append(f"{url}: {f'HTTP status {status}' if status else error}")
+            except Refusal as refusal:
+                answered = answered or refusal.answered
+                said.append(refusal.of(url))
+        steps = ["check the path", *advice(each.why for each in said)]
         raise (LockError if answered else UnreachableError)(
-            "\n".join([f"{path} of the archive '{archive}' cannot be had", *said]),
-            hint="check the path and the network; with its sha256 pinned in the spec it need not answer",
+            "\n".join([f"{path} of the archive '{archive}' cannot be had", *map(str, said)]),
+            hint="; ".join([*steps, "with its sha256 pinned in the spec it need not answer"]),
         )
 
 

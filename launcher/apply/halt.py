@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import IncusError
 from launcher.apply.steps import stop
-from launcher.plan.live import path_of, read_leases
-from launcher.plan.names import NIC
+from launcher.infra.names import NIC
+from launcher.observe.live import path_of, read_leases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Key
+    from launcher.resources import Key
 
 __all__ = ["Halted", "halt"]
 

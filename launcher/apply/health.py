@@ -6,15 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError
-from launcher.plan.live import addresses_of
-from launcher.plan.names import NIC
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.infra.names import NIC
+from launcher.observe.live import addresses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
 __all__ = ["UnhealthyError", "wait_for_address", "wait_until_healthy"]
 

@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
-from launcher.apply.claims import confirm
+from anklume_images.store.images import Images
 from launcher.apply.halt import Halted, halt
 from launcher.apply.health import wait_for_address, wait_until_healthy
-from launcher.apply.prepare import prepare
 from launcher.apply.steps import Context, carry_out, claimant_of
 from launcher.apply.unpacked import is_idle, is_without_root
+from launcher.gpu.claims import confirm
+from launcher.observe.live import read_one
 from launcher.plan.difference import Step, step_for
-from launcher.plan.live import read_one
 from launcher.plan.render import label
+from launcher.prepare import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.apply.prepare import Prepared
+    from anklume_images.store.store import Store
     from launcher.infra.model import Infra
-    from launcher.plan.resources import Key
-    from launcher.session import Launch
+    from launcher.prepare import Prepared
+    from launcher.resources import Key
 
 __all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
 
@@ -80,9 +81,10 @@ class Report:
 
 
 def launch(
-    launch: Launch,
     infra: Infra,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     only: Iterable[str] = (),
     tags: Iterable[str] = (),
@@ -90,14 +92,15 @@ def launch(
     wait: bool = True,
 ) -> tuple[Prepared, Report]:
     """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say)."""
-    prepared = prepare(infra, launch.images(), incus, only=only, tags=tags)
-    return prepared, carry_out_plan(prepared, launch, incus, kinds=kinds, wait=wait)
+    prepared = prepare(infra, Images(store), incus, only=only, tags=tags)
+    return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 
 def carry_out_plan(
     prepared: Prepared,
-    launch: Launch,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     kinds: Iterable[str] = (),
     wait: bool = True,
@@ -108,11 +111,11 @@ def carry_out_plan(
     exclusive = infra.settings.gpu_policy == "exclusive"
     context = Context(
         owner=infra.project_name,
-        store=launch.store(),
-        images=launch.images(),
+        store=store,
+        images=Images(store),
         cards=prepared.cards if exclusive else (),
         grants=prepared.gpus.grants if exclusive else {},
-        progress=launch.console.note,
+        progress=console.note,
     )
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
@@ -123,7 +126,7 @@ def carry_out_plan(
         (step.resource, prepared.live.get(step.key)) for step in steps if step.key.kind == "machine"
     )
     unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
-    run = _Run(steps, halting, incus, context, launch.console, wait=wait, timeout=timeout)
+    run = _Run(steps, halting, incus, context, console, wait=wait, timeout=timeout)
     return run.run(() if kinds or not wait else unchanged)
 
 

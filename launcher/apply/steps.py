@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.apply.claims import Claimant, claim, release
-from launcher.apply.daemon_root import daemon_root
+from anklume_images.ship.publish import image_files, publish
 from launcher.apply.unpacked import Unpacked, is_idle, never_ran
+from launcher.gpu.claims import Claimant, claim, release
+from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
+from launcher.observe.daemon import daemon_root
+from launcher.observe.live import path_of
 from launcher.plan.changes import BASE_IMAGE
-from launcher.plan.live import path_of
-from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
     from launcher.plan.difference import Step
-    from launcher.plan.gpu_grants import Grant
-    from launcher.plan.resources import Key, Resource
+    from launcher.resources import Key, Resource
 
 __all__ = ["Context", "carry_out", "claimant_of", "stop"]
 

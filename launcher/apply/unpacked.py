@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import IncusError
 from anklume_images.incus.client import is_missing
+from launcher.infra.names import UNFINISHED
 from launcher.plan.changes import BASE_IMAGE
-from launcher.plan.names import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
 __all__ = ["Unpacked", "is_idle", "is_without_root", "never_ran"]
 

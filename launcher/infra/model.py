@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from launcher.plan.names import NIC
+from launcher.infra.names import NIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
+from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
 __all__ = ["ASTRAY", "BASE_IMAGE", "SHARED", "Change", "changes_of", "is_live", "is_live_config", "is_live_device"]
 

@@ -13,15 +13,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.infra.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
 from launcher.plan.changes import ASTRAY, BASE_IMAGE, SHARED, Change, changes_of, is_live
 from launcher.plan.held import held_addresses, share_volumes
-from launcher.plan.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from launcher.plan.live import Live
+    from launcher.observe.live import Live
 
 __all__ = ["Action", "Conflict", "Plan", "Step", "difference", "owned", "step_for"]
 

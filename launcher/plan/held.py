@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from launcher.infra.names import NIC, owner_of
 from launcher.plan.changes import SHARED, Change
-from launcher.plan.names import NIC, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from launcher.observe.live import Live
     from launcher.plan.difference import Step
-    from launcher.plan.live import Live
-    from launcher.plan.resources import Key
+    from launcher.resources import Key
 
 __all__ = ["held_addresses", "share_volumes"]
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.plan.names import MACHINE, OWNER
-from launcher.plan.watches import watched_containers
+from launcher.infra.names import MACHINE, OWNER
+from launcher.observe.watches import watched_containers
 from tests.support.incus_images import make_image
 from tests.support.tiny_store import put_tiny
 
@@ -62,8 +61,11 @@ def test_more_machines_than_the_kernel_lets_watch_are_told_of(tiny: Launcher) ->
     enough = watched_containers(int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()))
 
     def notices(number: int) -> list[str]:
-        machines = "".join(f"      m{index}: {{image: tiny}}\n" for index in range(number))
-        tiny.write(f"domains:\n  lab:\n    machines:\n{machines}")
+        domains = ""
+        for first in range(0, number, 90):  # a domain has 99 addresses for machines that name none
+            machines = "".join(f"      m{index}: {{image: tiny}}\n" for index in range(first, min(first + 90, number)))
+            domains += f"  lab{first}:\n    machines:\n{machines}"
+        tiny.write(f"domains:\n{domains}")
         found: list[str] = tiny.json("plan", code=3)["notices"]
         return found
 

@@ -14,9 +14,9 @@ from anklume_images.errors import IncusError
 from anklume_images.incus.client import Incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.plan.names import MACHINE, OWNER, UNFINISHED
-from launcher.trial.private import PrivateIncus
-from launcher.trial.storage import POOL_SOURCE
+from launcher.infra.names import MACHINE, OWNER, UNFINISHED
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.storage import POOL_SOURCE
 from tests.support.launching import Launcher
 from tests.support.tiny_store import put_tiny, write_specs
 

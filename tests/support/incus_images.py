@@ -14,7 +14,7 @@ from anklume_images.store.images import fingerprint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 PROGRAMS = "sh sleep cat ls id stat true false seq stty timeout ip perl"
 # Ends on the signal by which LXC asks for a shutdown; asks for an address as other machines do.

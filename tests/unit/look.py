@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.check.evidence import EngineTest, HostEvidence, MachineEvidence, Pool
-from launcher.check.look import Seen
-from launcher.check.services import Engine, Settings
+from launcher.gpu.cards import Card, Nvidia
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy
 from launcher.infra.model import Settings as FileSettings
-from launcher.plan.cards import Card, Nvidia
+from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool
+from launcher.inspect.services import Engine, Settings
+from launcher.observe.instances import Seen
 
 CARD = Card(
     "0000:01:00.0",

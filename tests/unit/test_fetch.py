@@ -16,11 +16,13 @@ from email.utils import format_datetime
 import pytest
 
 from anklume_images.errors import FetchError, StoreError
+from anklume_images.inputs.answers import Attempt, Stopped
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.partial import open_partial
-from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, redact, retry_after
+from anklume_images.inputs.redaction import redact
+from anklume_images.inputs.transport import Transport, backoff, retry_after
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror, Zeros
 
@@ -796,7 +798,7 @@ def test_stopping_ends_a_read_that_waits(mirror):
     ended: list[str] = []
 
     def read() -> None:
-        with contextlib.suppress(Stopped), transport.get(url) as response:
+        with contextlib.suppress(Stopped), transport.ask(url) as response:
             while response.raw.read1(100):
                 pass
         transport.close()
@@ -872,7 +874,6 @@ if int(size) < 8 << 20:
 """
 
 
-@pytest.mark.root
 def test_a_disk_that_fills_up_is_told_and_the_rest_is_resumed(mirror, blobs):
     mirror.serve(PATH, DATA)
     mirror.fault(PATH, Fault(hold=500_000))
@@ -889,7 +890,6 @@ def test_a_disk_that_fills_up_is_told_and_the_rest_is_resumed(mirror, blobs):
     assert resumed == "1 True True"
 
 
-@pytest.mark.root
 def test_a_disk_too_small_is_told_before_the_first_byte(mirror, blobs):
     file = LockedFile("debian", "large", "0" * 64, 20 << 20)
     with child(blobs, mirror, file, FULL) as process:

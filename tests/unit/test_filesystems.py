@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.apply.filesystems import filesystem_of, mounts_of, shifts
+from launcher.observe.filesystems import filesystem_of, mounts_of, shifts
 
 MOUNTS = """\
 21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

@@ -14,6 +14,7 @@ import pytest
 
 from anklume_images.errors import LockError
 from anklume_images.inputs.python import lock_wheels, platform_tags
+from anklume_images.inputs.python_index import PythonPlaces
 from anklume_images.specs.model import PythonInputs, Spec, VersionRule
 
 
@@ -127,7 +128,8 @@ def lock(index, tmp_path):
             python=PythonInputs(version=version, requires=requires, **words),
             contents=contents or {},
         )
-        return lock_wheels(spec, arch, indexes=[index.url], find_links=find_links, cache=tmp_path / "cache")
+        places = PythonPlaces((index.url,), tuple(find_links))
+        return lock_wheels(spec, arch, places=places, cache=tmp_path / "cache")
 
     return run
 

@@ -12,6 +12,7 @@ import pytest
 
 from anklume_images.errors import LockError
 from anklume_images.inputs.release import HttpReader, lock_files, parse_checksums
+from anklume_images.inputs.transport import Transport
 from anklume_images.specs.model import ReleaseInput, Spec, VersionRule
 
 BODY = b"tarball" * 100
@@ -99,8 +100,12 @@ def spec(**words) -> Spec:
     )
 
 
+def reader(*bases: str) -> HttpReader:
+    return HttpReader(lambda _: bases, Transport(sleep=lambda _: None))
+
+
 def lock(server, **words):
-    (file,) = lock_files(spec(**words), "amd64", HttpReader(lambda _: [server.base]))
+    (file,) = lock_files(spec(**words), "amd64", reader(server.base))
     return file
 
 
@@ -150,20 +155,19 @@ def test_server_that_never_says_the_size(upstream):
 
 def test_file_that_is_not_there(upstream):
     del upstream.files[PATH]
-    with pytest.raises(LockError, match="HTTP status 404"):
+    with pytest.raises(LockError, match="404 Not Found"):
         lock(upstream, sha256={"amd64": SHA256})
 
 
 def test_the_next_address_is_asked_when_one_fails(upstream):
     bases = [f"{upstream.base}/nothing/here", upstream.base]
-    (file,) = lock_files(spec(sha256={"amd64": SHA256}), "amd64", HttpReader(lambda _: bases))
+    (file,) = lock_files(spec(sha256={"amd64": SHA256}), "amd64", reader(*bases))
     assert file.size == len(BODY)
 
 
 def test_everything_pinned_needs_no_answer():
-    reader = HttpReader(lambda _: [])
     words = {"sha256": {"amd64": SHA256}, "size": {"amd64": 7}}
-    (file,) = lock_files(spec(checksums="sums", **words), "amd64", reader)
+    (file,) = lock_files(spec(checksums="sums", **words), "amd64", reader())
     assert (file.sha256, file.size) == (SHA256, 7)
 
 
@@ -173,18 +177,17 @@ def test_a_pinned_file_of_an_upstream_without_answer_has_no_size(words):
         listener.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
     for bases in ([], [closed]):
-        reader = HttpReader(lambda _, bases=bases: bases)
-        (file,) = lock_files(spec(sha256={"amd64": SHA256}, **words), "amd64", reader)
+        (file,) = lock_files(spec(sha256={"amd64": SHA256}, **words), "amd64", reader(*bases))
         assert (file.sha256, file.size) == (SHA256, None)
 
 
 def test_without_a_pin_the_upstream_must_answer():
     with pytest.raises(LockError, match="cannot be had"):
-        lock_files(spec(checksums="sums"), "amd64", HttpReader(lambda _: []))
+        lock_files(spec(checksums="sums"), "amd64", reader())
 
 
 def test_a_checksum_file_that_is_gone_is_no_silence(upstream):
-    with pytest.raises(LockError, match="HTTP status 404"):
+    with pytest.raises(LockError, match="404 Not Found"):
         lock(upstream, checksums="sums", sha256={"amd64": SHA256})
 
 
@@ -199,7 +202,7 @@ def test_a_checksum_file_is_read_once_for_all_its_files(upstream):
     one = spec(checksums="sums")
     two = one.release_files[0].model_copy(update={"name": "again"})
     twice = Spec(**{**vars(one), "release_files": (one.release_files[0], two)})
-    assert len(lock_files(twice, "amd64", HttpReader(lambda _: [upstream.base]))) == 2
+    assert len(lock_files(twice, "amd64", reader(upstream.base))) == 2
     assert upstream.asked.count(("GET", "sums")) == 1
 
 

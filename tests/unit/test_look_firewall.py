@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.check.evidence import Filters
-from launcher.check.firewall import Bridge, filter_findings
+from launcher.inspect.facts import Filters
+from launcher.inspect.firewall import Bridge, filter_findings
 
 # By nft 1.1.3, iptables 1.8.11 and ufw 0.36.2 (`ufw-init start`); Docker's and firewalld's are rules as theirs.
 CORPUS = Path(__file__).parent / "corpus/firewalls"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from launcher.check.look import Mount
-from launcher.check.look import seen as seen_of
-from launcher.check.shell import client_command
-from launcher.check.status import Health, Row, as_json, as_table
-from launcher.plan.names import IMAGE, MACHINE, OWNER
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.infra.names import IMAGE, MACHINE, OWNER
+from launcher.inspect.shell import client_command
+from launcher.inspect.status import Health, Row, as_json, as_table
+from launcher.observe.instances import Mount
+from launcher.observe.instances import seen as seen_of
 from tests.unit.look import machine, seen
 
 BRAIN = machine("brain")

@@ -10,62 +10,12 @@ import pytest
 from anklume_images.errors import FetchError, HostError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import Deb, Index, Lock, LockedFile, ReleaseFile, Wheel
-from anklume_images.inputs.mirrors import (
-    AptSource,
-    Sources,
-    debian_archives,
-    host_apt_sources,
-    parse_apt_sources,
-    snapshot_timestamps,
-)
+from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.inputs.python_index import PythonPlaces, host_python_places, links_of_page, local_path
 from anklume_images.inputs.transport import Transport
 from anklume_images.settings import Settings
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror
-
-ONE_LINE = """\
-# deb http://commented.test/debian trixie main
-deb http://a.test/debian/ trixie main contrib # why
-deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://a.test/debian trixie-updates main
-  deb [ trusted=yes ] http://b.test/debian-security trixie-security main
-deb-src http://source.test/debian trixie main
-deb cdrom:[Debian]/ trixie main
-deb http://flat.test/repo ./
-deb [signed-by=/etc/apt/keyrings/other.asc] http://other.test/linux/debian trixie main
-deb http://other.test/apt stable nightly
-nonsense
-"""
-
-DEB822 = """\
-# about this file
-Types: deb deb-src
-URIs: http://c.test/debian http://d.test/debian/
-Suites: bookworm bookworm-updates bookworm-backports
-Components: main non-free-firmware
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://c.test/debian-security
-Suites: bookworm-security
-Components: main
-Signed-By:
- -----BEGIN PGP PUBLIC KEY BLOCK-----
- .
- mQ
- -----END PGP PUBLIC KEY BLOCK-----
-
-Enabled: no
-Types: deb
-URIs: http://off.test/debian
-Suites: sid
-Components: main
-
-Types: deb-src
-URIs: http://source.test/debian
-Suites: sid
-Components: main
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -83,78 +33,6 @@ def index():
 
 def wheel(name: str = "some_package-1.0-py3-none-any.whl", data: bytes = b"wheel", archive: str = "pypi") -> Wheel:
     return Wheel(archive, name, hashlib.sha256(data).hexdigest(), len(data), "Some.Package", "1.0")
-
-
-# apt
-
-
-def test_one_line_sources_are_read_as_apt_reads_them():
-    sources = parse_apt_sources({"/etc/apt/sources.list": ONE_LINE})
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    assert sources[:3] == [
-        AptSource("http://a.test/debian/", ("trixie",), ("main", "contrib"), ""),
-        AptSource("http://a.test/debian", ("trixie-updates",), ("main",), keyring),
-        AptSource("http://b.test/debian-security", ("trixie-security",), ("main",), ""),
-    ]
-    assert [source.uri for source in sources[3:]] == [
-        "http://flat.test/repo",
-        "http://other.test/linux/debian",
-        "http://other.test/apt",
-    ]
-
-
-def test_deb822_sources_are_read_as_apt_reads_them():
-    sources = parse_apt_sources({"debian.sources": DEB822})
-    assert [source.uri for source in sources] == [
-        "http://c.test/debian",
-        "http://d.test/debian/",
-        "http://c.test/debian-security",
-    ]
-    assert sources[0].suites == ("bookworm", "bookworm-updates", "bookworm-backports")
-    assert sources[0].components == ("main", "non-free-firmware")
-    assert "BEGIN PGP" in sources[2].signed_by
-
-
-def test_suites_tell_debians_archives_from_other_repositories():
-    sources = parse_apt_sources({"sources.list": ONE_LINE, "debian.sources": DEB822})
-    assert debian_archives(sources) == {
-        "debian": ("http://a.test/debian", "http://c.test/debian", "http://d.test/debian"),
-        "debian-security": ("http://b.test/debian-security", "http://c.test/debian-security"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("suite", "archive"),
-    [
-        ("sid", "debian"),
-        ("unstable", "debian"),
-        ("oldstable-backports", "debian"),
-        ("forky-proposed-updates", "debian"),
-        ("stable-security", "debian-security"),
-        ("testing-security", "debian-security"),
-        ("noble", None),
-        ("noble-security", None),
-        ("bookworm-pgdg", None),
-        ("./", None),
-    ],
-)
-def test_names_of_suites(suite, archive):
-    found = debian_archives([AptSource("http://x.test", (suite,), ("main",), "")])
-    assert found == ({archive: ("http://x.test",)} if archive else {})
-
-
-def test_the_hosts_files_are_read_in_apts_order(tmp_path):
-    parts = tmp_path / "etc" / "apt" / "sources.list.d"
-    parts.mkdir(parents=True)
-    (parts.parent / "sources.list").write_text("deb http://1.test/debian sid main\n")
-    (parts / "b.list").write_text("deb http://3.test/debian sid main\n")
-    (parts / "a.sources").write_text("Types: deb\nURIs: http://2.test/debian\nSuites: sid\nComponents: main\n")
-    (parts / "c.list.disabled").write_text("deb http://4.test/debian sid main\n")
-    (parts / "d.list").write_bytes(b"# caf\xe9\ndeb http://5.test/debian sid main\n")
-    (parts / "e.list").mkdir()
-    expected = tuple(f"http://{number}.test/debian" for number in (1, 2, 3, 5))
-    assert debian_archives(host_apt_sources(tmp_path))["debian"] == expected
-    assert host_apt_sources(tmp_path / "nothing") == []
 
 
 # addresses

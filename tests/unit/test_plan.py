@@ -22,12 +22,12 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
+from launcher.infra.names import CLAIM, IMAGE, OWNER, Names, names_for
+from launcher.observe.live import Live
 from launcher.plan.desired import Circumstances, desired
 from launcher.plan.difference import difference, owned
-from launcher.plan.live import Live
-from launcher.plan.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.plan.render import document, lines
-from launcher.plan.resources import Key, Resource
+from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
