@@ -283,7 +283,8 @@ def _make_folders(private: PrivateIncus, infra: Infra, machines: Iterable[Machin
         folders = sorted({settings.persistent_data_base, settings.shared_volumes_base, *sources}, key=len)
         store = storage.MOUNT if private.storage == "btrfs" else Path(HOME)
         script = f"store={store}/folders\n{_FOLDERS}"
-        made = private.run(["sh", "-ec", script, "sh", *folders], capture_output=True, encoding="utf-8", errors="replace")
+        argv = ["sh", "-ec", script, "sh", *folders]
+        made = private.run(argv, capture_output=True, encoding="utf-8", errors="replace")
         if made.returncode != 0:
             raise HostError(f"the file's folders cannot be made in the private Incus: {made.stderr.strip()}")
 
