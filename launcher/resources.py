@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from anklume_images.incus.objects import ObjectId
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,6 +26,11 @@ class Key(NamedTuple):
     kind: Kind
     project: str
     name: str
+
+    @property
+    def object(self) -> ObjectId:
+        """What it is to Incus."""
+        return ObjectId("instance" if self.kind == "machine" else self.kind, self.name, self.project)
 
 
 @dataclass(frozen=True)

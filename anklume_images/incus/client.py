@@ -1,4 +1,4 @@
-"""The Incus API as this project uses it: images and instances, over the requests of `api`.
+"""The Incus API as this project uses it: images, and commands in instances, beside the objects of `objects`.
 
 No path of it is written outside this package.
 """
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
-from anklume_images.incus.api import Requests
 from anklume_images.incus.connection import Server
 from anklume_images.incus.errors import is_missing, translated
+from anklume_images.incus.objects import ObjectId, Objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["Image", "Incus", "Result", "Server", "is_missing"]
+__all__ = ["Image", "Incus", "ObjectId", "Result", "Server", "is_missing"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Result:
     stderr: bytes
 
 
-class Incus(Requests):
+class Incus(Objects):
     """One connection to one project of one server; a context manager that closes it."""
 
     # Images
@@ -130,43 +130,11 @@ class Incus(Requests):
             self.send("put", f"images/aliases/{quote(name, safe='')}", body)
         return before
 
-    def delete_image(self, fingerprint: str) -> None:
-        """Delete an image with its aliases."""
-        self.send("delete", f"images/{fingerprint}")
-
     # Instances
-
-    def create_instance(
-        self,
-        name: str,
-        *,
-        fingerprint: str,
-        profiles: Iterable[str] = ("default",),
-        config: Mapping[str, str] | None = None,
-        devices: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> None:
-        """Create a container from an image of the same server, stopped."""
-        body = {
-            "name": name,
-            "type": "container",
-            "source": {"type": "image", "fingerprint": fingerprint},
-            "profiles": list(profiles),
-            "config": dict(config or {}),
-            "devices": {device: dict(keys) for device, keys in (devices or {}).items()},
-        }
-        self.send("post", "instances", body)
-
-    def start(self, name: str) -> None:
-        """Start an instance."""
-        self.send("put", f"instances/{name}/state", {"action": "start", "timeout": -1})
 
     def stop(self, name: str, *, force: bool = False, timeout: int = 30) -> None:
         """Stop an instance, by its own shutdown within `timeout` seconds unless forced."""
-        self.send("put", f"instances/{name}/state", {"action": "stop", "timeout": timeout, "force": force})
-
-    def delete(self, name: str) -> None:
-        """Delete a stopped instance."""
-        self.send("delete", f"instances/{name}")
+        self.set_instance_state(ObjectId("instance", name), "stop", timeout=timeout, force=force)
 
     def execute(
         self,

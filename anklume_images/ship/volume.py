@@ -15,9 +15,9 @@ import json
 import tarfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from anklume_images.errors import AnklumeError, IncusError
+from anklume_images.incus.objects import ObjectId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,17 +56,16 @@ def make_volume(
 
     `progress` gets the bytes sent and their total. What fails leaves no volume behind.
     """
-    where = f"storage-pools/{quote(pool, safe='')}/volumes/custom"
-    if incus.find_one(f"{where}/{quote(name, safe='')}") is not None:
+    what = ObjectId("volume", f"{pool}/{name}")
+    if incus.find_object(what) is not None:
         raise IncusError(
             f"there is a volume {name} already",
             where=f"pool {pool}, project {incus.project}",
             hint="push further files through an instance that has it: incus file push",
         )
     archive = _Archive(_index(name, pool, config or {}, description), sorted(files, key=lambda file: file.path))
-    headers = {"Content-Type": "application/octet-stream", "X-Incus-name": name}
     try:
-        incus.upload(where, archive, headers, progress)
+        incus.import_volume(what, archive, progress)
     finally:
         archive.close()
 

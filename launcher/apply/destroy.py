@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from anklume_images.errors import AnklumeError, IncusError, PolicyError
-from anklume_images.incus.client import is_missing
+from anklume_images.errors import AnklumeError, PolicyError
 from anklume_images.incus.values import is_true
 from launcher.apply.steps import stop
 from launcher.gpu.claims import Claimant, release
 from launcher.infra.names import owner_of
-from launcher.observe.live import path_of
 from launcher.plan.removal import PROTECTION, Removal
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
         for key in removal.keys:
             if key.kind != "machine":
                 try:
-                    _gone(incus, *path_of(key))
+                    incus.delete_object(key.object)
                 except AnklumeError as error:
                     failures.append(AnklumeError(f"{key.kind} {key.name}: {error.message}", hint=error.hint))
                 else:
@@ -77,19 +75,10 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
-    path, params = path_of(key)
-    there: dict[str, Any] | None = incus.find_one(path, **params)
+    there = incus.find_object(key.object)
     if there is not None and owner_of(there["config"]) == owner:
         stop(incus, key)
         if is_true(there["config"].get(PROTECTION)):
-            incus.send("patch", path, {"config": {PROTECTION: "false"}}, params=params)
-        _gone(incus, path, params)
+            incus.patch_object(key.object, {"config": {PROTECTION: "false"}})
+        incus.delete_object(key.object)
     release(incus, Claimant(key.project, key.name, owner))
-
-
-def _gone(incus: Incus, path: str, params: dict[str, str]) -> None:
-    try:
-        incus.send("delete", path, params=params)
-    except IncusError as error:
-        if not is_missing(error) and incus.find_one(path, **params) is not None:
-            raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import IncusError
 from launcher.apply.steps import stop
 from launcher.infra.names import NIC
-from launcher.observe.live import path_of, read_leases
+from launcher.observe.live import read_leases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,22 +40,20 @@ class Halted:
 
     def give_back(self, incus: Incus) -> None:
         """Let it have its address again and run; nothing is done to what was changed meanwhile, or cannot be."""
-        path, params = path_of(self.key)
         with contextlib.suppress(IncusError):
-            there = incus.get(path, **params)
+            there = incus.get_object(self.key.object)
             if there["status"] != "Stopped":
                 return
             if self._nic is not None and "ipv4.address" not in (there["devices"].get(NIC) or {}):
                 devices = {**there["devices"], NIC: dict(self._nic)}
-                incus.send("put", path, there | {"devices": devices}, params=params)
+                incus.put_object(self.key.object, there | {"devices": devices})
             if self._was_running:
-                incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+                incus.set_instance_state(self.key.object, "start")
 
 
 def halt(key: Key, incus: Incus, *, vacate: bool) -> Halted:
     """Stop a machine; `vacate` takes its fixed address and its lease off it."""
-    path, params = path_of(key)
-    there = incus.get(path, **params)
+    there = incus.get_object(key.object)
     nic = there["devices"].get(NIC) if vacate else None
     halted = Halted(key, was_running=there["status"] != "Stopped", nic=nic)
     try:
@@ -70,15 +68,14 @@ def halt(key: Key, incus: Incus, *, vacate: bool) -> Halted:
 
 def _vacate(key: Key, incus: Incus, nic: Mapping[str, str]) -> None:
     """Take the device off, which releases the lease, and put it back without an address, with its hardware address."""
-    path, params = path_of(key)
-    there = incus.get(path, **params)
+    there = incus.get_object(key.object)
     hardware = there["config"].get(_HARDWARE)
     others = {name: device for name, device in there["devices"].items() if name != NIC}
-    incus.send("put", path, there | {"devices": others}, params=params)
-    there = incus.get(path, **params)
+    incus.put_object(key.object, there | {"devices": others})
+    there = incus.get_object(key.object)
     free = {name: value for name, value in nic.items() if name != "ipv4.address"}
     config = there["config"] | ({_HARDWARE: hardware} if hardware else {})
-    incus.send("put", path, there | {"config": config, "devices": others | {NIC: free}}, params=params)
+    incus.put_object(key.object, there | {"config": config, "devices": others | {NIC: free}})
     if "network" in nic and "ipv4.address" in nic:
         _wait_for_release(key, incus, nic["network"], nic["ipv4.address"], nic.get("hwaddr") or hardware or "")
 

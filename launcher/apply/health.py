@@ -87,7 +87,7 @@ def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
     wanted = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
     if not wanted:
         return True, ""
-    state = incus.get(f"instances/{resource.key.name}/state")
+    state = incus.instance_state(resource.key.object)
     if state["status"] != "Running":
         return False, _DOWN
     there = addresses_of(state)
@@ -121,7 +121,7 @@ def _journal(instance: str, incus: Incus) -> list[str]:
 def _console(instance: str, incus: Incus) -> list[str]:
     """The last lines of what it wrote before it ended; a journal can be read of running machines only."""
     try:
-        lines = incus.read(f"instances/{instance}/console").decode(errors="replace").splitlines()
+        lines = incus.console_log(instance).decode(errors="replace").splitlines()
     except IncusError as error:
         return [f"(its console cannot be read: {error.message})"]
     return [plain(line) for line in lines if line.strip()][-_LINES:]

@@ -20,7 +20,6 @@ from launcher.apply.unpacked import Unpacked, is_idle, never_ran
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 from launcher.observe.daemon import daemon_root
-from launcher.observe.live import path_of
 from launcher.plan.changes import BASE_IMAGE
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
         _change(step, incus)  # Incus makes it with the project
     elif step.action in ("create", "replace"):
         if step.action == "replace":
-            incus.send("delete", f"networks/{step.key.name}")
+            incus.delete_object(step.key.object)
         _make(step.resource, incus)
     else:
         _change(step, incus)
@@ -92,20 +91,14 @@ def _publish(resource: Resource, incus: Incus, context: Context) -> None:
 
 
 def _make(resource: Resource, incus: Incus) -> None:
-    path, params = path_of(resource.key)
-    collection, _, name = path.rpartition("/")
-    body = {**resource.body, "name": name}
-    if resource.key.kind == "volume":
-        body |= {"type": "custom", "content_type": "filesystem"}
-    incus.send("post", collection, body, params=params)
+    incus.create_object(resource.key.object, resource.body)
 
 
 def _change(step: Step, incus: Incus) -> None:
-    path, params = path_of(step.key)
     body = {name: value for name, value in step.resource.body.items() if name != "type"}
-    there = incus.get(path, **params)
+    there = incus.get_object(step.key.object)
     config = {**_kept(there["config"], everything=step.key.kind in _MERGED), **step.resource.config}
-    incus.send("put", path, body | {"config": config}, params=params)
+    incus.put_object(step.key.object, body | {"config": config})
 
 
 def _kept(config: Mapping[str, str], *, everything: bool) -> dict[str, str]:
@@ -142,26 +135,24 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
 
 def _bring_up(step: Step, incus: Incus, *, restore: bool) -> None:
     resource = step.resource
-    path, params = path_of(resource.key)
     if step.action == "replace":
-        _check_snapshots(resource, incus, path)
+        _check_snapshots(resource, incus)
     stopped = step.action in ("restart", "replace") and not step.stopped
     if stopped:
         stop(incus, resource.key)
     try:
         if step.action == "replace":
-            _rebuild(resource, incus, path)
+            incus.rebuild_instance(resource.key.object, _source(resource))
         if step.changes or step.action == "replace":
-            _configure(step, incus, path)
+            _configure(step, incus)
     except IncusError as error:
         if stopped and restore and not isinstance(error, IncusUnreachableError):
             with contextlib.suppress(IncusError):  # as it was before
-                incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+                incus.set_instance_state(resource.key.object, "start")
         raise
     if step.action != "change":
         paused = step.action == "start" and not step.stopped
-        action = {"action": "unfreeze" if paused else "start", "timeout": -1}
-        incus.send("put", f"{path}/state", action, params=params)
+        incus.set_instance_state(resource.key.object, "unfreeze" if paused else "start")
 
 
 def _is_unfinished(step: Step, incus: Incus) -> bool:
@@ -171,21 +162,20 @@ def _is_unfinished(step: Step, incus: Incus) -> bool:
     subvolume should be, after which Incus cannot even delete it. The mark alone tells only of what this step began:
     who was killed before taking it off may have left a machine that has run since.
     """
-    path, params = path_of(step.key)
-    there = incus.get(path, **params)
+    there = incus.get_object(step.key.object)
     config = there["config"]
     if config.get(UNFINISHED) != "true" or config.get(MACHINE) != step.resource.machines[0]:
         return False
     idle = is_idle(there) and (step.action == "create" or never_ran(there))
-    return idle and not incus.get(f"{path}/snapshots", **params)
+    return idle and not incus.snapshots(step.key.object)
 
 
 def _discard(resource: Resource, incus: Incus) -> None:
-    path, params = path_of(resource.key)
+    what = resource.key.object
     with contextlib.suppress(IncusError):  # of a mere record, only the database takes note
-        incus.send("patch", path, {"config": {"security.protection.delete": "false"}}, params=params)
+        incus.patch_object(what, {"config": {"security.protection.delete": "false"}})
     try:
-        incus.send("delete", path, params=params)
+        incus.delete_object(what)
     except IncusError as error:
         # On btrfs, an empty folder may be where the subvolume would have been made; Incus then deletes neither.
         folder = _UNFINISHED.search(error.message)
@@ -196,7 +186,7 @@ def _discard(resource: Resource, incus: Incus) -> None:
             raise IncusError(error.message, where=error.where, hint=f"on the host: rmdir {folder[1]}") from error
         with contextlib.suppress(OSError):
             (root / folder[1].lstrip("/")).rmdir()
-        incus.send("delete", path, params=params)
+        incus.delete_object(what)
 
 
 def _make_folders(resource: Resource, incus: Incus) -> None:
@@ -224,8 +214,7 @@ def _create(resource: Resource, incus: Incus, context: Context) -> None:
     machine = resource.machine
     assert machine is not None  # noqa: S101 - a machine's resource has it
     config = {**resource.config, UNFINISHED: "true"}
-    body = {**resource.body, "config": config, "name": resource.key.name, "source": _source(resource), "start": True}
-    params = {"project": resource.key.project} | ({"target": machine.target} if machine.target else {})
+    body = {**resource.body, "config": config, "source": _source(resource), "start": True}
 
     told = time.monotonic()
 
@@ -236,30 +225,24 @@ def _create(resource: Resource, incus: Incus, context: Context) -> None:
             told = time.monotonic()
             context.progress(f"{machine.name}: {texts[0]}")
 
-    incus.send("post", "instances", body, params=params, progress=progress)
+    incus.make_instance(resource.key.object, body, target=machine.target or "", progress=progress)
     finished = {"config": {UNFINISHED: ""}, "description": resource.body["description"]}  # or Incus empties that
-    incus.send("patch", f"instances/{resource.key.name}", finished, params={"project": resource.key.project})
+    incus.patch_object(resource.key.object, finished)
 
 
-def _check_snapshots(resource: Resource, incus: Incus, path: str) -> None:
-    snapshots = incus.get(f"{path}/snapshots", project=resource.key.project)
-    if snapshots:
-        names = ", ".join(url.rpartition("/")[2].partition("?")[0] for url in snapshots)
+def _check_snapshots(resource: Resource, incus: Incus) -> None:
+    names = incus.snapshots(resource.key.object)
+    if names:
         raise IncusError(
-            f"{resource.key.name} has snapshots ({names}), and Incus makes no instance anew that has some",
+            f"{resource.key.name} has snapshots ({', '.join(names)}), and Incus makes no instance anew that has some",
             where=incus.address,
             hint=f"incus snapshot delete {resource.key.name} NAME --project {resource.key.project}",
         )
 
 
-def _rebuild(resource: Resource, incus: Incus, path: str) -> None:
-    incus.send("post", f"{path}/rebuild", {"source": _source(resource)}, params={"project": resource.key.project})
-
-
-def _configure(step: Step, incus: Incus, path: str) -> None:
+def _configure(step: Step, incus: Incus) -> None:
     resource = step.resource
-    params = {"project": resource.key.project}
-    there = incus.get(path, **params)
+    there = incus.get_object(resource.key.object)
     config = {**_kept(there["config"], everything=False), **resource.config}
     fingerprint = resource.image.fingerprint if resource.image else None
     if step.action != "replace" and there["config"].get(BASE_IMAGE) != fingerprint:
@@ -273,20 +256,18 @@ def _configure(step: Step, incus: Incus, path: str) -> None:
         "devices": resource.body["devices"],
         "config": config,
     }
-    incus.send("put", path, body, params=params)
+    incus.put_object(resource.key.object, body)
 
 
 def stop(incus: Incus, key: Key) -> None:
     """Stop an instance: by its own shutdown, and by force when that takes too long."""
-    path, params = path_of(key)
-    path = f"{path}/state"
-    status = incus.get(path, **params)["status"]
+    status = incus.instance_state(key.object)["status"]
     if status == "Stopped":
         return
     if status == "Frozen":  # it would not hear that it is to stop
-        incus.send("put", path, {"action": "unfreeze", "timeout": -1}, params=params)
+        incus.set_instance_state(key.object, "unfreeze")
     try:
-        incus.send("put", path, {"action": "stop", "timeout": STOP_SECONDS}, params=params)
+        incus.set_instance_state(key.object, "stop", timeout=STOP_SECONDS)
     except IncusError:
-        if incus.get(path, **params)["status"] != "Stopped":
-            incus.send("put", path, {"action": "stop", "timeout": -1, "force": True}, params=params)
+        if incus.instance_state(key.object)["status"] != "Stopped":
+            incus.set_instance_state(key.object, "stop", force=True)

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import IncusError
-from anklume_images.incus.client import is_missing
 from launcher.infra.names import UNFINISHED
 from launcher.plan.changes import BASE_IMAGE
 
@@ -79,11 +78,7 @@ class Unpacked:
                 return
             _wait_for_others(incus)
             for pool, fingerprint in sorted(self._doubted):
-                try:
-                    incus.send("delete", f"storage-pools/{pool}/volumes/image/{fingerprint}")
-                except IncusError as error:
-                    if not is_missing(error):  # pools of some drivers have none
-                        raise
+                incus.delete_unpacked_image(pool, fingerprint)
             self._doubted.clear()
             self._settled = time.monotonic()
 
@@ -91,8 +86,9 @@ class Unpacked:
 def _wait_for_others(incus: Incus) -> None:
     end = time.monotonic() + _BUSY_SECONDS
     while True:
-        operations = incus.get("operations", recursion=1, **{"all-projects": "true"}).get("running") or ()
-        making = [operation for operation in operations if operation["description"] == "Creating instance"]
+        making = [
+            operation for operation in incus.running_operations() if operation["description"] == "Creating instance"
+        ]
         if not making:
             return
         if time.monotonic() > end:

@@ -36,7 +36,7 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
     file = session.infra(infra, warn=False) if infra else None
     with session.incus(remote) as incus:
         cards = read_cards(incus)
-        instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
+        instances = incus.instances()
         figures, mig = read_figures(incus, cards)
         claims = [(claim.pci, claim.member, claim.project, claim.instance) for claim in standing_claims(incus)]
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}

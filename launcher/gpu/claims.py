@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, PolicyError
+from anklume_images.incus.objects import ObjectId
 from launcher.gpu.cards import ANYWHERE, describe
 from launcher.gpu.holders import collide, holders
 from launcher.infra.names import CLAIM, OWNER
@@ -180,8 +181,7 @@ def standing_claims(incus: Incus) -> tuple[Claim, ...]:
     One request, and one for each claim: with recursion, Incus looks up the users of every ACL that there is.
     """
     default = incus.within("default")
-    names = [url.rpartition("/")[2] for url in default.get(_ACLS)]
-    found = [default.find_one(f"{_ACLS}/{name}") for name in names if _NAME.fullmatch(name)]
+    found = [default.find_object(ObjectId("acl", name)) for name in default.names("acl") if _NAME.fullmatch(name)]
     return read_claims(acl for acl in found if acl is not None)
 
 
@@ -232,7 +232,7 @@ def _live(incus: Incus, others: Iterable[Claim], grant: Grant, cards: Sequence[C
 
 
 def _holders(incus: Incus, cards: Sequence[Card]) -> tuple[Holder, ...]:
-    return holders(cards, incus.within(None).get("instances", recursion=1, **{"all-projects": "true"}))
+    return holders(cards, incus.instances())
 
 
 def _holding(incus: Incus, grant: Grant, claimant: Claimant, cards: Sequence[Card]) -> list[Holder]:
@@ -289,14 +289,13 @@ def _create(incus: Incus, grant: Grant, claimant: Claimant, number: int) -> str 
         _SINCE: datetime.fromtimestamp(incus.clock(), UTC).isoformat(),
     }
     body = {
-        "name": name,
         "description": f"GPU {grant.card.pci} belongs to {claimant.project}/{claimant.instance} (anklume-launch)",
         "config": {key: value for key, value in config.items() if value},
         "ingress": [],
         "egress": [],
     }
     try:
-        incus.within("default").send("post", _ACLS, body)
+        incus.within("default").create_object(ObjectId("acl", name), body)
     except IncusError as error:
         if any(words in error.message for words in _TAKEN) or any(
             entry.name == name for entry in standing_claims(incus)
@@ -327,16 +326,12 @@ def _sweep(incus: Incus, stale: Iterable[Claim]) -> None:
 
 
 def _delete(incus: Incus, name: str) -> None:
-    try:
-        incus.within("default").send("delete", f"{_ACLS}/{name}")
-    except IncusError:
-        if any(entry.name == name for entry in standing_claims(incus)):
-            raise
+    incus.within("default").delete_object(ObjectId("acl", name))
 
 
 def _take_back(incus: Incus, claimant: Claimant, grants: Iterable[Grant]) -> None:
-    own, path = incus.within(claimant.project), f"instances/{claimant.instance}"
-    if own.get(path).get("status") != "Stopped":
+    own, what = incus.within(claimant.project), ObjectId("instance", claimant.instance)
+    if own.get_object(what).get("status") != "Stopped":
         own.stop(claimant.instance, force=True)
-    if own.find_one(path) is not None:  # an ephemeral one is gone when it stops
-        own.send("patch", path, {"devices": {grant.device: {"type": "none"} for grant in grants}})
+    if own.find_object(what) is not None:  # an ephemeral one is gone when it stops
+        own.patch_object(what, {"devices": {grant.device: {"type": "none"} for grant in grants}})

@@ -17,13 +17,10 @@ __all__ = ["read_cards", "read_figures"]
 
 def read_cards(incus: Incus) -> tuple[Card, ...]:
     """The cards of the server, or of all members of its cluster that are online."""
-    if not incus.get("")["environment"].get("server_clustered"):
-        return cards_of(incus.get("resources"))
-    members = [member for member in incus.get("cluster/members", recursion=1) if member.get("status") == "Online"]
-    found: list[Card] = []
-    for name in sorted(member["server_name"] for member in members):
-        found += cards_of(incus.get("resources", target=name), name)
-    return tuple(found)
+    members = incus.members()
+    if not members:
+        return cards_of(incus.resources())
+    return tuple(card for name in members for card in cards_of(incus.resources(name), name))
 
 
 def read_figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:

@@ -56,14 +56,14 @@ def unreachable(error: IncusError) -> HostEvidence:
 
 def host_evidence(incus: Incus) -> HostEvidence:
     """The host of the daemon; its files are looked at when it is reached over a socket."""
-    resources = incus.get("resources")
+    resources = incus.resources()
     memory = resources.get("memory") or {}
     root = daemon_root(incus.address)
-    instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
+    instances = incus.instances()
     return HostEvidence(
         incus.address,
         version=incus.server.version,
-        pools=tuple(_pool(incus, pool) for pool in incus.within(None).get("storage-pools", recursion=1)),
+        pools=tuple(_pool(incus, pool) for pool in incus.within(None).list_objects("pool")),
         cards=read_cards(incus),
         memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
         container_tools=None if root is None else has_tool(root),
@@ -80,7 +80,7 @@ def host_evidence(incus: Incus) -> HostEvidence:
 def _pool(incus: Incus, pool: dict[str, Any]) -> Pool:
     space: dict[str, Any] = {}
     with contextlib.suppress(IncusError):  # of a pool that is not there, Incus tells none
-        space = incus.get(f"storage-pools/{pool['name']}/resources").get("space") or {}
+        space = incus.pool_space(pool["name"])
     total, used = int(space.get("total") or 0), int(space.get("used") or 0)
     return Pool(pool["name"], pool["driver"], pool.get("status", ""), total, used)
 

@@ -73,9 +73,7 @@ class Seen:
 
 def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[Seen, ...]:
     """The instances of these machines."""
-    every: dict[str, str | int] = {"recursion": 2, "all-projects": "true"}
-    instances = incus.within(None).get("instances", **every)
-    there = {(instance["project"], instance["name"]): instance for instance in instances}
+    there = {(instance["project"], instance["name"]): instance for instance in incus.instances(states=True)}
     found = []
     for machine in machines:
         key = names.project(machine.domain), names.instance(machine.name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
-__all__ = ["Lease", "Live", "addresses_of", "path_of", "read_astray", "read_leases", "read_live", "read_one"]
+__all__ = ["Lease", "Live", "addresses_of", "read_astray", "read_leases", "read_live", "read_one"]
 
 _PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
 
@@ -65,73 +65,51 @@ class Live:
 def read_live(incus: Incus, pools: Iterable[str] | None = None, *, resources: bool = False) -> Live:
     """Read everything that a plan looks at; `pools` are those whose volumes count, all when it is None."""
     objects: dict[Key, Mapping[str, Any]] = {}
-    for found in incus.get("projects", recursion=1):
+    for found in incus.list_objects("project"):
         objects[Key("project", "", found["name"])] = found
     networks = _networks(incus)
     for found in networks:
         if found["managed"]:
             objects[Key("network", "default", found["name"])] = found
-    for found in incus.get("network-acls", recursion=1):
+    for found in incus.list_objects("acl"):
         objects[Key("acl", "default", found["name"])] = found
-    for found in incus.get("profiles", recursion=1, **_EVERYWHERE):
+    for found in incus.list_objects("profile", everywhere=True):
         objects[Key("profile", found["project"], found["name"])] = found
-    for found in incus.get("images", recursion=1):
+    for found in incus.list_objects("image"):
         objects[Key("image", "default", found["fingerprint"])] = found
-    there = {pool["name"]: pool["driver"] for pool in incus.get("storage-pools", recursion=1)}
+    there = {pool["name"]: pool["driver"] for pool in incus.list_objects("pool")}
     for pool in sorted(set(there if pools is None else pools) & set(there)):
-        for found in incus.get(f"storage-pools/{pool}/volumes/custom", recursion=1, **_EVERYWHERE):
+        for found in incus.list_objects("volume", pool=pool, everywhere=True):
             objects[Key("volume", found["project"], f"{pool}/{found['name']}")] = found
-    instances = tuple(incus.get("instances", recursion=1, **_EVERYWHERE))
+    instances = tuple(incus.instances())
     for found in instances:
         objects[Key("machine", found["project"], found["name"])] = found
     return Live(
         objects,
         instances,
-        incus.get("resources") if resources else {},
+        incus.resources() if resources else {},
         tuple(sorted(_host_networks(incus, networks))),
         there,
     )
 
 
-_EVERYWHERE = {"all-projects": "true"}
 _PENDING_SECONDS = 3.0
 
 
-def _networks(incus: Incus) -> list[Mapping[str, Any]]:
+def _networks(incus: Incus) -> list[dict[str, Any]]:
     """All networks; one that is just being made is waited for, a little: it is pending, or its maker was killed."""
     end = time.monotonic() + _PENDING_SECONDS
     while True:
-        networks: list[Mapping[str, Any]] = incus.get("networks", recursion=1)
+        networks = incus.list_objects("network")
         ours = [network for network in networks if owner_of(network.get("config") or {})]
         if all(network["status"] != "Pending" for network in ours) or time.monotonic() > end:
             return networks
         time.sleep(0.2)
 
 
-_COLLECTIONS = {
-    "acl": "network-acls",
-    "image": "images",
-    "machine": "instances",
-    "network": "networks",
-    "profile": "profiles",
-    "project": "projects",
-}
-
-
-def path_of(key: Key) -> tuple[str, dict[str, str]]:
-    """Where an object is below /1.0, and the parameters of requests about it."""
-    params = {"project": key.project} if key.project else {}
-    if key.kind == "volume":
-        pool, _, name = key.name.partition("/")
-        return f"storage-pools/{pool}/volumes/custom/{name}", params
-    return f"{_COLLECTIONS[key.kind]}/{key.name}", params
-
-
 def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
     """One object as it is now, or None."""
-    path, params = path_of(key)
-    found: Mapping[str, Any] | None = incus.find_one(path, **params)
-    return found
+    return incus.find_object(key.object)
 
 
 def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:
@@ -139,10 +117,9 @@ def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:
 
     Incus leaves out of its list whatever is both static and leased, so a static entry may be either.
     """
-    found = incus.find_one(f"networks/{network}/leases", project=project) or ()
     return [
         Lease(entry["address"], entry["hwaddr"], entry["hostname"], entry["type"] == "static")
-        for entry in found
+        for entry in incus.leases(network, project)
         if entry["type"] in ("static", "dynamic")
     ]
 
@@ -158,7 +135,7 @@ def read_astray(incus: Incus, network: str, wanted: Mapping[Key, tuple[str, str]
     leases = read_leases(incus, network, project)
     for key, (hardware, address) in wanted.items():
         if any(lease.hardware == hardware and lease.address != address and not lease.static for lease in leases):
-            there = addresses_of(incus.find_one(f"instances/{key.name}/state", project=project) or {})
+            there = addresses_of(incus.instance_state(key.object))
             if there and address not in there:
                 found[key] = ", ".join(there)
     return found
@@ -180,7 +157,7 @@ def _host_networks(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Itera
     for network in networks:
         if network["managed"] or network["type"] not in _PHYSICAL:
             continue
-        state = incus.find_one(f"networks/{network['name']}/state") or {}
+        state = incus.network_state(network["name"])
         for address in state.get("addresses") or ():
             if address["family"] == "inet" and not ipaddress.IPv4Address(address["address"]).is_loopback:
                 yield network["name"], f"{address['address']}/{address['netmask']}"

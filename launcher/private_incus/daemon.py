@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from anklume_images.errors import HostError, IncusError
+from anklume_images.incus.objects import ObjectId
 from launcher.private_incus.init import ENVIRONMENT, INCUSD, RESTART, STATE, Spec
 from launcher.private_incus.state_directory import clear, make_home, sweep
 
@@ -162,8 +163,8 @@ class PrivateIncus:
         cert, key, encoded = make_client_certificate(self.home / "tls")
         address = f"{self._address.partition('/')[0]}:{_PORT}"
         with self.client() as incus:
-            incus.send("patch", "", {"config": {"core.https_address": address}})
-            incus.send("post", "certificates", {"type": "client", "name": "trial", "certificate": encoded})
+            incus.set_server_config({"core.https_address": address})
+            incus.trust("trial", encoded)
             server_cert = self.home / "tls/server.crt"
             server_cert.write_text(incus.server.certificate, encoding="utf-8")
         return Endpoint(f"https://{address}", server_cert, cert, key)
@@ -271,10 +272,10 @@ class PrivateIncus:
             "eth0": {"type": "nic", "name": "eth0", "network": "incusbr0"},
         }
         with self.client() as incus:
-            pool = {"name": "default", "driver": self.storage, "config": pool_config(self.storage)}
-            incus.send("post", "storage-pools", pool)
-            incus.send("post", "networks", {"name": "incusbr0", "type": "bridge", "config": bridge})
-            incus.send("put", "profiles/default", {"config": {}, "devices": devices})
+            pool = {"driver": self.storage, "config": pool_config(self.storage)}
+            incus.create_object(ObjectId("pool", "default"), pool)
+            incus.create_object(ObjectId("network", "incusbr0"), {"type": "bridge", "config": bridge})
+            incus.put_object(ObjectId("profile", "default"), {"config": {}, "devices": devices})
 
     # Ending
 

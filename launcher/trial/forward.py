@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images import linux
 from anklume_images.errors import HostError, IncusError
+from anklume_images.incus.objects import ObjectId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +109,7 @@ class Instance:
 
     def _find(self) -> int:
         try:
-            pid = self.incus.get(f"instances/{self.name}/state")["pid"]
+            pid = self.incus.instance_state(ObjectId("instance", self.name)).get("pid")
         except IncusError as error:
             raise ConnectionRefusedError(errno.ECONNREFUSED, str(error)) from None
         if not pid:

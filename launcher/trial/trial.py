@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
+from anklume_images.incus.objects import ObjectId
 from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
@@ -259,8 +260,8 @@ def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
     for machine in infra.machines():
         volumes = volumes_of(machine, infra.domains[machine.domain], images.get(machine.name), default)
         wanted |= {volume.pool for volume in volumes}
-    for pool in sorted(wanted - {entry["name"] for entry in incus.get("storage-pools", recursion=1)}):
-        incus.send("post", "storage-pools", {"name": pool, "driver": "dir", "config": {}})
+    for pool in sorted(wanted - {entry["name"] for entry in incus.list_objects("pool")}):
+        incus.create_object(ObjectId("pool", pool), {"driver": "dir", "config": {}})
 
 
 _FOLDERS = """\

@@ -17,6 +17,7 @@ from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.blobs import Blobs
 from launcher.private_incus.daemon import PrivateIncus
 from tests.bench.measure import Bench, pairs, single
+from tests.support.instances import delete_image
 
 MEMORY = 8 << 30
 
@@ -154,12 +155,12 @@ def importing(bench: Bench) -> None:
 
         def ours() -> None:
             publish(files, client)
-            client.delete_image(files.fingerprint)
+            delete_image(client, files.fingerprint)
 
         def theirs() -> None:
             inside = ["/var/lib/incus/metadata", "/var/lib/incus/rootfs"]
             incus.run(["incus", "image", "import", *inside]).check_returncode()
-            client.delete_image(files.fingerprint)
+            delete_image(client, files.fingerprint)
 
         pairs("publish, verified / incus image import", "-", ours, theirs)
 

@@ -26,6 +26,7 @@ from launcher.private_incus.daemon import PrivateIncus
 from launcher.quickstart import EXAMPLE
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.bench.measure import ratio, rounds, say
+from tests.support.instances import create_instance, delete_image, start_instance
 from tests.support.launching import Launcher, clear
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class _Machines:
     def ours_from_the_store(self, kind: str) -> float:
         """With the images published within the time, and unpacked in the pool."""
         for name in ("llama-server", "open-webui"):
-            self._client.delete_image(self._images[name].fingerprint)
+            delete_image(self._client, self._images[name].fingerprint)
         return self.ours(kind)
 
     def ours(self, kind: str) -> float:
@@ -170,8 +171,8 @@ class _Machines:
         for name, (base, address) in _BASES.items():
             eth0 = {"type": "nic", "name": "eth0", "network": "incusbr0", "ipv4.address": address}
             devices = {"eth0": eth0} | ({"model": model} if name == "llm" else {})
-            self._client.create_instance(name, fingerprint=self._images[base].fingerprint, devices=devices)
-            self._client.start(name)
+            create_instance(self._client, name, fingerprint=self._images[base].fingerprint, devices=devices)
+            start_instance(self._client, name)
         for name in _BASES:
             self._run(name, f"until curl -fs -o /dev/null {_MIRROR}/wheels/requirements.txt; do sleep 0.2; done")
         scripts = self._scripts(installer)

@@ -17,6 +17,7 @@ import pytest
 from anklume_images.ship.publish import image_files, publish
 from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.init import HOME
+from tests.support.instances import create_instance, delete_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,7 @@ class Machine:
 
     def start(self) -> None:
         """Start it, and wait until its systemd can be asked."""
-        self.host.client.start(self.name)
+        start_instance(self.host.client, self.name)
         end = time.monotonic() + SECONDS
         while self.run("systemctl", "is-system-running").stdout.strip() in (b"", b"offline", b"unknown"):
             assert time.monotonic() < end, "systemd does not answer"
@@ -128,7 +129,7 @@ class Machine:
 
     def remove(self) -> None:
         self.host.client.stop(self.name, force=True)
-        self.host.client.delete(self.name)
+        delete_instance(self.host.client, self.name)
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Host:
                 self.volumes.add(volume)
             devices[volume] = {"type": "disk", "pool": "default", "source": volume, "path": path}
         settings = {f"user.anklume.{key}": value for key, value in config.items()}
-        self.client.create_instance(machine.name, fingerprint=image.fingerprint, config=settings, devices=devices)
+        create_instance(self.client, machine.name, fingerprint=image.fingerprint, config=settings, devices=devices)
         self.images[machine.name] = image
         try:
             machine.start()

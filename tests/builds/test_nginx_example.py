@@ -12,6 +12,7 @@ from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
+from tests.support.instances import create_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,8 +49,8 @@ def client(
 
 def launch(client: Incus, name: str, fingerprint: str, **variables: str) -> None:
     config = {f"user.anklume.{variable}": value for variable, value in variables.items()}
-    client.create_instance(name, fingerprint=fingerprint, config=config)
-    client.start(name)
+    create_instance(client, name, fingerprint=fingerprint, config=config)
+    start_instance(client, name)
     end = time.monotonic() + SECONDS
     while (result := client.execute(name, ["/usr/lib/anklume/healthcheck"])).code != 0:
         assert time.monotonic() < end, result.stderr

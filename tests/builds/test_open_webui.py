@@ -12,6 +12,7 @@ import pytest
 
 from anklume_images.ship.publish import image_files, publish
 from launcher.private_incus.daemon import PrivateIncus
+from tests.support.instances import create_instance, delete_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,8 +57,8 @@ class Machines:
         config = {f"user.anklume.open_webui_{name}": value for name, value in variables.items()}
         disk = {"type": "disk", "pool": "default", "source": volume or "", "path": STATE}
         devices = {"data": disk} if volume else {}
-        self.client.create_instance(machine.name, fingerprint=self.image.fingerprint, config=config, devices=devices)
-        self.client.start(machine.name)
+        create_instance(self.client, machine.name, fingerprint=self.image.fingerprint, config=config, devices=devices)
+        start_instance(self.client, machine.name)
         machine.wait("active" if opens else "failed")
         return machine
 
@@ -96,7 +97,7 @@ class Machine:
 
     def remove(self) -> None:
         self.client.stop(self.name, force=True)
-        self.client.delete(self.name)
+        delete_instance(self.client, self.name)
 
     def request(self, path: str, body: Any = None, *, port: int = 3000, headers: tuple[str, ...] = ()) -> Answer:
         options = ["--silent", "--include", "--max-time", "60", "--noproxy", "*"]
@@ -232,7 +233,7 @@ def test_restart_of_the_instance_keeps_everything(machine: Machine) -> None:
     page = {"DEFAULT_MODELS": "of-the-page", "DEFAULT_PINNED_MODELS": "pinned-there", "MODEL_ORDER_LIST": []}
     assert machine.request("/api/v1/configs/models", page, headers=bearer).status == 200
     machine.stop()
-    machine.client.start(machine.name)
+    start_instance(machine.client, machine.name)
     machine.wait()
     assert machine.sign_in().status == 200
     assert machine.output("cat", KEY) == key
@@ -318,7 +319,7 @@ def test_page_stays_closed_until_there_is_the_administrator_that_was_asked_for(m
         other.stop()
         config = {"user.anklume.open_webui_admin_password": PASSWORD}
         machines.client.send("patch", f"instances/{other.name}", {"config": config})
-        machines.client.start(other.name)
+        start_instance(machines.client, other.name)
         other.wait()
         assert other.healthy()
         assert other.sign_in().json()["role"] == "admin"

@@ -9,6 +9,7 @@ import pytest
 
 from anklume_images.ship.publish import image_files, publish
 from launcher.private_incus.daemon import PrivateIncus
+from tests.support.instances import create_instance, delete_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,9 +46,9 @@ def test_image_boots_and_no_unit_fails(
     assert report.fingerprint == image.fingerprint
     assert client.aliases()[f"{name}/{image.version}"] == image.fingerprint
     config = {"user.anklume.llama_server_service_enabled": "false"} if name == "llama-server" else {}
-    client.create_instance(f"boot-{name}", fingerprint=image.fingerprint, config=config)
+    create_instance(client, f"boot-{name}", fingerprint=image.fingerprint, config=config)
     try:
-        client.start(f"boot-{name}")
+        start_instance(client, f"boot-{name}")
         if name != "llama-server":  # without a model there is nothing to serve: its own tests give it one
             healthy = until_healthy(client, f"boot-{name}", image.spec["healthcheck"])
             assert healthy.code == 0, healthy
@@ -58,7 +59,7 @@ def test_image_boots_and_no_unit_fails(
         assert client.execute(f"boot-{name}", ["resolvectl", "query", f"boot-{name}.incus"]).code == 0
     finally:
         client.stop(f"boot-{name}", force=True)
-        client.delete(f"boot-{name}")
+        delete_instance(client, f"boot-{name}")
 
 
 def test_two_instances_share_no_identity(client: Incus, pipeline: Pipeline, built: Callable[[str], Any]) -> None:
@@ -66,8 +67,8 @@ def test_two_instances_share_no_identity(client: Incus, pipeline: Pipeline, buil
     publish(image_files(image, pipeline.images, pipeline.store), client)
     seen: list[tuple[bytes, ...]] = []
     for name in ("twin-a", "twin-b"):
-        client.create_instance(name, fingerprint=image.fingerprint)
-        client.start(name)
+        create_instance(client, name, fingerprint=image.fingerprint)
+        start_instance(client, name)
         until_healthy(client, name, image.spec["healthcheck"])
         files = ("/etc/machine-id", "/etc/hostname")
         seen.append(tuple(client.execute(name, ["cat", file]).stdout for file in files))
@@ -75,14 +76,14 @@ def test_two_instances_share_no_identity(client: Incus, pipeline: Pipeline, buil
     assert all(a != b for a, b in zip(*seen, strict=True))
     for name in ("twin-a", "twin-b"):
         client.stop(name, force=True)
-        client.delete(name)
+        delete_instance(client, name)
 
 
 def test_image_holds_no_secret_and_no_mirror(client: Incus, pipeline: Pipeline, built: Callable[[str], Any]) -> None:
     image = built("debian")
     publish(image_files(image, pipeline.images, pipeline.store), client)
-    client.create_instance("clean", fingerprint=image.fingerprint)
-    client.start("clean")
+    create_instance(client, "clean", fingerprint=image.fingerprint)
+    start_instance(client, "clean")
     until_healthy(client, "clean", image.spec["healthcheck"])
     mirrors = [url for archive in ("debian", "debian-security") for url in pipeline.sources().bases(archive)]
     hosts = {url.split("/")[2] for url in mirrors}
@@ -91,4 +92,4 @@ def test_image_holds_no_secret_and_no_mirror(client: Incus, pipeline: Pipeline, 
     assert client.execute("clean", ["sh", "-c", "ls /etc/ssh/ssh_host_* /root/.ssh /root/.ollama"]).code != 0
     assert client.execute("clean", ["passwd", "-S", "root"]).stdout.split()[1] == b"L"
     client.stop("clean", force=True)
-    client.delete("clean")
+    delete_instance(client, "clean")

@@ -13,6 +13,7 @@ import pytest
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
 from tests.support.incus_images import make_image, make_rootfs
+from tests.support.instances import delete_image, delete_instance
 from tests.support.launching import Launcher, clear, images
 from tests.support.tiny_store import put_tiny, write_specs
 
@@ -62,10 +63,10 @@ def client(incus: PrivateIncus) -> Iterator[Incus]:
         for instance in connection.get("instances", recursion=1):
             if instance["status"] == "Running":
                 connection.stop(instance["name"], force=True)
-            connection.delete(instance["name"])
+            delete_instance(connection, instance["name"])
         for image in connection.get("images", recursion=1):
             if image["fingerprint"] not in before:
-                connection.delete_image(image["fingerprint"])
+                delete_image(connection, image["fingerprint"])
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from anklume_images.store.store import Store
 from launcher.infra.names import MACHINE, OWNER, UNFINISHED
 from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.storage import POOL_SOURCE
+from tests.support.instances import delete_image
 from tests.support.launching import Launcher
 from tests.support.tiny_store import put_tiny, write_specs
 
@@ -88,7 +89,7 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
         assert "o space left on device" in said or "out of disk space" in said
         assert "the storage pool or the disk is full" in said
         with launcher.client() as client:
-            client.delete_image(large.fingerprint)
+            delete_image(client, large.fingerprint)
         put_tiny(store, tiny_rootfs, tmp_path, 2)
         # btrfs gives room back a little later.
         until(lambda: subprocess.run(launcher.argv("apply"), env=launcher.environment(), check=False).returncode == 0)
@@ -140,7 +141,7 @@ def test_image_that_vanished(tiny: Launcher) -> None:
     store = Store(tiny.store)
     (image,) = Images(store)
     with tiny.client() as client:
-        client.delete_image(image.fingerprint)
+        delete_image(client, image.fingerprint)
     tiny.settled()  # no machine is to be made of it
     tiny("destroy", "--yes")
     assert "image" in [step["kind"] for step in tiny.json("plan", code=3)["steps"]]

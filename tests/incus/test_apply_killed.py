@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
 from launcher.infra.names import UNFINISHED
+from tests.support.instances import delete_image
 from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_apply_killed_while_it_creates(tiny: Launcher) -> None:
             for image in client.get("images"):
                 fingerprint = image.rpartition("/")[2]
             tiny("destroy", "--yes", "--force-protected", "--volumes", "box-models")
-            client.delete_image(fingerprint)
+            delete_image(client, fingerprint)
 
 
 def test_machine_that_was_made_and_used_is_kept(tiny: Launcher) -> None:

@@ -14,6 +14,7 @@ import pytest
 from anklume_images import linux
 from anklume_images.errors import HostError
 from launcher.trial.forward import Forwarder, Instance, listen
+from tests.support.instances import create_instance, start_instance
 
 if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
@@ -103,8 +104,8 @@ def _send(connection: socket.socket, question: bytes, failures: list[OSError]) -
 def served(incus: PrivateIncus, client: Incus, image: ImageFiles) -> Instance:
     """A running instance without any server."""
     client.import_image(image.metadata, image.rootfs, fingerprint=image.fingerprint)
-    client.create_instance("served", fingerprint=image.fingerprint)
-    client.start("served")
+    create_instance(client, "served", fingerprint=image.fingerprint)
+    start_instance(client, "served")
     return Instance(incus.client(), "served", Path(f"/proc/{incus.pid}/root"))
 
 

@@ -22,6 +22,7 @@ from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
 from launcher.infra.names import CLAIM, owner_of
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.instances import create_instance, delete_instance, start_instance
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def claimant(name: str) -> Claimant:
 
 def launched(client: Incus, image: ImageFiles, name: str, *, start: bool = False, **devices: dict[str, str]) -> None:
     publish(image, client)
-    client.create_instance(name, fingerprint=image.fingerprint, devices=devices)
+    create_instance(client, name, fingerprint=image.fingerprint, devices=devices)
     if start:
-        client.start(name)
+        start_instance(client, name)
 
 
 def age(client: Incus, entry: Claim, seconds: float) -> None:
@@ -311,7 +312,7 @@ def race(
             for found in there:
                 if found["status"] == "Running":
                     client.stop(found["name"], force=True)
-                client.delete(found["name"])
+                delete_instance(client, found["name"])
             for entry in standing(client):
                 release(client, claimant(entry.instance))
     several = sum(count > 1 for count in passed)

@@ -21,6 +21,7 @@ from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
 from launcher.observe.daemon import daemon_root
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.instances import create_instance, delete_instance, start_instance
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def project(client: Incus) -> Iterator[Incus]:
     for found in own.get("instances", recursion=1):
         if found["status"] == "Running":
             own.stop(found["name"], force=True)
-        own.delete(found["name"])
+        delete_instance(own, found["name"])
     for found in own.get("profiles", recursion=1):
         if found["name"] != "default":
             own.send("delete", f"profiles/{found['name']}")
@@ -96,7 +97,7 @@ def test_every_way_to_hold_a_card_is_found(
     client: Incus, image: ImageFiles, devices: dict[str, dict[str, str]], config: dict[str, str], held: list[str]
 ) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint, devices=devices, config=config)
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices=devices, config=config)
     found = holders(read_cards(client), instances(client))
     assert [(holder.card.pci, holder.instance, holder.running) for holder in found] == [
         (pci, "c1", False) for pci in held
@@ -106,8 +107,8 @@ def test_every_way_to_hold_a_card_is_found(
 def test_what_unix_char_gives_is_what_is_counted(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
     node = {"type": "unix-char", "path": "/dev/nvidia1"}
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"node": node})
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"node": node})
+    start_instance(client, "c1")
     assert client.execute("c1", ["ls", "/dev/nvidia1"]).code == 0
     (holder,) = holders(read_cards(client), instances(client))
     assert (holder.card.pci, holder.state) == (SECOND, "running")
@@ -117,11 +118,11 @@ def test_unknown_gputype_gives_the_card_where_it_is_accepted(client: Incus, imag
     publish(image, client)
     device = gpu(gputype="no-such-type", pci=FIRST)
     try:
-        client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu": device})
+        create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu": device})
     except IncusError:
         assert client.server.release >= (7, 0)  # 6.0 takes it
         return
-    client.start("c1")
+    start_instance(client, "c1")
     assert client.execute("c1", ["ls", "/dev/nvidia0"]).code == 0
     assert [holder.card.pci for holder in holders(read_cards(client), instances(client))] == [FIRST]
 
@@ -129,7 +130,8 @@ def test_unknown_gputype_gives_the_card_where_it_is_accepted(client: Incus, imag
 def test_holders_in_other_projects_and_through_profiles(client: Incus, project: Incus, image: ImageFiles) -> None:
     publish(image, client)
     project.send("post", "profiles", {"name": "nvidia", "devices": {"card": gpu(pci=FIRST)}})
-    project.create_instance(
+    create_instance(
+        project,
         "c1",
         fingerprint=image.fingerprint,
         profiles=("default", "nvidia"),
@@ -157,10 +159,10 @@ def test_granted_card_is_all_that_a_container_gets(
     decision.check()
     devices, config = gpu_config(entry, file.domains["ai"], decision.grants["c1"])
     assert preflight(entry, file.domains["ai"], decision.grants["c1"], daemon_root(str(incus.socket))) == ()
-    project.create_instance(
-        "c1", fingerprint=image.fingerprint, profiles=("default", "nvidia"), devices=devices, config=config
+    create_instance(
+        project, "c1", fingerprint=image.fingerprint, profiles=("default", "nvidia"), devices=devices, config=config
     )
-    project.start("c1")
+    start_instance(project, "c1")
     nodes = set(project.execute("c1", ["sh", "-c", "cd /dev; ls -d nvidia* dri/*"]).stdout.decode().split())
     assert "nvidia1" in nodes
     assert nodes & {"nvidia0", "dri/card0", "dri/renderD128"} == set()
@@ -173,8 +175,8 @@ def test_granted_card_is_all_that_a_container_gets(
 
 def test_bare_profile_would_pass_both_cards(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu": gpu(gputype="physical")})
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu": gpu(gputype="physical")})
+    start_instance(client, "c1")
     nodes = client.execute("c1", ["sh", "-c", "cd /dev; ls -d nvidia*"]).stdout.decode().split()
     assert {"nvidia0", "nvidia1"} <= set(nodes)
 
@@ -198,7 +200,7 @@ def test_privileged_container_with_the_runtime_is_refused_by_incus_as_by_us(clie
     publish(image, client)
     config = {"nvidia.runtime": "true", "security.privileged": "true"}
     with pytest.raises(IncusError, match="privileged"):
-        client.create_instance("c1", fingerprint=image.fingerprint, config=config)
+        create_instance(client, "c1", fingerprint=image.fingerprint, config=config)
     entry = machine("c1", pci=FIRST, config={"security.privileged": "true"})
     file = infra(entry)
     grants = decide(file, read_cards(client), [], place).grants["c1"]
@@ -224,7 +226,7 @@ def gpu_command(incus: PrivateIncus, *arguments: str) -> subprocess.CompletedPro
 
 def test_command_shows_cards_and_holders(incus: PrivateIncus, client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu0": gpu(pci=SECOND)})
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu0": gpu(pci=SECOND)})
     shown = gpu_command(incus)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
@@ -280,7 +282,7 @@ def test_command_says_what_a_file_would_get(
         ["first", FIRST, "gpu0"],
         ["second", SECOND, "gpu0"],
     ]
-    client.create_instance("by-hand", fingerprint=image.fingerprint, devices={"gpu": gpu()})
+    create_instance(client, "by-hand", fingerprint=image.fingerprint, devices={"gpu": gpu()})
     refused = gpu_command(incus, str(file), "--json")
     assert refused.returncode == 4
     document = json.loads(refused.stdout)

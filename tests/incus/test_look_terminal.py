@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.ship.publish import publish
+from tests.support.instances import create_instance, start_instance
 from tests.support.terminal import SECONDS, Terminal
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ with incus:
 def connect(incus: PrivateIncus, client: Incus, image: ImageFiles) -> Iterator[Callable[..., Terminal]]:
     """Starts a command in a running container with a terminal, over the socket or over HTTPS."""
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint)
+    start_instance(client, "c1")
     with contextlib.ExitStack() as stack:
 
         def start(*command: str, https: bool = False, **size: int) -> Terminal:

@@ -17,6 +17,7 @@ from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.state_directory import PREFIX
 from tests.support.incus_images import make_image
 from tests.support.incus_leftovers import leftovers, nothing_left
+from tests.support.instances import create_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +46,8 @@ def test_storage_is_btrfs_where_the_kernel_has_it(incus: PrivateIncus) -> None:
 
 def test_container_boots_from_a_published_image(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint, config={"user.kind": "test"})
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint, config={"user.kind": "test"})
+    start_instance(client, "c1")
     result = client.execute(
         "c1", ["sh", "-c", "id -u; echo $COLOUR; echo bad >&2; exit 7"], environment={"COLOUR": "red"}
     )
@@ -57,8 +58,8 @@ def test_container_boots_from_a_published_image(client: Incus, image: ImageFiles
 
 def test_long_output_of_a_command_arrives_whole(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint)
+    start_instance(client, "c1")
     for _ in range(5):
         result = client.execute("c1", ["seq", "100000"])
         assert result.stdout == "".join(f"{number}\n" for number in range(1, 100001)).encode()
@@ -66,24 +67,24 @@ def test_long_output_of_a_command_arrives_whole(client: Incus, image: ImageFiles
 
 def test_command_that_does_not_end_is_given_up(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint)
+    start_instance(client, "c1")
     with pytest.raises(IncusError, match="did not end within 1 s"):
         client.execute("c1", ["sleep", "600"], timeout=1)
 
 
 def test_long_operation_is_waited_for(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint)
+    start_instance(client, "c1")
     # Longer than one request for the operation's end.
     assert client.execute("c1", ["sh", "-c", "sleep 7; echo done"]).stdout == b"done\n"
 
 
 def test_unknown_command_is_an_error(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
-    client.create_instance("c1", fingerprint=image.fingerprint)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint)
+    start_instance(client, "c1")
     with pytest.raises(IncusError, match="Command not found") as caught:
         client.execute("c1", ["no-such-command"])
     assert caught.value.hint
@@ -100,8 +101,8 @@ def test_container_gets_the_card_that_it_names(client: Incus, image: ImageFiles)
     publish(image, client)
     card = fakegpu.cards(2)[1]
     gpu = {"type": "gpu", "gputype": "physical", "pci": card.pci}
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu0": gpu})
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu0": gpu})
+    start_instance(client, "c1")
     nodes = client.execute("c1", ["sh", "-c", "cd /dev; ls -d nvidia* dri/*"]).stdout.decode().split()
     assert "nvidia1" in nodes
     assert "nvidia0" not in nodes
@@ -112,17 +113,17 @@ def test_nvidia_runtime_calls_the_stand_in(client: Incus, image: ImageFiles) -> 
     publish(image, client)
     gpu = {"type": "gpu", "gputype": "physical", "pci": fakegpu.cards(1)[0].pci}
     config = {"nvidia.runtime": "true"}
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu0": gpu}, config=config)
-    client.start("c1")
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu0": gpu}, config=config)
+    start_instance(client, "c1")
     assert fakegpu.DRIVER in client.execute("c1", ["nvidia-smi"]).stdout.decode()
 
 
 def test_missing_card_is_refused_with_a_hint(client: Incus, image: ImageFiles) -> None:
     publish(image, client)
     gpu = {"type": "gpu", "gputype": "physical", "pci": "0000:7f:00.0"}
-    client.create_instance("c1", fingerprint=image.fingerprint, devices={"gpu0": gpu})
+    create_instance(client, "c1", fingerprint=image.fingerprint, devices={"gpu0": gpu})
     with pytest.raises(IncusError, match=r"0000:7f:00\.0") as caught:
-        client.start("c1")
+        start_instance(client, "c1")
     assert "incus info --resources" in str(caught.value.hint)
 
 
@@ -170,8 +171,8 @@ def test_plain_directories_on_demand(incus_tree: Callable[[str], Path], home: Pa
     with PrivateIncus(tree=incus_tree("incus-7"), home=home, storage="dir") as incus, incus.client() as client:
         assert client.get("storage-pools/default")["driver"] == "dir"
         publish(image, client)
-        client.create_instance("c1", fingerprint=image.fingerprint)
-        client.start("c1")
+        create_instance(client, "c1", fingerprint=image.fingerprint)
+        start_instance(client, "c1")
         assert client.execute("c1", ["id", "-u"]).stdout == b"0\n"
     assert nothing_left(home)
 
@@ -185,7 +186,7 @@ def test_full_pool_says_so(incus_tree: Callable[[str], Path], home: Path, image:
         with incus.client() as client:
             publish(large, client)
             with pytest.raises(IncusError) as caught:
-                client.create_instance("c1", fingerprint=large.fingerprint)
+                create_instance(client, "c1", fingerprint=large.fingerprint)
             assert "full" in str(caught.value.hint)
             assert client.get("instances", recursion=1) == []
 
@@ -231,7 +232,7 @@ def test_nothing_is_left_after_a_plain_end(incus_tree: Callable[[str], Path], ho
     for name in ("incus-6", "incus-7"):
         with PrivateIncus(tree=incus_tree(name), home=home, fake_gpus=1) as incus, incus.client() as client:
             publish(image, client)
-            client.create_instance("c1", fingerprint=image.fingerprint)
-            client.start("c1")
+            create_instance(client, "c1", fingerprint=image.fingerprint)
+            start_instance(client, "c1")
             assert all(leftovers(home)[kind] for kind in ("folders", "loop devices", "processes"))
         assert nothing_left(home)

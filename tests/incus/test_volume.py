@@ -10,6 +10,7 @@ import pytest
 from anklume_images.errors import AnklumeError, IncusError
 from anklume_images.ship.volume import VolumeFile, make_volume
 from launcher.private_incus.daemon import PrivateIncus
+from tests.support.instances import create_instance, delete_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ def project(client: Incus) -> Iterator[Incus]:
     for instance in within.get("instances", recursion=1):
         if instance["status"] == "Running":
             within.stop(instance["name"], force=True)
-        within.delete(instance["name"])
+        delete_instance(within, instance["name"])
     for volume in within.get("storage-pools/default/volumes/custom", recursion=1):
         within.send("delete", f"storage-pools/default/volumes/custom/{volume['name']}")
     client.send("delete", "projects/ai")
@@ -58,7 +59,7 @@ def make_files(folder: Path) -> list[VolumeFile]:
 def check_inside(incus: Incus, image: ImageFiles, files: list[VolumeFile]) -> None:
     incus.import_image(image.metadata, image.rootfs, fingerprint=image.fingerprint)
     device = {"type": "disk", "pool": "default", "source": "llm-models", "path": "/var/lib/models"}
-    incus.create_instance("reader", fingerprint=image.fingerprint, devices={"models": device})
+    create_instance(incus, "reader", fingerprint=image.fingerprint, devices={"models": device})
     incus.start("reader")
     for file in files:
         path = f"/var/lib/models/{file.path}"

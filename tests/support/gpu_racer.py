@@ -21,6 +21,7 @@ from launcher.gpu.claims import Claimant, claim, confirm
 from launcher.gpu.config import gpu_config
 from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
+from tests.support.instances import create_instance
 from tests.unit.gpu_host import infra, machine
 
 __all__ = ["main"]
@@ -41,7 +42,7 @@ def _race(incus: Incus, name: str, fingerprint: str) -> dict[str, Any]:
         for grant in grants:
             claim(incus, grant, claimant, cards)
         devices, config = gpu_config(entry, file.domains["default"], grants)
-        incus.create_instance(name, fingerprint=fingerprint, devices=devices, config=config)
+        create_instance(incus, name, fingerprint=fingerprint, devices=devices, config=config)
         incus.start(name)
         confirm(incus, grants, claimant, cards)
         answer["kept"] = True

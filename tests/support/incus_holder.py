@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from launcher.private_incus.daemon import PrivateIncus
+from tests.support.instances import create_instance, start_instance
 
 
 def say(word: str) -> None:
@@ -28,8 +29,8 @@ def main() -> None:
                 metadata, rootfs, fingerprint = image
                 with incus.client() as client:
                     client.import_image(Path(metadata), Path(rootfs), fingerprint=fingerprint)
-                    client.create_instance("held", fingerprint=fingerprint)
-                    client.start("held")
+                    create_instance(client, "held", fingerprint=fingerprint)
+                    start_instance(client, "held")
                 say("running")
             time.sleep(600)
     finally:

@@ -13,6 +13,7 @@ from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
 from launcher.inspect.images import ImageBook
 from launcher.observe.instances import look
 from launcher.private_incus.init import HOME
+from tests.support.instances import create_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +93,8 @@ class World:
             found[f"vol-{wanted.name}-models"] = disk
         settings = {f"{VARIABLE}{name}": value for name, value in wanted.variables.items()}
         marks = {OWNER: PROJECT, MACHINE: wanted.name, IMAGE: image.ref} if ours else {}
-        project.create_instance(
+        create_instance(
+            project,
             wanted.name,
             fingerprint=image.fingerprint,
             config=settings | marks | dict(config or {}),
@@ -107,7 +109,7 @@ class World:
         project = self.client.within(wanted.domain)
         project.stop(wanted.name, force=True)
         project.send("patch", f"instances/{wanted.name}", {"config": dict(config or {}), "devices": devices or {}})
-        project.start(wanted.name)
+        start_instance(project, wanted.name)
 
     def run(self, wanted: Machine, *command: str) -> Result:
         return self.client.within(wanted.domain).execute(wanted.name, command, timeout=SECONDS)

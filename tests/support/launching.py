@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.names import OWNER
+from tests.support.instances import delete_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +113,7 @@ def clear(incus: PrivateIncus, kept: set[str] | None = None) -> None:
                     client.send("delete", f"{kind}/{found['name']}")
     for fingerprint in images(incus) - kept if kept is not None else ():
         with incus.client() as client:
-            client.delete_image(fingerprint)
+            delete_image(client, fingerprint)
 
 
 def _clear_instances(client: Incus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,3 +99,25 @@ def test_only_the_adapter_knows_the_transport() -> None:
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         if any(word == "pylxd" or word.startswith("pylxd.") for word in names):
             assert name.startswith("anklume_images.incus."), name
+
+
+PATHS = re.compile(
+    r"(/?1\.0/)?(instances|images|networks|network-acls|storage-pools|profiles|projects|certificates|operations|cluster)/.*"
+)
+
+
+def test_no_path_of_the_api_is_written_outside_the_adapter() -> None:
+    """Neither in a string nor at the start of one that is put together."""
+    found = []
+    for name, tree in modules().items():
+        if name.startswith(("anklume_images.incus.", "anklume_images.store.")):  # the store has folders of such names
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and PATHS.fullmatch(node.value):
+                found.append(f"{name}:{node.lineno}: {node.value}")
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"find_one", "upload", "_node"}:
+                found.append(f"{name}:{node.lineno}: {ast.unparse(node.func)}")
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "send" and len(node.args) > 1:
+                found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
+    assert PATHS.fullmatch("instances/")

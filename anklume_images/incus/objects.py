@@ -1,0 +1,209 @@
+"""The objects of a server, by kind and name: every path of Incus' API that is about them stands here.
+
+API: https://linuxcontainers.org/incus/docs/main/rest-api-spec/. Bodies and answers are the API's own documents.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import quote
+
+from anklume_images.errors import IncusError
+from anklume_images.incus.api import Requests
+from anklume_images.incus.errors import is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Kind", "ObjectId", "Objects"]
+
+Kind = Literal["acl", "certificate", "image", "instance", "network", "pool", "profile", "project", "volume"]
+_COLLECTIONS: dict[Kind, str] = {
+    "acl": "network-acls",
+    "certificate": "certificates",
+    "image": "images",
+    "instance": "instances",
+    "network": "networks",
+    "pool": "storage-pools",
+    "profile": "profiles",
+    "project": "projects",
+}
+_EVERYWHERE: dict[str, str] = {"all-projects": "true"}
+
+
+class ObjectId(NamedTuple):
+    """One object: a custom volume's `name` is `pool/volume`; without a `project` it is the connection's."""
+
+    kind: Kind
+    name: str
+    project: str = ""
+
+    @property
+    def collection(self) -> str:
+        """The path of its kind below /1.0."""
+        if self.kind == "volume":
+            return f"storage-pools/{_quoted(self.name.partition('/')[0])}/volumes/custom"
+        return _COLLECTIONS[self.kind]
+
+    @property
+    def path(self) -> str:
+        """Its path below /1.0."""
+        return f"{self.collection}/{_quoted(self.name.partition('/')[2] if self.kind == 'volume' else self.name)}"
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters of a request about it."""
+        return {"project": self.project} if self.project else {}
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+class Objects(Requests):
+    """Typed operations on what a server has; IncusError when one fails."""
+
+    # Any kind
+
+    def list_objects(self, kind: Kind, *, pool: str = "", everywhere: bool = False) -> list[dict[str, Any]]:
+        """All of one kind, whole; volumes are those of `pool`; `everywhere` is for all projects."""
+        path = ObjectId(kind, f"{pool}/").collection
+        found: list[dict[str, Any]] = self.get(path, recursion=1, **(_EVERYWHERE if everywhere else {}))
+        return found
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of all of one kind: with whole ones, Incus looks up the users of every ACL."""
+        return [url.rpartition("/")[2].partition("?")[0] for url in self.get(ObjectId(kind, "").collection)]
+
+    def get_object(self, what: ObjectId) -> dict[str, Any]:
+        """One object, which must be there."""
+        found: dict[str, Any] = self.get(what.path, **what.params)
+        return found
+
+    def find_object(self, what: ObjectId) -> dict[str, Any] | None:
+        """One object, or None when there is none."""
+        found: dict[str, Any] | None = self.find_one(what.path, **what.params)
+        return found
+
+    def create_object(self, what: ObjectId, body: Mapping[str, Any]) -> None:
+        """Make one; its name is put into the body."""
+        name = what.name.partition("/")[2] if what.kind == "volume" else what.name
+        extra = {"type": "custom", "content_type": "filesystem"} if what.kind == "volume" else {}
+        self.send("post", what.collection, {**body, **extra, "name": name}, params=what.params)
+
+    def put_object(self, what: ObjectId, body: Mapping[str, Any]) -> None:
+        """Let it be as the body says, and nothing else."""
+        self.send("put", what.path, body, params=what.params)
+
+    def patch_object(self, what: ObjectId, body: Mapping[str, Any]) -> None:
+        """Change what the body has of it."""
+        self.send("patch", what.path, body, params=what.params)
+
+    def delete_object(self, what: ObjectId) -> None:
+        """Delete it; what is gone meanwhile is no error."""
+        try:
+            self.send("delete", what.path, params=what.params)
+        except IncusError as error:
+            if not is_missing(error) and self.find_object(what) is not None:
+                raise
+
+    # Instances
+
+    def instances(self, *, states: bool = False) -> list[dict[str, Any]]:
+        """The instances of all projects; with `states`, addresses and more of those that run."""
+        found: list[dict[str, Any]] = self.within(None).get("instances", recursion=2 if states else 1, **_EVERYWHERE)
+        return found
+
+    def make_instance(
+        self,
+        what: ObjectId,
+        body: Mapping[str, Any],
+        *,
+        target: str = "",
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Make an instance, on the cluster member `target`; `progress` gets the operation's metadata as it changes."""
+        params = what.params | ({"target": target} if target else {})
+        self.send("post", what.collection, {**body, "name": what.name}, params=params, progress=progress)
+
+    def instance_state(self, what: ObjectId) -> dict[str, Any]:
+        """Status, main process and interfaces of an instance; empty when there is none."""
+        return self.find_one(f"{what.path}/state", **what.params) or {}
+
+    def set_instance_state(
+        self,
+        what: ObjectId,
+        action: Literal["start", "stop", "freeze", "unfreeze"],
+        *,
+        timeout: int = -1,
+        force: bool = False,
+    ) -> None:
+        """Start, stop, pause or resume; `timeout` is in seconds, -1 without end."""
+        body = {"action": action, "timeout": timeout, "force": force}
+        self.send("put", f"{what.path}/state", body, params=what.params)
+
+    def snapshots(self, what: ObjectId) -> list[str]:
+        """The names of an instance's snapshots."""
+        return [url.rpartition("/")[2].partition("?")[0] for url in self.get(f"{what.path}/snapshots", **what.params)]
+
+    def rebuild_instance(self, what: ObjectId, source: Mapping[str, str]) -> None:
+        """Give an instance a new root file system, out of an image."""
+        self.send("post", f"{what.path}/rebuild", {"source": source}, params=what.params)
+
+    def console_log(self, name: str) -> bytes:
+        """What an instance wrote on its console since its last start."""
+        return self.read(f"instances/{_quoted(name)}/console")
+
+    # Networks and pools
+
+    def leases(self, network: str, project: str) -> list[dict[str, Any]]:
+        """The DHCP leases on a bridge of the instances of a project; none where there is no such bridge."""
+        return self.find_one(f"networks/{_quoted(network)}/leases", project=project) or []
+
+    def network_state(self, name: str) -> dict[str, Any]:
+        """The addresses of an interface of the host; empty when it is gone."""
+        return self.find_one(f"networks/{_quoted(name)}/state") or {}
+
+    def pool_space(self, name: str) -> dict[str, Any]:
+        """`total` and `used` of a storage pool, in bytes."""
+        return self.get(f"storage-pools/{_quoted(name)}/resources").get("space") or {}
+
+    def delete_unpacked_image(self, pool: str, fingerprint: str) -> None:
+        """Delete the volume that holds an image unpacked; pools of some drivers have none."""
+        try:
+            self.send("delete", f"storage-pools/{_quoted(pool)}/volumes/image/{fingerprint}")
+        except IncusError as error:
+            if not is_missing(error):
+                raise
+
+    def import_volume(self, what: ObjectId, backup: Any, progress: Callable[[int, int], None] | None = None) -> None:
+        """Make a volume of a backup that is sent; `backup` has a `len` and `read`, `progress` gets bytes and total."""
+        pool, _, name = what.name.partition("/")
+        headers = {"Content-Type": "application/octet-stream", "X-Incus-name": name}
+        self.upload(ObjectId("volume", f"{pool}/").collection, backup, headers, progress)
+
+    # The server
+
+    def resources(self, member: str = "") -> dict[str, Any]:
+        """Memory, CPUs and cards of the host, or of a cluster's member."""
+        found: dict[str, Any] = self.get("resources", **({"target": member} if member else {}))
+        return found
+
+    def members(self) -> list[str]:
+        """The members of a cluster that are online; none when the server is alone."""
+        if not self.get("")["environment"].get("server_clustered"):
+            return []
+        found = self.get("cluster/members", recursion=1)
+        return sorted(member["server_name"] for member in found if member.get("status") == "Online")
+
+    def running_operations(self) -> list[dict[str, Any]]:
+        """What the server is doing, in all projects."""
+        return self.get("operations", recursion=1, **_EVERYWHERE).get("running") or []
+
+    def set_server_config(self, config: Mapping[str, str]) -> None:
+        """Change some keys of the server's own configuration."""
+        self.send("patch", "", {"config": dict(config)})
+
+    def trust(self, name: str, certificate: str) -> None:
+        """Let a client in: `certificate` is its DER in base64."""
+        self.send("post", "certificates", {"type": "client", "name": name, "certificate": certificate})
