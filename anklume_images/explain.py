@@ -17,8 +17,8 @@ __all__ = ["explain"]
 
 
 def explain(pipeline: Pipeline, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One entry per image and base: `state` is present, missing or invalid; `changes` says why, line by line."""
-    return [_one(pipeline, name) for name in pipeline.lineage(names)]
+    """One entry per image and each base that is needed: `state` is present, missing or invalid; `changes` says why."""
+    return [_one(pipeline, name) for name in pipeline.wanted(names)]
 
 
 def _one(pipeline: Pipeline, name: str) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from anklume_images.builder.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
+from anklume_images.inputs.mirrors import PYPI
 from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anklume_images.inputs.answers import Attempt
     from anklume_images.inputs.debian import AptRunner, Resolution
     from anklume_images.inputs.lockfile import Deb
     from anklume_images.inputs.mirrors import Sources
-    from anklume_images.inputs.transport import Attempt
     from anklume_images.specs.catalog import Catalog
     from anklume_images.specs.model import Spec
     from anklume_images.store.store import Store
@@ -141,7 +142,6 @@ class Locks:
             request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed)
             found = self._debs(request, sources, runner)
             lock = replace(lock, debs=found.debs, indexes=found.indexes, epoch=found.epoch)
-        transport = Transport()
         if spec.python:
             from anklume_images.inputs.python import lock_wheels
 
@@ -149,14 +149,14 @@ class Locks:
                 spec,
                 self.architecture,
                 places=sources.python(),
-                transport=transport,
+                transport=Transport(sources.access(PYPI)),
                 cache=runner.scratch / "uv",
             )
             lock = replace(lock, wheels=wheels)
         if spec.release_files:
             from anklume_images.inputs.release import HttpReader, lock_files
 
-            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases, transport)))
+            lock = replace(lock, files=lock_files(spec, self.architecture, HttpReader(sources.bases, Transport())))
         return replace(lock, upstream=_upstream(spec, lock, installed))
 
     def _debs(self, request: DebianRequest, sources: Sources, runner: AptRunner) -> Resolution:
@@ -165,7 +165,7 @@ class Locks:
             if not sources.bases(archive, failures=failures):
                 lines = [f"no mirror of the archive {archive} is known", *map(str, failures)]
                 raise LockError("\n".join([*lines, *sources.passed_over(archive)]), hint=sources.hint(archive))
-        return resolve(request, sources.bases, runner, allow_expired=self._allow_expired)
+        return resolve(request, sources.bases, runner, access=sources.access, allow_expired=self._allow_expired)
 
     def _installed(self, spec: Spec) -> tuple[Deb, ...]:
         """What the bases of an image have installed, the nearest base's version of each package."""

@@ -103,6 +103,26 @@ class Pipeline:
                 found[link] = None
         return list(found)
 
+    def wanted(self, names: Iterable[str]) -> dict[str, Result]:
+        """What each of the names is now, bases first: a base only where something made from it is missing.
+
+        An image that is there needs nothing else, neither its base nor the toolchain.
+        """
+        found: dict[str, Result] = {}
+
+        def look(name: str) -> None:
+            if name in found:
+                return
+            result = self._look(name)
+            base = self.catalog.get(name).base
+            if base and result.status != "present":
+                look(base)
+            found[name] = result
+
+        for name in names:
+            look(name)
+        return found
+
     def lock(self, name: str) -> bool:
         """Resolve anew and commit the lock; False when what is there would make the same image."""
         lock = self._resolve(name)
@@ -131,9 +151,20 @@ class Pipeline:
 
     # -- fetching
 
-    def fetch(self, names: Sequence[str]) -> FetchReport:
-        """Have every locked input of the named images, trees and their bases in the store."""
-        reports = [self._fetch_one(name) for name in self.lineage(names)]
+    def fetch(self, names: Sequence[str], *, rebuild: bool = False) -> FetchReport:
+        """Have what building the named images takes in the store, and the named trees.
+
+        That is their inputs, those of their bases and the toolchain; nothing for an image that is there, unless it is
+        to be built again (`rebuild`).
+        """
+        trees = [name for name in names if is_tree(name)]
+        images = self.lineage(name for name in names if not is_tree(name))
+        if not rebuild:
+            wanted = self.wanted(name for name in names if not is_tree(name))
+            images = [name for name, result in wanted.items() if result.status != "present"]
+        if images and TOOLCHAIN not in trees and not self.unpacked(TOOLCHAIN):
+            trees.insert(0, TOOLCHAIN)
+        reports = [self._fetch_one(name) for name in [*trees, *images]]
         return FetchReport(
             sum(report.present for report in reports),
             sum(report.fetched for report in reports),
@@ -247,13 +278,11 @@ class Pipeline:
     def build(self, names: Sequence[str]) -> list[Result]:
         """Build what is missing, bases first, several at once; a failed image stops only those made from it."""
         self.store.sweep()
-        wanted = self.lineage(names)
-        results: dict[str, Result] = {}
-        todo: list[str] = []
-        for name in wanted:
-            results[name] = self._look(name)
-            if results[name].status != "present":
-                todo.append(name)
+        results = self.wanted(names)
+        todo = [name for name, result in results.items() if result.status != "present"]
+        others = (self._look(name) for name in self.lineage(names) if name not in results)
+        # Bases that are there though nothing needs them: they become the latest with what is made from them.
+        results |= {result.name: result for result in others if result.status == "present"}
         if any(results[name].error is None for name in todo):
             from anklume_images.builder.sandbox import require_root
 
@@ -264,7 +293,7 @@ class Pipeline:
                 self._set_latest(results)
         else:
             self._set_latest(results)
-        return [results[name] for name in wanted if name in names or results[name].status != "present"]
+        return [result for name, result in results.items() if name in names or result.status != "present"]
 
     def _require_machine(self) -> None:
         if self._foreign:

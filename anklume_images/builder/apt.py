@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["TreeApt", "sandbox_network"]
 
 _KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
-_PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_PASSED_ON = ("http_proxy", "https_proxy", "no_proxy")  # for servers that a mirror sends apt to
 
 
 class TreeApt:
@@ -28,7 +28,13 @@ class TreeApt:
     def __init__(self, tree: Path, scratch: Path) -> None:
         self.scratch = scratch
         self._tree = tree
-        (scratch / "ca.crt").write_bytes(_certificates())
+        self._mirrors: dict[Path, str] = {}
+
+    def sees(self, folder: Path) -> str:
+        """A mirror on this host's disk is laid into the sandbox, for reading."""
+        if not folder.is_dir():
+            raise LockError("no mirror is there", where=str(folder), hint="mount it, or take it out of the settings")
+        return self._mirrors.setdefault(folder, f"/mirrors/{len(self._mirrors)}")
 
     def keyring(self) -> str:
         """Debian's keyring in the tree."""
@@ -47,8 +53,11 @@ class TreeApt:
                 stage=str(place / "stage"),
                 log=str(place / "log"),
                 sealed=False,
-                steps=(Step(argv[0], (*argv, "-oAcquire::https::CAInfo=/scratch/ca.crt"), output=str(place / "out")),),
-                mounts=(Mount(self.mounted, str(self.scratch), writable=True),),
+                steps=(Step(argv[0], tuple(argv), output=str(place / "out")),),
+                mounts=(
+                    Mount(self.mounted, str(self.scratch), writable=True),
+                    *(Mount(target, str(folder)) for folder, target in self._mirrors.items()),
+                ),
                 files=sandbox_network(),
                 env=ENVIRONMENT
                 | {"APT_CONFIG": config}
@@ -75,15 +84,3 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
-
-
-def _certificates() -> bytes:
-    """The certificates that this host's HTTPS clients trust, for mirrors behind https."""
-    import ssl
-
-    named = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-    if named and Path(named).exists():
-        return Path(named).read_bytes()
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    return Path(DEFAULT_CA_BUNDLE_PATH).read_bytes()

@@ -228,7 +228,7 @@ def _verify_inputs(prepared: Prepared, store: Store) -> None:
             raise StoreError(
                 f"{prepared.name}: the input {entry.path} is {state} in the store",
                 where=str(store.blobs.path(entry.sha256)),
-                hint=f"anklume-images fetch {prepared.name} (`verify --repair` removes damaged blobs first)",
+                hint=f"anklume-images fetch --rebuild {prepared.name} (`verify --repair` removes damaged blobs first)",
             )
 
 

@@ -129,30 +129,66 @@ def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, 
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     from anklume_images.architectures import ARCHITECTURES
     from anklume_images.builder.sandbox import require_root
-    from anklume_images.builder.trees import tree_names
-    from anklume_images.console import human_size
-    from anklume_images.locking import TOOLCHAIN, is_tree
+    from anklume_images.errors import AnklumeError
 
     require_root("locking")
-    done = []
+    locks: list[dict[str, Any]] = []
+    errors: dict[str, AnklumeError] = {}
     for architecture in [session.architecture] if session.architecture else ARCHITECTURES:
         pipeline = session.pipeline(architecture=architecture, allow_expired=allow_expired)
-        trees = [TOOLCHAIN, *(name for name in tree_names() if name != TOOLCHAIN)]
-        for name in names or pipeline.lineage((*trees, *pipeline.catalog.names())):
-            if not is_tree(name) and architecture not in pipeline.catalog.get(name).architectures:
-                continue
-            if missing and _is_locked(pipeline, name):
-                continue
-            changed = pipeline.lock(name)
-            entries = list(pipeline.locks.get(name))
-            size = sum(entry.size or 0 for entry in entries)
-            done.append(
-                {"name": name, "architecture": architecture, "changed": changed, "inputs": len(entries), "bytes": size}
-            )
-            state = "locked" if changed else "unchanged"
-            session.console.note(f"{name} ({architecture}): {state}, {len(entries)} inputs, {human_size(size)}")
+        for name in names or _everything(pipeline):
+            entry = {"name": name, "architecture": architecture, "changed": False, "inputs": 0, "bytes": 0}
+            try:
+                locked = _lock_one(pipeline, name, session.console, missing=missing)
+            except AnklumeError as error:
+                # It stops no other. What is wrong with a file is said once, not for each architecture.
+                if str(error) not in errors:
+                    session.console.note(f"{name} ({architecture}): not locked")
+                    session.console.error(error)
+                errors[str(error)] = error
+                locks.append(entry | {"error": str(error), "hint": error.hint})
+            else:
+                if locked is not None:
+                    locks.append(entry | locked | {"error": None, "hint": None})
     if as_json:
-        session.console.json({"locks": done})
+        session.console.json({"locks": locks})
+    failed = [f"{entry['name']} ({entry['architecture']})" for entry in locks if entry["error"]]
+    if failed:
+        session.console.warn(f"not locked: {', '.join(failed)}")
+        sys.exit(min(error.exit_code for error in errors.values()))
+
+
+def _everything(pipeline: Pipeline) -> list[str]:
+    """Every tree and image, bases before what is made from them, the toolchain before all."""
+    from anklume_images.builder.trees import tree_names
+    from anklume_images.errors import AnklumeError
+    from anklume_images.locking import TOOLCHAIN
+
+    found: dict[str, None] = {}
+    for name in (TOOLCHAIN, *tree_names(), *pipeline.catalog.names()):
+        try:
+            found |= dict.fromkeys(pipeline.lineage([name]))
+        except AnklumeError:  # it is told when its turn comes
+            found[name] = None
+    return list(found)
+
+
+def _lock_one(pipeline: Pipeline, name: str, console: Console, *, missing: bool) -> dict[str, Any] | None:
+    """Lock one image or tree; None when there is nothing to do for it."""
+    from anklume_images.console import human_size
+    from anklume_images.locking import is_tree
+
+    architecture = pipeline.options.architecture
+    if not is_tree(name) and architecture not in pipeline.catalog.get(name).architectures:
+        return None
+    if missing and _is_locked(pipeline, name):
+        return None
+    changed = pipeline.lock(name)
+    entries = list(pipeline.locks.get(name))
+    size = sum(entry.size or 0 for entry in entries)
+    state = "locked" if changed else "unchanged"
+    console.note(f"{name} ({architecture}): {state}, {len(entries)} inputs, {human_size(size)}")
+    return {"changed": changed, "inputs": len(entries), "bytes": size}
 
 
 def _is_locked(pipeline: Pipeline, name: str) -> bool:
@@ -167,19 +203,18 @@ def _is_locked(pipeline: Pipeline, name: str) -> bool:
 
 @click.command()
 @NAMES
+@click.option("--rebuild", is_flag=True, help="Also what images that are in the store would be built again from.")
 @OFFLINE
 @REFRESH
 @EXPIRED
 @JSON
 @click.pass_obj
-def fetch(session: Session, /, names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Bring locked inputs into the store, the toolchain's too. Without names: of the default images."""
+def fetch(session: Session, /, names: tuple[str, ...], *, rebuild: bool, as_json: bool, **options: Any) -> None:
+    """Bring locked inputs into the store, bases' and the toolchain's too. Without names: of the default images."""
     from anklume_images.console import human_size
-    from anklume_images.locking import TOOLCHAIN
 
     pipeline = session.pipeline(**options)
-    needed = [] if pipeline.unpacked(TOOLCHAIN) else [TOOLCHAIN]
-    report = pipeline.fetch([*needed, *(names or pipeline.catalog.defaults())])
+    report = pipeline.fetch(names or pipeline.catalog.defaults(), rebuild=rebuild)
     if as_json:
         session.console.json({"present": report.present, "fetched": report.fetched, "bytes": report.bytes})
     else:

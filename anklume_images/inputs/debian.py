@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from anklume_images.errors import LockError
+from anklume_images.inputs.access import environment_access
+from anklume_images.inputs.answers import Why, why_of_text
+from anklume_images.inputs.apt_reach import apt_reach
 from anklume_images.inputs.lockfile import Deb, Index
 from anklume_images.inputs.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from anklume_images.inputs.access import Access
+    from anklume_images.inputs.apt_reach import AptReach
 
 __all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "Suite", "list_name", "parse_stanza", "resolve"]
 
@@ -72,6 +78,9 @@ class AptRunner(Protocol):
     def keyring(self) -> str:
         """The path of Debian's archive keyring, as apt will see it."""
 
+    def sees(self, folder: Path) -> str:
+        """The path at which apt will see a folder of this host."""
+
 
 class HostApt:
     """The host's own apt, for the first lock of the toolchain."""
@@ -93,6 +102,10 @@ class HostApt:
                 hint="use the committed lock of the toolchain, or lock on a Debian host",
             ) from None
 
+    def sees(self, folder: Path) -> str:
+        """The folder itself."""
+        return str(folder)
+
     def keyring(self) -> str:
         """Debian's keyring on the host."""
         for path in _KEYRINGS:
@@ -106,12 +119,14 @@ def resolve(
     bases: Callable[[str], Sequence[str]],
     runner: AptRunner,
     *,
+    access: Callable[[str], Access] = lambda _: environment_access(),
     allow_expired: bool = False,
 ) -> Resolution:
     """Resolve with apt; LockError carries apt's own words.
 
-    `bases` gives the mirrors of an archive, tried in turn; `allow_expired` accepts an index whose Valid-Until is past
-    (a mirror that stands still), which takes away the protection against being shown an old one.
+    `bases` gives the mirrors of an archive, tried in turn, `access` how they are reached; `allow_expired` accepts an
+    index whose Valid-Until is past (a mirror that stands still), which takes away the protection against being shown
+    an old one.
     """
     mirrors = {suite.archive: tuple(bases(suite.archive)) for suite in request.suites}
     attempts = max(len(urls) for urls in mirrors.values())
@@ -119,7 +134,7 @@ def resolve(
     for attempt in range(attempts):
         chosen = {archive: urls[min(attempt, len(urls) - 1)].rstrip("/") for archive, urls in mirrors.items()}
         try:
-            return _resolve_from(request, chosen, runner, allow_expired=allow_expired)
+            return _resolve_from(request, chosen, runner, access, allow_expired=allow_expired)
         except LockError as error:
             failure = failure or error
     assert failure is not None  # noqa: S101  bases() never gives an empty list
@@ -127,12 +142,21 @@ def resolve(
 
 
 def _resolve_from(
-    request: DebianRequest, mirrors: dict[str, str], runner: AptRunner, *, allow_expired: bool
+    request: DebianRequest,
+    chosen: dict[str, str],
+    runner: AptRunner,
+    access: Callable[[str], Access],
+    *,
+    allow_expired: bool,
 ) -> Resolution:
     with tempfile.TemporaryDirectory(dir=runner.scratch, prefix="apt-") as folder:
         place = Path(folder)
         mounted = f"{runner.mounted}/{place.name}"
-        _configure(place, mounted, request, mirrors, runner.keyring(), allow_expired=allow_expired)
+        for name in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d", "log"):
+            (place / name).mkdir(parents=True)
+        reach = apt_reach(place, mounted, chosen, access, runner.sees)
+        mirrors = reach.mirrors
+        _configure(place, mounted, request, reach, runner.keyring(), allow_expired=allow_expired)
         config = f"{mounted}/apt.conf"
         _checked(runner.run(["apt-get", "update", "-q"], config), "apt could not read the archive's indexes")
         wanted = list(request.packages)
@@ -153,14 +177,12 @@ def _resolve_from(
 
 
 def _configure(
-    place: Path, mounted: str, request: DebianRequest, mirrors: dict[str, str], keyring: str, *, allow_expired: bool
+    place: Path, mounted: str, request: DebianRequest, reach: AptReach, keyring: str, *, allow_expired: bool
 ) -> None:
-    for name in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d", "log"):
-        (place / name).mkdir(parents=True)
     installed = (f"{deb.stanza.strip()}\nStatus: install ok installed\n" for deb in request.installed)
     (place / "status").write_text("\n".join(installed), encoding="utf-8")
     sources = (
-        f"Types: deb\nURIs: {mirrors[suite.archive]}\nSuites: {suite.suite}\n"
+        f"Types: deb\nURIs: {reach.mirrors[suite.archive]}\nSuites: {suite.suite}\n"
         f"Components: {' '.join(suite.components)}\nSigned-By: {keyring}\n"
         for suite in request.suites
     )
@@ -187,6 +209,8 @@ def _configure(
         "Dir::Etc::parts": f"{mounted}/etc/apt.conf.d",
         "Dir::Etc::trusted": "/dev/null",
         "Dir::Etc::trustedparts": f"{mounted}/etc/apt.conf.d",
+        "Dir::Etc::netrc": f"{mounted}/etc/auth.conf",
+        "Dir::Etc::netrcparts": f"{mounted}/etc/apt.conf.d",
         "APT::Architecture": request.architecture,
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root",
@@ -197,6 +221,7 @@ def _configure(
         "Acquire::Retries": "3",
     }
     lines = [f'{key} "{value}";' for key, value in options.items()]
+    lines.extend(reach.options)
     lines.append(f'APT::Architectures {{ "{request.architecture}"; }};')
     (place / "apt.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -206,7 +231,8 @@ def _checked(result: subprocess.CompletedProcess[str], what: str) -> str:
         return result.stdout
     lines = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith(("E:", "W:", " "))]
     text = redact_text("\n".join(lines[-12:]) or result.stderr.strip())
-    hint = "check the network and the mirrors that apt is configured with"
+    why = why_of_text(text)
+    hint = "check the network and the mirrors that apt is configured with" if why is Why.OTHER else why.value
     if "is expired" in text or "not valid anymore" in text:
         hint = "the mirror stands still; try another (settings: mirrors), or `lock --allow-expired`"
     elif "Unable to locate" in text or "Unable to correct" in text or "has no installation candidate" in text:

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from anklume_images.errors import FetchError
+from anklume_images.inputs.answers import Again, Attempt, Refusal, Stopped
+from anklume_images.inputs.fetch_error import fetch_error
 from anklume_images.inputs.partial import Partial, disk_error, open_partial
 from anklume_images.inputs.python_index import local_path
-from anklume_images.inputs.transport import Again, Attempt, Refusal, Stopped, Transport
+from anklume_images.inputs.transport import Transport
 from anklume_images.store.blobs import CHUNK
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["FetchReport", "Progress", "fetch"]
 
 _SLOWEST = 1000  # bytes per second, measured over the read timeout; slower is a stall
-_LISTED = 20  # files whose every address is listed in an error
 _PATIENCE = 2.0  # seconds that threads get to end when the fetch is called off
 
 
@@ -149,9 +149,7 @@ class _Run:
         if self._fatal:
             raise self._fatal
         if self._failed:
-            raise _fetch_error(
-                [file for file in self.absent if file.sha256 in self._failed], self._failed, self.sources
-            )
+            raise fetch_error([file for file in self.absent if file.sha256 in self._failed], self._failed, self.sources)
 
     def _work(self, todo: queue.SimpleQueue[LockedFile], ended: queue.SimpleQueue[None]) -> None:
         try:
@@ -205,7 +203,7 @@ class _Run:
             try:
                 _Download(self, url, file, part).carry_out()
             except Refusal as refusal:
-                failures.append(Attempt(url, refusal.said, gone=refusal.gone))
+                failures.append(refusal.of(url))
                 self._note(str(failures[-1]))
             else:
                 return True
@@ -283,6 +281,7 @@ class _Download:
     def __init__(self, run: _Run, url: str, file: LockedFile, part: Partial) -> None:
         self._run = run
         self._transport = run.transport
+        self._access = run.sources.access_of(file)
         self._url = url
         self._file = file
         self._part = part
@@ -329,7 +328,7 @@ class _Download:
         if part.length and not self._ranges:
             part.reset()
         offset = part.length
-        with self._transport.ask(self._url, self._headers(offset)) as response:
+        with self._transport.ask(self._url, self._headers(offset), access=self._access) as response:
             if response.status_code == 200:
                 if offset:
                     part.reset()  # the server sends all of it, whatever was asked
@@ -408,26 +407,3 @@ def _range_total(response: requests.Response, offset: int) -> int | None:
         return None
     first, end, total = int(match[1]), int(match[2]) + 1, match[3]
     return end if first == offset and total in {"*", str(end)} else None
-
-
-def _fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Sources) -> FetchError:
-    missing = tuple(file for file in files if failed[file.sha256] and all(each.gone for each in failed[file.sha256]))
-    unreachable = tuple(file for file in files if file not in missing)
-    lines = [f"{len(files)} {'file' if len(files) == 1 else 'files'} could not be fetched"]
-    for file in files[:_LISTED]:
-        lines.append(f"  {file.path} ({file.archive})")
-        lines.extend(f"    {attempt}" for attempt in failed[file.sha256])
-        if not failed[file.sha256]:
-            lines.append("    no mirror is known")
-    if len(files) > _LISTED:
-        lines.append(f"  and {len(files) - _LISTED} more")
-    for archive in dict.fromkeys(file.archive for file in files):
-        lines.extend(line for line in sources.passed_over(archive) if line not in lines)
-    hints = [sources.hint(archive) for archive in sorted({file.archive for file in files if not failed[file.sha256]})]
-    if missing:
-        hints.append("mirrors drop superseded files: lock anew (--refresh-missing), or set 'snapshot' in the settings")
-    elif not hints:
-        hints.append(
-            f"check the network, then run it again: what has arrived is kept; {sources.hint(files[0].archive)}"
-        )
-    return FetchError("\n".join(lines), hint="; ".join(hints), missing=missing, unreachable=unreachable)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from anklume_images.inputs.answers import Attempt, Refusal
 from anklume_images.inputs.python_index import local_path
-from anklume_images.inputs.transport import Attempt, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from anklume_images.inputs.access import Access
     from anklume_images.inputs.transport import Transport
 
 __all__ = ["MirrorLists", "parse_mirror_list"]
@@ -32,22 +34,24 @@ class MirrorLists:
         self._lock = threading.Lock()
         self._read: dict[str, tuple[str, ...] | Attempt] = {}
 
-    def expand(self, bases: Iterable[str], transport: Transport, failures: list[Attempt]) -> Iterator[str]:
+    def expand(
+        self, bases: Iterable[str], transport: Transport, access: Access, failures: list[Attempt]
+    ) -> Iterator[str]:
         """The addresses, a list of mirrors replaced by what it lists; one that cannot be read goes to `failures`."""
         for base in bases:
             if not base.startswith(_PREFIX):
                 yield base
                 continue
-            listed = self._listed(base, transport)
+            listed = self._listed(base, transport, access)
             if isinstance(listed, Attempt):
                 failures.append(listed)
             else:
                 yield from listed
 
-    def _listed(self, base: str, transport: Transport) -> tuple[str, ...] | Attempt:
+    def _listed(self, base: str, transport: Transport, access: Access) -> tuple[str, ...] | Attempt:
         with self._lock:
             if base not in self._read:
-                self._read[base] = _read_list(base, transport)
+                self._read[base] = _read_list(base, transport, access)
             return self._read[base]
 
 
@@ -73,13 +77,13 @@ def parse_mirror_list(text: str, *, local: bool = True) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for _, address in sorted(found, key=lambda entry: entry[0])))
 
 
-def _read_list(base: str, transport: Transport) -> tuple[str, ...] | Attempt:
+def _read_list(base: str, transport: Transport, access: Access) -> tuple[str, ...] | Attempt:
     address = base.removeprefix(_PREFIX)
     path = local_path(address)
     try:
-        text = path.read_bytes() if path else transport.read(address, _LIMIT)[0]
+        text = path.read_bytes() if path else transport.read(address, _LIMIT, access=access)[0]
     except Refusal as refusal:
-        return Attempt(base, refusal.said)
+        return replace(refusal.of(base), gone=False)
     except OSError as error:
         return Attempt(base, error.strerror or "cannot be read")
     listed = parse_mirror_list(text.decode(errors="replace"), local=path is not None)

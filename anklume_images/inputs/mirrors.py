@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from anklume_images.inputs.apt_sources import debian_mirrors, host_apt_sources
+from anklume_images.inputs.access import Access, environment_access
+from anklume_images.inputs.answers import Attempt, Refusal
+from anklume_images.inputs.apt_config import AptConfig, apt_access
+from anklume_images.inputs.apt_sources import DEBIAN, SECURITY, debian_mirrors, host_apt_sources
 from anklume_images.inputs.lockfile import Wheel
 from anklume_images.inputs.mirror_lists import MirrorLists
 from anklume_images.inputs.python_index import (
@@ -22,11 +25,12 @@ from anklume_images.inputs.python_index import (
     Link,
     PythonPlaces,
     host_python_places,
+    index_access,
     links_of_folder,
     links_of_page,
     local_path,
 )
-from anklume_images.inputs.transport import Attempt, Refusal, Transport
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,9 +39,11 @@ if TYPE_CHECKING:
     from anklume_images.inputs.lockfile import Lock, LockedFile
     from anklume_images.settings import Settings
 
-__all__ = ["Sources", "snapshot_timestamps"]
+__all__ = ["PYPI", "Sources", "snapshot_timestamps"]
 
 PYPI = "pypi"
+_APT, _OTHERS = "apt", "others"
+_APT_ARCHIVES = {DEBIAN, SECURITY}
 _LISTED = 10  # sources that an error names
 # A snapshot is taken about four times a day, and a superseded file stays in its archive for longer than half a day:
 # the last snapshot before this moment was made after the index, and still has all that the index names.
@@ -68,6 +74,8 @@ class Sources:
         python: PythonPlaces | Callable[[], PythonPlaces] | None = None,
         settings_path: Path = Path("/etc/anklume/images.yml"),
         left_out: Iterable[LeftOut] = (),
+        apt: Callable[[], Access] = environment_access,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._archives = {
             name: tuple(dict.fromkeys(base.rstrip("/") for base in bases)) for name, bases in archives.items()
@@ -79,6 +87,12 @@ class Sources:
         self._pages: dict[str, dict[str, Link] | Attempt] = {}
         self._lists = MirrorLists()
         self.left_out = tuple(left_out)
+        self._find_access: dict[str, Callable[[], Access]] = {
+            _APT: apt,
+            PYPI: lambda: index_access(self.python(), environ),
+            _OTHERS: lambda: environment_access(environ),
+        }
+        self._access: dict[str, Access] = {}
         self.settings_path = settings_path
 
     @classmethod
@@ -106,13 +120,14 @@ class Sources:
         ):
             for name, bases in layer.items():
                 archives[name] = (*archives.get(name, ()), *bases)
-        python = PythonPlaces(settings.python_indexes) if settings.python_indexes else None
         return cls(
             archives,
             snapshot=settings.snapshot,
-            python=python or (lambda: host_python_places(environ, root)),
+            python=lambda: host_python_places(environ, root, settings.python_indexes),
             settings_path=settings.path,
             left_out=(*left_out, *debian.left_out),
+            apt=lambda: apt_access(AptConfig.of_host(environ, root)),
+            environ=environ,
         )
 
     def bases(
@@ -124,8 +139,20 @@ class Sources:
         """
         known = self._archives.get(archive, ())
         failed = [] if failures is None else failures
-        configured = tuple(dict.fromkeys(self._lists.expand(known, transport or Transport(), failed)))
+        reached = self.access(archive)
+        configured = tuple(dict.fromkeys(self._lists.expand(known, transport or Transport(), reached, failed)))
         return tuple(dict.fromkeys((*configured, *self.python().indexes))) if archive == PYPI else configured
+
+    def access(self, archive: str) -> Access:
+        """How the servers of an archive are reached: as apt does, as pip does, or by the environment alone."""
+        kind = _APT if archive in _APT_ARCHIVES else archive if archive == PYPI else _OTHERS
+        if kind not in self._access:
+            self._access.setdefault(kind, self._find_access[kind]())
+        return self._access[kind]
+
+    def access_of(self, file: LockedFile) -> Access:
+        """How the servers of a file are reached; a wheel comes by way of an index, whatever its archive."""
+        return self.access(PYPI if isinstance(file, Wheel) else file.archive)
 
     def python(self) -> PythonPlaces:
         """The Python indexes and folders of wheels."""
@@ -158,7 +185,7 @@ class Sources:
 
     def passed_over(self, archive: str) -> list[str]:
         """Lines that name the sources of apt's that are not asked, with the reason; none for an archive not apt's."""
-        if not archive.startswith("debian") or not self.left_out:
+        if archive not in _APT_ARCHIVES or not self.left_out:
             return []
         lines = [f"  {entry}" for entry in self.left_out[:_LISTED]]
         more = len(self.left_out) - _LISTED
@@ -193,11 +220,11 @@ class Sources:
             asking = self._page_locks.setdefault(page, threading.Lock())
         with asking:
             if page not in self._pages:
-                self._pages[page] = _read_page(page, transport)
+                self._pages[page] = _read_page(page, transport, self.access(PYPI))
             return self._pages[page]
 
 
-def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
+def _read_page(page: str, transport: Transport, access: Access) -> dict[str, Link] | Attempt:
     path = local_path(page)
     if path is not None:
         listing = path / "index.html" if path.is_dir() else path
@@ -206,8 +233,9 @@ def _read_page(page: str, transport: Transport) -> dict[str, Link] | Attempt:
         return links_of_page(listing.read_bytes(), "text/html", listing.absolute().as_uri())
 
     try:
-        return links_of_page(*transport.read(page, PAGE_LIMIT, {"Accept": ACCEPT, "Accept-Encoding": "gzip"}))
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
+        return links_of_page(*transport.read(page, PAGE_LIMIT, headers, access=access))
     except Refusal as refusal:
-        return Attempt(page, refusal.said, gone=refusal.gone)
+        return refusal.of(page)
     except ValueError:
         return Attempt(page, "not a page of a Python index")

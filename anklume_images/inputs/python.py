@@ -16,16 +16,19 @@ import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from anklume_images.architectures import MACHINES
 from anklume_images.errors import LockError
+from anklume_images.inputs.access import certificate_bundle
+from anklume_images.inputs.answers import Attempt, Refusal, Why, advice, why_of_text
 from anklume_images.inputs.lockfile import Wheel
-from anklume_images.inputs.python_index import ACCEPT, PAGE_LIMIT, PythonPlaces, local_path
+from anklume_images.inputs.python_index import ACCEPT, PAGE_LIMIT, PythonPlaces, index_access, local_path
 from anklume_images.inputs.redaction import redact_text
-from anklume_images.inputs.transport import Refusal, Transport
+from anklume_images.inputs.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +43,7 @@ _GLIBC = {"bullseye": 31, "bookworm": 36, "trixie": 41, "forky": 41, "sid": 41}
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # the first that manylinux knows for the machine
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PEP 600
 _UV_NEWEST_GLIBC = 40  # of --python-platform
-_KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_KEPT_ENVIRONMENT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "NETRC")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _UV_LINES = 20
 
@@ -74,8 +77,10 @@ def lock_wheels(
         return ()
     version, machine = spec.python.version, MACHINES[arch]
     where = f"{spec.spec_file} ({arch})"
-    places, transport = places or PythonPlaces(), transport or Transport()
-    packages = _compile(spec.python, spec, machine, places, cache, where).get("packages", [])
+    places = places or PythonPlaces()
+    transport = transport or Transport(index_access(places))
+    ask_uv = partial(_compile, spec=spec, machine=machine, places=places, transport=transport, cache=cache, where=where)
+    packages = ask_uv(spec.python).get("packages", [])
     tags = platform_tags(version, arch, spec.release)
     chosen = [_choose(package, tags, where) for package in packages]
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -86,7 +91,7 @@ def lock_wheels(
         # The same versions without the tools: what is missing then is there for them only.
         pins = tuple(f"{package['name']}=={package['version']}" for package in packages)
         alone = spec.python.model_copy(update={"tools": (), "constraints": (*spec.python.constraints, *pins)})
-        kept = {package["name"] for package in _compile(alone, spec, machine, places, cache, where)["packages"]}
+        kept = {package["name"] for package in ask_uv(alone)["packages"]}
         wheels = [replace(wheel, tool=wheel.package not in kept) for wheel in wheels]
     return tuple(sorted(wheels, key=lambda wheel: wheel.package))
 
@@ -115,7 +120,14 @@ def _glibc(release: str | None) -> int:
 
 
 def _compile(
-    python: PythonInputs, spec: Spec, machine: str, places: PythonPlaces, cache: Path | None, where: str
+    python: PythonInputs,
+    *,
+    spec: Spec,
+    machine: str,
+    places: PythonPlaces,
+    transport: Transport,
+    cache: Path | None,
+    where: str,
 ) -> dict[str, Any]:
     """Run `uv pip compile` and return the pylock.toml (PEP 751) it prints."""
     import uv
@@ -146,14 +158,10 @@ def _compile(
         if python.overrides:
             command += ["--overrides", _write(folder / "overrides.txt", python.overrides)]
         done = subprocess.run(
-            command, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+            command, cwd=folder, env=_environment(places), stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     if done.returncode != 0:
-        raise LockError(
-            f"uv found no set of wheels: {_trimmed(done.stderr.decode(errors='replace'))}",
-            where=where,
-            hint="change inputs.python (requires, constraints, overrides), or its Python",
-        )
+        raise _uv_error(done.stderr.decode(errors="replace"), places, transport, where)
     return tomllib.loads(done.stdout.decode())
 
 
@@ -162,6 +170,7 @@ def _configuration(python: PythonInputs, places: PythonPlaces) -> Iterator[str]:
     # The places are those of pip's configuration, for which all indexes are one: the best version of any of them.
     yield 'index-strategy = "unsafe-best-match"'
     yield f"find-links = {json.dumps(places.find_links)}"
+    yield f"allow-insecure-host = {json.dumps(places.trusted_hosts)}"
     for number, index in enumerate(places.indexes):
         yield f"[[index]]\nurl = {json.dumps(index)}\ndefault = {json.dumps(number == 0)}"
     for line in python.without_dependencies:
@@ -174,12 +183,37 @@ def _write(path: Path, lines: Iterable[str]) -> str:
     return path.name
 
 
-def _environment() -> dict[str, str]:
+def _environment(places: PythonPlaces) -> dict[str, str]:
+    """What uv may know of this host: how to reach servers, and nothing else."""
     kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     for proxy in (*_PROXIES, *(name.upper() for name in _PROXIES)):
-        if proxy in os.environ:
+        if places.proxy is None and proxy in os.environ:
             kept[proxy] = os.environ[proxy]
+    if places.proxy is not None:  # pip takes it for every server, whatever no_proxy says
+        kept |= {"HTTP_PROXY": places.proxy, "HTTPS_PROXY": places.proxy}
+    believed = places.certificates or certificate_bundle()
+    kept["SSL_CERT_DIR" if Path(believed).is_dir() else "SSL_CERT_FILE"] = believed
+    if places.client_certificate:
+        kept["SSL_CLIENT_CERT"] = places.client_certificate
     return kept
+
+
+def _uv_error(said: str, places: PythonPlaces, transport: Transport, where: str) -> LockError:
+    """uv's reason; where an index does not know a package, also what the index answers, which uv keeps to itself."""
+    refused: list[Attempt] = []
+    for package in re.findall(r"[Bb]ecause (\S+) was not found in the package registry", said)[:1]:
+        for index in places.indexes:
+            page = f"{index.rstrip('/')}/{package}/"
+            try:
+                if local_path(index) is None:
+                    transport.read(page, PAGE_LIMIT, {"Accept": ACCEPT})
+            except Refusal as refusal:
+                refused.append(refusal.of(page))
+    reasons = [*(attempt.why for attempt in refused if not attempt.gone), why_of_text(said)]
+    known = [why for why in reasons if why is not Why.OTHER]
+    hint = "change inputs.python (requires, constraints, overrides), or its Python"
+    lines = [f"uv found no set of wheels: {_trimmed(said)}", *map(str, refused)]
+    return LockError("\n".join(lines), where=where, hint="; ".join(advice(known)) if known else hint)
 
 
 def _trimmed(text: str) -> str:

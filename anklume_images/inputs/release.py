@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import quote
 
 from anklume_images.errors import LockError
+from anklume_images.inputs.answers import Attempt, Refusal, advice
 from anklume_images.inputs.lockfile import ReleaseFile
-from anklume_images.inputs.transport import Attempt, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,10 +68,11 @@ class HttpReader:
                 return ask(url)
             except Refusal as refusal:
                 answered = answered or refusal.answered
-                said.append(Attempt(url, refusal.said, gone=refusal.gone))
+                said.append(refusal.of(url))
+        steps = ["check the path", *advice(each.why for each in said)]
         raise (LockError if answered else UnreachableError)(
             "\n".join([f"{path} of the archive '{archive}' cannot be had", *map(str, said)]),
-            hint="check the path and the network; with its sha256 pinned in the spec it need not answer",
+            hint="; ".join([*steps, "with its sha256 pinned in the spec it need not answer"]),
         )
 
 

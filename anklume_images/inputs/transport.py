@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
+import socket
 import threading
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from anklume_images.inputs.access import Access, environment_access
+from anklume_images.inputs.answers import Again, Refusal, Stopped, Why
 from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
@@ -20,50 +23,15 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["Again", "Attempt", "Refusal", "Stopped", "Transport", "backoff", "retry_after"]
+    from anklume_images.inputs.http_session import AccessSession
+
+__all__ = ["Transport", "backoff", "retry_after"]
 
 T = TypeVar("T")
 
 _GONE = {404, 410}
 _LATER = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 60.0
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one address said; `gone` when it answered that it does not have the file (any more)."""
-
-    url: str
-    said: str
-    gone: bool = False
-
-    def __str__(self) -> str:
-        return f"{redact(self.url)}: {self.said}"
-
-
-class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
-    """Asking this address again is no use; `answered` when it was the server that said so."""
-
-    def __init__(self, said: str, *, gone: bool = False, answered: bool = False) -> None:
-        super().__init__(said)
-        self.said = said
-        self.gone = gone
-        self.answered = answered
-
-
-class Again(Exception):  # noqa: N818
-    """It may work later: after `wait` seconds where the server said so; `silent` when no answer came at all."""
-
-    def __init__(self, said: str, *, wait: float | None = None, silent: bool = False, answered: bool = False) -> None:
-        super().__init__(said)
-        self.said = said
-        self.wait = wait
-        self.silent = silent
-        self.answered = answered
-
-
-class Stopped(Exception):  # noqa: N818
-    """The work was called off while this thread was at it."""
 
 
 def retry_after(header: str | None, date: str | None = None) -> float | None:
@@ -85,10 +53,16 @@ def backoff(failures: int, jitter: Callable[[], float] = random.random) -> float
 
 
 class Transport:
-    """What the threads of one fetch share: when to stop, which hosts asked for a pause, which do not answer."""
+    """What the threads of one fetch share: when to stop, which hosts asked for a pause, which do not answer.
+
+    `access` is how servers are reached where a request does not say otherwise. Pauses and repeats are kept here and
+    not in urllib3's Retry, which knows one request: not a body that broke off, nor the other threads, nor the next
+    address.
+    """
 
     def __init__(
         self,
+        access: Access | None = None,
         *,
         timeout: tuple[float, float] = (10, 30),
         attempts: int = 4,
@@ -97,6 +71,7 @@ class Transport:
     ) -> None:
         self.timeout = timeout
         self.clock = clock
+        self._access = access or environment_access()
         self._attempts = attempts
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
@@ -128,7 +103,12 @@ class Transport:
 
     @contextlib.contextmanager
     def ask(
-        self, url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        access: Access | None = None,
     ) -> Iterator[requests.Response]:
         """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or Again."""
         from requests.exceptions import ConnectionError as Unreachable
@@ -136,14 +116,29 @@ class Transport:
         from urllib3.exceptions import HTTPError
 
         self._wait_for_host(url)
+        access = access or self._access
+        session = self._session(access)
         try:
-            response = self._session().request(
-                method, url, headers=dict(headers or {}), stream=True, timeout=self.timeout, allow_redirects=True
+            response = session.request(
+                method,
+                url,
+                auth=session.login(url),
+                headers=dict(headers or {}),
+                stream=True,
+                timeout=self.timeout,
+                allow_redirects=True,
             )
         except (Unreachable, Timeout) as error:
-            raise Again(self._describe(error), silent=True) from None
-        except OSError as error:  # RequestException is one, and so is a CA bundle that is not there
-            raise Refusal(self._describe(error)) from None
+            said, why = self._describe(error, access.proxy(url))
+            if why in {Why.PROXY_LOGIN, Why.CERTIFICATE}:
+                raise Refusal(said, why=why) from None
+            raise Again(said, silent=True, why=why) from None
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # RequestException and a CA bundle that is not there are OSErrors
+            said, why = self._describe(error, None)
+            raise Refusal(said, why=why) from None
         with self._lock:
             self._open.add(response)
         try:
@@ -152,20 +147,22 @@ class Transport:
             yield response
         except (RequestException, HTTPError, ConnectionError, TimeoutError) as error:
             self.check()
-            raise Again(self._describe(error)) from None
+            raise Again(self._describe(error, access.proxy(url))[0]) from None
         finally:
             with self._lock:
                 self._open.discard(response)
             response.close()
 
-    def read(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> tuple[bytes, str, str]:
+    def read(
+        self, url: str, limit: int, headers: Mapping[str, str] | None = None, *, access: Access | None = None
+    ) -> tuple[bytes, str, str]:
         """A small file, its type and the address it came from after redirects; Refusal above `limit` bytes.
 
         Asked for again as in `insist`.
         """
 
         def whole() -> tuple[bytes, str, str]:
-            with self.ask(url, headers) as response:
+            with self.ask(url, headers, access=access) as response:
                 body = bytes(response.raw.read(limit + 1, decode_content=True))
                 if len(body) > limit:
                     raise Refusal(f"larger than {limit >> 20} MiB", answered=True)
@@ -217,31 +214,31 @@ class Transport:
                 if failures >= (1 if host in self._silent else self._attempts):
                     if again.silent:
                         self._silent.add(host)
-                    raise Refusal(again.said, answered=again.answered) from None
+                    raise Refusal(again.said, answered=again.answered, why=again.why) from None
                 if again.wait:
                     self._not_before[host] = self.clock() + again.wait
                 else:
                     self.pause(backoff(failures))
 
     def close(self) -> None:
-        """Close the calling thread's session."""
-        session = getattr(self._local, "session", None)
-        if session is not None:
+        """Close the calling thread's sessions."""
+        for session in self._sessions().values():
             session.close()
-            del self._local.session
+        self._sessions().clear()
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            import requests
+    def _sessions(self) -> dict[Access, AccessSession]:
+        found: dict[Access, AccessSession] | None = getattr(self._local, "sessions", None)
+        if found is None:
+            found = self._local.sessions = {}
+        return found
 
-            from anklume_images import __version__
+    def _session(self, access: Access) -> AccessSession:
+        from anklume_images.inputs.http_session import AccessSession
 
-            session = requests.Session()
-            # identity: the hash is that of the file, not of a compressed transfer of it.
-            session.headers.update({"User-Agent": f"anklume-images/{__version__}", "Accept-Encoding": "identity"})
-            self._local.session = session
-        return session
+        sessions = self._sessions()
+        if access not in sessions:
+            sessions[access] = AccessSession(access)
+        return sessions[access]
 
     def _wait_for_host(self, url: str) -> None:
         left = self._not_before.get(_host(url), 0.0) - self.clock()
@@ -259,15 +256,19 @@ class Transport:
             raise Again(said, wait=wait if status in {429, 503} else None, answered=True)
         if response.history:
             said += f" (redirected to {redact(response.url)})"
-        raise Refusal(said, gone=status in _GONE, answered=True)
+        why = {401: Why.LOGIN, 403: Why.FORBIDDEN, 407: Why.PROXY_LOGIN}.get(status, Why.OTHER)
+        raise Refusal(said, gone=status in _GONE, answered=True, why=why)
 
-    def _describe(self, error: BaseException) -> str:
+    def _describe(self, error: BaseException, proxy: str | None) -> tuple[str, Why]:
+        """What happened in a few words, and what is behind it."""
         from requests import exceptions as of_requests
         from urllib3 import exceptions as of_urllib3
 
         # Never the text of the error itself: it holds the URL, and with it credentials.
+        by = f" (by the proxy {redact(proxy)})" if proxy else ""
+        if isinstance(error, of_requests.ProxyError):
+            return _of_proxy(error, proxy)
         plain: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
-            (of_requests.ProxyError, "the proxy of the environment cannot be reached"),
             (of_requests.ConnectTimeout, f"no connection within {self.timeout[0]:g} s"),
             ((of_requests.ReadTimeout, of_urllib3.ReadTimeoutError), f"nothing came for {self.timeout[1]:g} s"),
             (of_requests.TooManyRedirects, "redirects without end"),
@@ -275,17 +276,29 @@ class Transport:
         ]
         for kind, said in plain:
             if isinstance(error, kind):
-                return said
+                return said + by, Why.OTHER
         if type(error) is OSError:  # requests' own, about a CA bundle; it names a path, no address
-            return str(error)
+            return str(error), Why.CERTIFICATE
         cause = _system_error(error)
         if isinstance(error, of_requests.SSLError):
-            return (
-                f"TLS failed: {getattr(cause, 'verify_message', None) or getattr(cause, 'reason', None) or 'refused'}"
-            )
+            verdict = getattr(cause, "verify_message", None)
+            said = verdict or getattr(cause, "reason", None) or "refused"
+            return f"TLS failed: {said}{by}", Why.CERTIFICATE if verdict else Why.OTHER
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        return "the connection broke off"
+            return cause.strerror + by, Why.NAME if isinstance(cause, socket.gaierror) else Why.OTHER
+        return "the connection broke off" + by, Why.OTHER
+
+
+def _of_proxy(error: BaseException, proxy: str | None) -> tuple[str, Why]:
+    """A proxy that cannot be reached, or does not let this request pass."""
+    name = f"the proxy {redact(proxy or '')}".rstrip()
+    answered = re.search(r"Tunnel connection failed: (\d{3})", str(error))
+    if answered:
+        status = int(answered[1])
+        return f"{name} answers {status} {_phrase(status)}", Why.PROXY_LOGIN if status == 407 else Why.PROXY
+    cause = _system_error(error)
+    reason = f": {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
+    return f"{name} cannot be reached{reason}", Why.PROXY
 
 
 def _host(url: str) -> str:

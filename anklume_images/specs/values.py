@@ -14,9 +14,23 @@ if TYPE_CHECKING:
 
 __all__ = ["ValueProblem", "VariableType", "value_problem", "value_text"]
 
-VariableType = Literal["string", "port", "bool", "url", "list", "integer", "listen", "hosts", "email"]
+VariableType = Literal[
+    "string",
+    "port",
+    "bool",
+    "url",
+    "list",
+    "integer",
+    "listen",
+    "hosts",
+    "email",
+    "urls",
+    "environment",
+    "certificates",
+]
 
 _HIGHEST_PORT = 65535
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # As a sign-in page takes it (HTML standard, "valid e-mail address"); `admin@localhost` is one.
 _EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
@@ -77,6 +91,22 @@ def _is_item(item: object) -> bool:
     return isinstance(item, str) and item != "" and not re.search(r"[\s\0]", item)
 
 
+def _is_setting(name: object, value: object) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)) and _is_line(value)
+
+
+def _are_certificates(text: object) -> bool:
+    """PEM (RFC 7468) with certificates alone: a private key has no business in a setting that everybody may read."""
+    if not isinstance(text, str) or _CERTIFICATE.sub("", text).strip():
+        return False
+    from cryptography.x509 import load_pem_x509_certificates  # not at every start: it takes 0.1 s
+
+    try:
+        return text.strip() == "" or bool(load_pem_x509_certificates(text.encode()))
+    except ValueError:
+        return False
+
+
 _TYPES: dict[VariableType, tuple[Callable[[object], bool], str]] = {
     "string": (_is_line, "a text of one line"),
     "port": (
@@ -102,15 +132,29 @@ _TYPES: dict[VariableType, tuple[Callable[[object], bool], str]] = {
         lambda value: isinstance(value, str) and bool(hosts(value, 1)),
         "addresses or names with commas between",
     ),
+    "urls": (
+        lambda value: isinstance(value, (list, tuple)) and all(_is_item(item) and _is_url(item) for item in value),
+        "a list of http or https addresses",
+    ),
+    "environment": (
+        lambda value: isinstance(value, dict) and all(_is_setting(*item) for item in value.items()),
+        "a mapping of names (letters, digits, _) to texts of one line",
+    ),
+    "certificates": (_are_certificates, "certificates in PEM, and nothing else"),
 }
 
 
 def value_text(value: object) -> str:
-    """A variable's value as Incus config holds it: true/false, digits, text, a list with blanks between."""
+    """A variable's value as Incus config holds it.
+
+    true/false, digits, text; a list with blanks between; a mapping as lines of `NAME=text`.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return "".join(f"{name}={text}\n" for name, text in value.items())
     if isinstance(value, (list, tuple)):
         return " ".join(str(item) for item in value)
     return str(value)

@@ -119,12 +119,14 @@ def carry_out_plan(
     )
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
-    moving = [step.key for step in prepared.plan.moving if step in steps]
+    moving = {step.key for step in prepared.plan.moving}
+    first = {step.key for step in (*prepared.plan.moving, *prepared.plan.sharing)}
+    halting = {step.key: step.key in moving for step in steps if step.key in first}
     context.unpacked.doubt_unfinished(
         (step.resource, prepared.live.get(step.key)) for step in steps if step.key.kind == "machine"
     )
     unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
-    run = _Run(steps, moving, incus, context, console, wait=wait, timeout=timeout)
+    run = _Run(steps, halting, incus, context, console, wait=wait, timeout=timeout)
     return run.run(() if kinds or not wait else unchanged)
 
 
@@ -132,7 +134,7 @@ class _Run:
     def __init__(
         self,
         steps: list[Step],
-        moving: list[Key],
+        halting: Mapping[Key, bool],
         incus: Incus,
         context: Context,
         console: Console,
@@ -141,7 +143,7 @@ class _Run:
         timeout: float | None,
     ) -> None:
         self.steps = {step.key: step for step in steps}
-        self.moving = moving
+        self.halting = halting  # and whether its address is taken off it
         self.incus = incus
         self.context = context
         self.console = console
@@ -179,9 +181,10 @@ class _Run:
 
     def _all(self, pool: ThreadPoolExecutor) -> int:
         """Carry out every step; return how many were left out. What has to stop first stops when all else is there."""
-        if not self.moving:
+        if not self.halting:
             return self._schedule(pool, self.steps)
-        early = {key: step for key, step in self.steps.items() if key.kind != "machine"}
+        in_use = {need for key in self.halting for need in self.steps[key].resource.needs if need.kind == "volume"}
+        early = {key: step for key, step in self.steps.items() if key.kind != "machine" and key not in in_use}
         late = {key: step for key, step in self.steps.items() if key not in early}
         skipped = self._schedule(pool, early)
         if self.failures:
@@ -210,11 +213,13 @@ class _Run:
                 self.failures[key] = error
 
     def _halt(self, pool: ThreadPoolExecutor, halted: list[Halted]) -> None:
-        """Stop the machines that give up an address; what was stopped is added to `halted`."""
-        self.context = replace(self.context, halted=frozenset(self.moving))
-        stopping = {
-            key: pool.submit(lambda key: halt(key, self._connection(), vacate=True), key) for key in self.moving
-        }
+        """Stop the machines that others wait for; what was stopped is added to `halted`."""
+        self.context = replace(self.context, halted=frozenset(self.halting))
+
+        def stop(key: Key) -> Halted:
+            return halt(key, self._connection(), vacate=self.halting[key])
+
+        stopping = {key: pool.submit(stop, key) for key in self.halting}
         for key, future in stopping.items():
             try:
                 halted.append(future.result())

@@ -56,6 +56,10 @@ class Entry:
         """Where a key of Incus' configuration is set for it, and to what."""
         return self._config.get(key)
 
+    def settings(self, prefix: str) -> dict[str, KeyPath]:
+        """The keys of Incus' configuration that begin so, and where each is set."""
+        return {key: where for key, (where, _) in self._config.items() if key.startswith(prefix)}
+
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
         found = self.setting(key)

@@ -39,6 +39,7 @@ Code = Literal[
     "domain-full",
     "public-subnet",
     "subnet-overlaps-host",
+    "subnet-shadows-route",
     # names and references
     "duplicate-machine",
     "reserved-name",
@@ -81,6 +82,7 @@ Code = Literal[
     "empty-variable",
     "unused-variables",
     "ansible-expression",
+    "environment-not-of-services",
 ]
 
 _BUDGET = 20_000  # words looked at for "did you mean", over a whole file: a hostile one must not take minutes

@@ -56,6 +56,7 @@ class _Reader:
         if image is NO_IMAGE:
             return {}
         variables = self._shelf.variables(image.store)
+        self._warn_of_environment(machine, variables)
         values: dict[str, tuple[Layer, Any]] = {}
         for layer in (*layers, own):
             for name, value in layer.values.items():
@@ -69,6 +70,15 @@ class _Reader:
             if not text:
                 self._check_empty(layer, name, variables[name])
         return {name: text for name, (_, text) in texts.items() if text}
+
+    def _warn_of_environment(self, machine: Entry, variables: Mapping[str, Variable]) -> None:
+        """systemd hands the environment that Incus gives it to no service; a profile's is told of once."""
+        takers = [name for name, variable in variables.items() if variable.type == "environment"]
+        hint = f"vars: {{{takers[0]}: {{NAME: …}}}} reaches the service" if takers else None
+        for key, path in machine.settings("environment.").items():
+            message = f"{shown(key)} reaches what 'incus exec' starts, and no service of the machine"
+            problem = self._report.source.problem(path, "environment-not-of-services", message, key=True, hint=hint)
+            self._warnings[problem] = None
 
     def finish(self) -> None:
         """Hand over what was found, each once."""

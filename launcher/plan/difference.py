@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.infra.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
-from launcher.plan.changes import ASTRAY, BASE_IMAGE, Change, changes_of, is_live
+from launcher.plan.changes import ASTRAY, BASE_IMAGE, SHARED, Change, changes_of, is_live
+from launcher.plan.held import held_addresses, share_volumes
 from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
@@ -89,6 +90,15 @@ class Plan:
         )
 
     @property
+    def sharing(self) -> tuple[Step, ...]:
+        """Machines that run with a volume which another one joins: they stop before the volume is changed."""
+        return tuple(
+            step
+            for step in self.steps
+            if not step.stopped and any(change.key.startswith(SHARED) for change in step.changes)
+        )
+
+    @property
     def todo(self) -> tuple[Step, ...]:
         """The steps that do something."""
         return tuple(step for step in self.steps if step.action != "none")
@@ -131,7 +141,8 @@ def difference(
         if (newer := _newer(resource, there)) and step.action != "replace":
             waiting.append(newer)
     orphans = owned(live, owner)
-    steps = _with_images(steps)
+    steps, in_use = share_volumes(_with_images(steps), live)
+    conflicts += [Conflict(*found) for found in (*in_use, *held_addresses(steps, live, owner))]
     gone = tuple(key for key in orphans if key not in made)
     return Plan(tuple(steps), tuple(conflicts), gone, waiting=tuple(waiting))
 

@@ -24,7 +24,7 @@ MEMORY = 8 << 30
 def sealed_build(bench: Bench) -> None:
     """Debian with its blobs there, against plain distrobuilder with the same definition and the real mirror."""
     pipeline = bench.pipeline
-    pipeline.fetch(["debian"])
+    pipeline.fetch(["debian"], rebuild=True)
     prepared, tree = pipeline.prepare("debian"), pipeline.toolchain()
     mirror = pipeline.sources().bases("debian")[0]
     definition = prepared.definition.replace("http://127.0.0.1/debian", mirror)

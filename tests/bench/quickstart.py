@@ -98,7 +98,7 @@ def quickstart(bench: Bench) -> None:
     only, which it then publishes, and once with images that were published and used before.
     """
     pipeline = bench.pipeline
-    pipeline.fetch(["llama-server", "open-webui"])
+    pipeline.fetch(["llama-server", "open-webui"], rebuild=True)
     pipeline.build(["llama-server", "open-webui"])
     images = {name: pipeline.images.resolve(name) for name in ("llama-server", "open-webui", "debian", "debian-12")}
     tree = pipeline.tree(bench.incus).root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,14 @@ import pytest
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.apt import TreeApt
 from anklume_images.errors import LockError
+from anklume_images.inputs.access import Access
+from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
+from tests.support.faulty_mirror import FaultyMirror
 from tests.support.leftovers import nothing_left
+from tests.support.loopback_proxy import LoopbackProxy
+from tests.support.private_ca import PrivateCA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +26,6 @@ if TYPE_CHECKING:
 
     from anklume_images.builder.trees import Tree
     from anklume_images.inputs.debian import Resolution
-    from tests.support.faulty_mirror import FaultyMirror
 
 ESSENTIAL = [StandInPackage("base", fields={"Essential": "yes"}), StandInPackage("apt")]
 
@@ -60,7 +65,7 @@ def resolver(toolchain: Tree, mirror: FaultyMirror, tmp_path: Path) -> Iterator[
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     yield Resolver(StandInArchive(mirror, f"{tmp_path.name}~=@x"), OwnKey(toolchain.root, scratch))
-    assert sorted(path.name for path in scratch.iterdir()) == ["ca.crt", "key.asc"]
+    assert sorted(path.name for path in scratch.iterdir()) == ["key.asc"]
     nothing_left(tmp_path)
 
 
@@ -127,6 +132,42 @@ def test_an_index_past_its_time_is_refused_unless_allowed(resolver: Resolver) ->
         resolver()
     assert "--allow-expired" in str(caught.value.hint)
     assert names(resolver(allow_expired=True)) == ["apt", "base"]
+
+
+def test_a_mirror_on_disk(resolver: Resolver, mirror: FaultyMirror, tmp_path: Path) -> None:
+    resolver.archive.publish("trixie", [*ESSENTIAL, StandInPackage("greeting")])
+    prefix = resolver.archive.url.removeprefix(mirror.url)
+    for path, (body, _) in mirror._files.items():
+        if path.startswith(prefix):
+            place = tmp_path / "disk" / path.removeprefix(f"{prefix}/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(bytes(body))
+    resolver.urls = [f"file://{tmp_path}/nowhere", f"file://{tmp_path}/disk"]
+    found = resolver("greeting")
+    assert names(found) == ["apt", "base", "greeting"]
+    assert {deb.archive for deb in found.debs} == {"own"}
+
+
+def test_apt_reaches_a_mirror_with_a_password_and_an_authority_of_its_own_by_a_proxy(
+    resolver: Resolver, tmp_path: Path
+) -> None:
+    authority = PrivateCA(tmp_path)
+    with (
+        FaultyMirror(tls=authority.server, login=("bob", "w:@rd")) as mirror,
+        LoopbackProxy(mirror, ("eve", "p/w")) as proxy,
+    ):
+        archive = StandInArchive(mirror, "debian")
+        archive.publish("trixie", [*ESSENTIAL, StandInPackage("greeting")])
+        resolver.apt.key = archive.key.armoured
+        way = Access(
+            lambda _: proxy.url.replace("//", "//eve:p%2Fw@"), lambda _: ("bob", "w:@rd"), lambda _: str(authority.path)
+        )
+        resolver.urls = ["https://mirror.invalid/debian"]
+        assert names(resolver("greeting", access=lambda _: way)) == ["apt", "base", "greeting"]
+        assert set(proxy.asked) == {"CONNECT mirror.invalid:443"}
+        with pytest.raises(LockError) as caught:
+            resolver("greeting", access=lambda _: replace(way, find_login=lambda _: None))
+        assert caught.value.hint == Why.LOGIN.value
 
 
 def test_an_unknown_package_is_told(resolver: Resolver) -> None:

@@ -69,7 +69,7 @@ def test_a_damaged_input(world: World) -> None:
     result = world("build", "other", rc=1)
     assert f"{damaged}: other: the input note.txt is damaged in the store" in result.stderr
     assert re.search(
-        r"hint: anklume-images .*fetch other \(`verify --repair` removes damaged blobs first\)", result.stderr
+        r"hint: anklume-images .*fetch --rebuild other \(`verify --repair` removes damaged blobs first\)", result.stderr
     )
     assert "1 damaged" in world("verify", "--repair").stdout
     assert not damaged.exists()
@@ -376,6 +376,29 @@ class TestInputsThatMirrorsDropped:
         self.drop(world, archive, "1.0-1")
         self.pipeline(world, refresh_missing=True).fetch(["child"])
         assert "warning: child: its base greeter was resolved anew, so it is too" in capfd.readouterr().err
+
+    def test_what_cannot_be_locked_stops_no_other(self, world: World, archive: StandInArchive) -> None:
+        essential = [StandInPackage("base", fields={"Essential": "yes"}), StandInPackage("apt")]
+        archive.publish("stale", [*essential, StandInPackage("greeting", "1.0-1")], valid=-3600)
+        for name in ("a-stale", "b-fresh", "c-broken"):
+            self.spec(world, archive, name)
+        for name, old, new in (("a-stale", "suite: trixie", "suite: stale"), ("c-broken", "description", "descripton")):
+            spec = world.specs / name / "spec.yml"
+            spec.write_text(spec.read_text().replace(old, new))
+        argv = [sys.executable, "-m", "tests.support.own_key", *world.argv("lock", "--missing", "--json")[3:]]
+        environment = {**os.environ, "STAND_IN_KEY": str(world.folder / "key.asc")}
+        done = subprocess.run(
+            argv, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        entries = json.loads(done.stdout)["locks"]
+        locks = {entry["name"]: entry for entry in entries if entry["architecture"] == host_architecture()}
+        assert set(locks) >= {"a-stale", "b-fresh", "c-broken"}
+        assert (locks["b-fresh"]["changed"], locks["b-fresh"]["error"]) == (True, None)
+        assert (world.specs / "b-fresh" / "lock.json").exists()
+        assert "--allow-expired" in locks["a-stale"]["hint"]
+        assert done.stderr.count("unknown key 'descripton'") == 1, "said once, not for each architecture"
+        assert f"not locked: a-stale ({host_architecture()})" in done.stderr
 
     def test_an_unreachable_mirror_is_no_reason_to_resolve_anew(self, world: World, archive: StandInArchive) -> None:
         path = archive.url.removeprefix(world.mirror.url) + "/" + StandInPackage("greeting", "1.0-1").path

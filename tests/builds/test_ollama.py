@@ -179,7 +179,17 @@ def test_boots_answers_and_makes_its_key(each_host: Host, images: dict[str, Imag
 def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     keep = "5m$(touch /tmp/owned)'\"\\"
     machine.restart(
-        ollama_host="127.0.0.1:8000", ollama_keep_alive=keep, ollama_context_length="8192", ollama_no_cloud="false"
+        ollama_host="127.0.0.1:8000",
+        ollama_keep_alive=keep,
+        ollama_context_length="8192",
+        ollama_no_cloud="false",
+        ollama_origins="https://app.example app://*",
+        ollama_num_parallel="3",
+        ollama_flash_attention="false",
+        ollama_proxy="http://bob:p%25$(id)@proxy.example:3128",
+        ollama_no_proxy="10.0.0.0/8 mirror.example",
+        ollama_ca="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
+        ollama_environment=f"OLLAMA_DEBUG=1\nOLLAMA_HOST=elsewhere\nODD={keep}\nnot a name=x\n",
     )
     machine.wait(machine.healthy, "ollama")
     assert machine.request("http://127.0.0.1:8000/api/version").status == 200
@@ -190,6 +200,14 @@ def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     assert found["OLLAMA_KEEP_ALIVE"] == keep
     assert found["OLLAMA_CONTEXT_LENGTH"] == "8192"
     assert found["HOME"] == "/root"
+    assert found["OLLAMA_ORIGINS"] == "https://app.example,app://*"
+    assert (found["OLLAMA_NUM_PARALLEL"], found["OLLAMA_FLASH_ATTENTION"]) == ("3", "false")
+    assert found["HTTPS_PROXY"] == "http://bob:p%25$(id)@proxy.example:3128"
+    assert found["NO_PROXY"] == "10.0.0.0/8,mirror.example"
+    assert "BEGIN CERTIFICATE" in machine.output("cat", found["SSL_CERT_FILE"])
+    assert (found["OLLAMA_DEBUG"], found["ODD"]) == ("1", keep)
+    assert not {"HTTP_PROXY", "not a name"} & found.keys()
+    assert machine.output("stat", "--format", "%a", "/etc/anklume/ollama-environment") == "600\n"
     assert "OLLAMA_NO_CLOUD" not in found
     assert machine.run("test", "-e", "/tmp/owned").code == 1
 

@@ -151,7 +151,8 @@ def machines(
 @pytest.fixture(scope="module")
 def machine(machines: Machines) -> Machine:
     """An instance as it is by default, but with an administrator given at launch."""
-    return machines.create(admin_password=PASSWORD, admin_name="Ada L.")
+    administrator = {"admin_password": PASSWORD, "admin_name": "Ada L."}
+    return machines.create(**administrator, default_models="of-the-file", banner="Hi *all*")
 
 
 def test_page_is_served_and_the_system_is_well(machine: Machine) -> None:
@@ -227,11 +228,19 @@ def test_program_was_compiled_when_the_image_was_built(machine: Machine) -> None
 
 def test_restart_of_the_instance_keeps_everything(machine: Machine) -> None:
     key = machine.output("cat", KEY)
+    bearer = (f"Authorization: Bearer {machine.sign_in().json()['token']}",)
+    page = {"DEFAULT_MODELS": "of-the-page", "DEFAULT_PINNED_MODELS": "pinned-there", "MODEL_ORDER_LIST": []}
+    assert machine.request("/api/v1/configs/models", page, headers=bearer).status == 200
     machine.stop()
     machine.client.start(machine.name)
     machine.wait()
     assert machine.sign_in().status == 200
     assert machine.output("cat", KEY) == key
+    models = machine.request("/api/v1/configs/models", headers=bearer).json()
+    assert models["DEFAULT_PINNED_MODELS"] == "pinned-there"
+    assert models["DEFAULT_MODELS"] == "of-the-file"
+    (banner,) = machine.request("/api/v1/configs/banners", headers=bearer).json()
+    assert banner["content"] == "Hi *all*"
     # The configuration still says it, so Incus wrote it again.
     assert machine.files_with("$staple`") == []
 
@@ -244,6 +253,11 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         openai_url="http://127.0.0.1:9000/v1",
         openai_key="k$y\\1",
         stt_url="http://speech.example/v1",
+        origins="http://chat.lan https://chat.lan:444/x",
+        name="Ours",
+        signup="true",
+        title_generation="false",
+        persistent_config="false",
     )
     try:
         assert other.healthy()
@@ -253,6 +267,18 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         for origin, allowed in (("https://chat.example:8443", True), ("https://elsewhere.example", False)):
             answer = other.request("/api/config", port=80, headers=(f"Origin: {origin}",))
             assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+        own = other.output("hostname", "--all-ip-addresses").split()[0]
+        origins = ("https://chat.example:8443", "http://chat.lan", "https://chat.lan:444")
+        for host, origin, accepted in (
+            *(("127.0.0.1", origin, True) for origin in origins),
+            ("127.0.0.1", "http://127.0.0.1", True),
+            (own, f"http://{own}", True),
+            (own, "http://elsewhere.example", False),
+        ):
+            head = (f"Host: {host}", f"Origin: {origin}")
+            socket = other.request("/ws/socket.io/?EIO=4&transport=polling", port=80, headers=head)
+            assert ("accepted origin" not in socket.text) is accepted, origin
+        assert other.request("/api/config", port=80).json()["name"] == "Ours (Open WebUI)"
         other.write("/var/tmp/stand-in.py", STAND_IN)
         other.output("systemd-run", "--quiet", "python3", "/var/tmp/stand-in.py")
         other.output("sh", "-c", "until ss -lnt | grep -q :9000; do sleep 0.1; done")
@@ -266,6 +292,11 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         speech = other.request("/api/v1/audio/config", port=80, headers=bearer).json()["stt"]
         assert (speech["ENGINE"], speech["OPENAI_API_BASE_URL"]) == ("openai", "http://speech.example/v1")
         assert speech["OPENAI_API_KEY"] == ""
+        assert other.request("/api/v1/tasks/config", port=80, headers=bearer).json()["ENABLE_TITLE_GENERATION"] is False
+        # The first account closes sign-up until the next start.
+        other.output("systemctl", "restart", "open-webui")
+        config = other.request("/api/config", port=80).json()["features"]
+        assert config["enable_signup"] is True
     finally:
         other.remove()
 

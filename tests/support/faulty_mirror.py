@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
 PIECE = 1 << 18
@@ -73,10 +75,10 @@ class FaultyMirror:
     """`with FaultyMirror() as mirror: mirror.serve("/a", b"…"); mirror.fault("/a", Fault(cut=10))`.
 
     Faults are used up one a request, then the file is served well; `always` stays. `holding` is set while an answer
-    is held back until `release` is set.
+    is held back until `release` is set. With `tls` it speaks HTTPS, with `login` it wants a user and a password.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, login: tuple[str, str] | None = None) -> None:
         self.requests: list[Request] = []
         self.holding = threading.Event()
         self.release = threading.Event()
@@ -88,7 +90,10 @@ class FaultyMirror:
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.mirror = self
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._login = "Basic " + base64.b64encode(":".join(login).encode()).decode() if login else None
+        if tls:  # a client that does not like the certificate must not hold up the others: each thread shakes hands
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -121,6 +126,8 @@ class FaultyMirror:
             self.most_at_once = max(self.most_at_once, self._at_once)
             queued = self._faults.get(path)
             fault = queued.pop(0) if queued else self._always.get(path, Fault())
+        if self._login and headers.get("authorization") != self._login:
+            fault = Fault(status=401, headers={"WWW-Authenticate": "Basic realm=x"})
         return self._files.get(path), fault
 
     def end(self) -> None:
@@ -142,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         # A proxy is asked for the whole URL.
@@ -179,7 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in fault.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self._send(body, first, fault)
+        if self.command == "GET":
+            self._send(body, first, fault)
 
     def _start(self, fault: Fault) -> int | None:
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import LockError
+from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, list_name, parse_stanza, resolve
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class StandInApt:
 
     def keyring(self) -> str:
         return "/keyring.pgp"
+
+    def sees(self, folder: Path) -> str:
+        return f"/seen{folder}"
 
     def run(self, argv: Sequence[str], config: str) -> subprocess.CompletedProcess[str]:
         self.asked.append(list(argv))
@@ -145,6 +149,13 @@ def test_versions_are_asked_for_as_they_are(apt: StandInApt) -> None:
         ("E: Unable to correct problems, you have held broken packages.", "check the package names"),
         ("E: Package 'x' has no installation candidate", "check the package names"),
         ("E: Failed to fetch http://x/InRelease  Could not connect", "check the network and the mirrors"),
+        ("E: Failed to fetch http://x/InRelease  401  Unauthorized [IP: 127.0.0.1 1]", Why.LOGIN.value),
+        ("E: Failed to fetch http://x/InRelease  407  Proxy Authentication Required", Why.PROXY_LOGIN.value),
+        ("E: Failed to fetch http://x/InRelease  Temporary failure resolving 'x'", Why.NAME.value),
+        ("E: Failed to fetch http://x/InRelease  Could not resolve 'x'", Why.NAME.value),
+        ("E: Failed to fetch http://x/I  SSL routines::certificate verify failed / Success", Why.CERTIFICATE.value),
+        ("E: Failed to fetch http://x/I  Certificate verification failed: not trusted.", Why.CERTIFICATE.value),
+        ("E: Unsupported proxy configured: quic://h", Why.PROXY.value),
     ],
 )
 def test_apts_words_are_passed_on_with_a_hint(said: str, hint: str, apt: StandInApt) -> None:
@@ -153,6 +164,15 @@ def test_apts_words_are_passed_on_with_a_hint(said: str, hint: str, apt: StandIn
         ask(apt, "curl")
     assert caught.value.message == f"apt could not resolve the packages:\n{said}"
     assert hint in str(caught.value.hint)
+
+
+def test_a_mirrors_password_is_in_no_message_of_apts(apt: StandInApt) -> None:
+    apt.failing = {"update": "E: Failed to fetch http://bob:secret@127.0.0.1/debian/InRelease\n"}
+    with pytest.raises(LockError, match=r"http://127\.0\.0\.1/debian/InRelease") as caught:
+        ask(apt, "curl", urls=("http://bob:secret@127.0.0.1/debian",))
+    assert "secret" not in str(caught.value)
+    assert "secret" not in apt.files["etc/locked.sources"]
+    assert apt.files["etc/auth.conf"].count("machine http://127.0.0.1/debian login bob password secret") == 2
 
 
 def test_the_first_mirrors_failure_is_told_when_none_helps(apt: StandInApt) -> None:

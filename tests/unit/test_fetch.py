@@ -16,12 +16,13 @@ from email.utils import format_datetime
 import pytest
 
 from anklume_images.errors import FetchError, StoreError
+from anklume_images.inputs.answers import Attempt, Stopped, Why
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.partial import open_partial
 from anklume_images.inputs.redaction import redact
-from anklume_images.inputs.transport import Attempt, Stopped, Transport, backoff, retry_after
+from anklume_images.inputs.transport import Transport, backoff, retry_after
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror, Zeros
 
@@ -253,6 +254,7 @@ def test_refused_goes_to_the_next_mirror_and_counts_as_unreachable(mirror, other
     with pytest.raises(FetchError) as caught:
         get(FILE, blobs, mirror, other)
     assert caught.value.unreachable == (FILE,)
+    assert Why.FORBIDDEN.value in str(caught.value.hint)
     assert [len(mirror.requests), len(other.requests)] == [1, 1]
 
 

@@ -13,6 +13,15 @@ from anklume_images.specs.loader import load_specs
 from anklume_images.specs.model import Variable, request_of
 from anklume_images.specs.values import value_problem, value_text
 
+PEM = """-----BEGIN CERTIFICATE-----
+MIHFMHmgAwIBAgIBATAFBgMrZXAwDDEKMAgGA1UEAwwBYTAgFw0yMDAxMDEwMDAw
+MDBaGA8yMTAwMDEwMTAwMDAwMFowDDEKMAgGA1UEAwwBYTAqMAUGAytlcAMhADKr
+CKpYgMGkEy2SIdM8d3Catuj/OUzP/1wL2x2TYY5mMAUGAytlcANBABBh6eyAa0/V
+7EgPRiXIIGEnYY9Cf0GBlDh8Fo34eijQS3hFoWNnN4iexgqL0TIXIO5r566VJdx9
+c3IbbBn2PAk=
+-----END CERTIFICATE-----
+"""
+KEY_PEM = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"
 ROOT = """\
 name: web
 description: A web server
@@ -423,6 +432,13 @@ def test_document_is_the_same_wherever_the_folder_is(folder, tmp_path):
         ("bool", [True, False], [0, 1, "yes", None]),
         ("url", ["", "http://a:1/x", "https://[::1]/"], ["a", "ftp://a", "http://", "http://a b", "http://a:x/", 7]),
         ("list", [[], ["a", "b:3"]], ["a", [1], ["a b"], [""], {"a": 1}]),
+        ("environment", [{}, {"A_1": "x y=z", "b": ""}], [{"1A": "x"}, {"A B": "x"}, {"A": 1}, {"A": "a\nb"}, ["A=b"]]),
+        (
+            "certificates",
+            ["", PEM, PEM + "\n" + PEM],
+            ["x", PEM[:-9], PEM.replace("M", "N", 1), KEY_PEM, PEM + KEY_PEM, 7],
+        ),
+        ("urls", [[], ["http://a:1", "https://b"]], ["http://a", ["a"], [""], ["http://a b"], [1]]),
         ("email", ["", "admin@localhost", "o'x+y@a-b.example"], ["bob", "@b", "a@", "a@b@c", "a b@c", "a@-b", 7]),
     ],
 )
@@ -446,5 +462,5 @@ def test_a_limit_that_is_not_set_is_no_part_of_the_document():
 
 
 def test_values_as_incus_holds_them():
-    values = [None, True, False, 80, "a b", ["a", "b"], []]
-    assert [value_text(value) for value in values] == ["", "true", "false", "80", "a b", "a b", ""]
+    values = [None, True, False, 80, "a b", ["a", "b"], [], {"A": "b c", "D": ""}]
+    assert [value_text(value) for value in values] == ["", "true", "false", "80", "a b", "a b", "", "A=b c\nD=\n"]

@@ -1,0 +1,46 @@
+"""The error of a fetch: every file, what each of its addresses said, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import FetchError
+from anklume_images.inputs.answers import advice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anklume_images.inputs.answers import Attempt
+    from anklume_images.inputs.lockfile import LockedFile
+    from anklume_images.inputs.mirrors import Sources
+
+__all__ = ["fetch_error"]
+
+_LISTED = 20  # files whose every address is listed
+
+
+def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Sources) -> FetchError:
+    """The error for `files`, of which `failed` has what each address said, by sha256."""
+    missing = tuple(file for file in files if failed[file.sha256] and all(each.gone for each in failed[file.sha256]))
+    unreachable = tuple(file for file in files if file not in missing)
+    lines = [f"{len(files)} {'file' if len(files) == 1 else 'files'} could not be fetched"]
+    for file in files[:_LISTED]:
+        lines.append(f"  {file.path} ({file.archive})")
+        lines.extend(f"    {attempt}" for attempt in failed[file.sha256])
+        if not failed[file.sha256]:
+            lines.append("    no mirror is known")
+    if len(files) > _LISTED:
+        lines.append(f"  and {len(files) - _LISTED} more")
+    for archive in dict.fromkeys(file.archive for file in files):
+        lines.extend(line for line in sources.passed_over(archive) if line not in lines)
+    hints = [sources.hint(archive) for archive in sorted({file.archive for file in files if not failed[file.sha256]})]
+    if missing:
+        hints.append("mirrors drop superseded files: lock anew (--refresh-missing), or set 'snapshot' in the settings")
+    elif not hints:
+        reasons = [each.why for file in unreachable for each in failed[file.sha256] if not each.gone]
+        hints += [
+            *advice(reasons),
+            "then run it again: what has arrived is kept",
+            sources.hint(files[0].archive),
+        ]
+    return FetchError("\n".join(lines), hint="; ".join(hints), missing=missing, unreachable=unreachable)
