@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from anklume_images.errors import Problem
     from anklume_images.specs.model import Variable
+    from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.entries import Entry
     from launcher.infra.images import Shelf
     from launcher.infra.model import ImageChoice
@@ -45,6 +46,7 @@ class _Reader:
         self._hosts = VariableFiles(report.source.beside / "host_vars", report)
         self._errors: dict[Problem, None] = {}  # a file of a group is read for each of its machines
         self._warnings: dict[Problem, None] = {}
+        self._environment: dict[KeyPath, Problem] = {}
 
     def read(self, machine: Entry, image: ImageChoice) -> dict[str, str]:
         """What is set for one machine: of a group's variables those that its image has, of its own all."""
@@ -78,7 +80,8 @@ class _Reader:
         for key, path in machine.settings("environment.").items():
             message = f"{shown(key)} reaches what 'incus exec' starts, and no service of the machine"
             problem = self._report.source.problem(path, "environment-not-of-services", message, key=True, hint=hint)
-            self._warnings[problem] = None
+            if hint or path not in self._environment:  # of the machines that have a profile, one may know a way
+                self._environment[path] = problem
 
     def finish(self) -> None:
         """Hand over what was found, each once."""
@@ -86,7 +89,7 @@ class _Reader:
         self._groups.warn_about_others(domains | {_ALL}, "domain")
         self._hosts.warn_about_others(machines, "machine")
         self._report.image_errors += self._errors
-        self._report.warnings += self._warnings
+        self._report.warnings += [*self._warnings, *self._environment.values()]
 
     def _check_names(self, layer: Layer) -> None:
         for name, value in layer.values.items():

@@ -410,7 +410,7 @@ def test_profile_default_of_a_domain(tiny: Launcher) -> None:
 def test_machine_runs_on_when_its_change_is_refused(tiny: Launcher) -> None:
     tiny.write(ONE)
     tiny("apply")
-    tiny.write(ONE.replace("ephemeral: true", "ephemeral: true, config: {security.nesting: maybe}"))
+    tiny.write(ONE.replace("ephemeral: true", "ephemeral: true, config: {limits.cpu.priority: 99}"))
     assert "machine box (project lab)" in tiny("apply", "--yes", code=1).stderr
     assert get(tiny, "instances/box", project="lab")["status"] == "Running"
 
