@@ -1,6 +1,7 @@
 # make quickstart  from nothing to a chat in a private Incus that is gone afterwards (needs root)
 # make images    build the default images (IMAGES="debian llama-server" chooses)
 # make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
+# make check     lint, types and unit tests: under a minute, for while you write
 # make bench     figures, three runs each, to standard output
 # make unit      the tests that need neither root nor a network
 #
@@ -14,7 +15,7 @@ READY := .venv/.ready
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test unit lint bench requirements clean
+.PHONY: quickstart images test check unit lint bench requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -25,6 +26,8 @@ images: $(READY)
 
 test: $(READY) lint
 	@.venv/bin/pytest $(ARGS)
+
+check: lint unit
 
 unit: $(READY)
 	@.venv/bin/pytest tests/unit $(ARGS)
@@ -42,10 +45,11 @@ $(READY): tests/requirements.txt pyproject.toml anklume_images/bootstrap.py
 	@$(PYTHON) anklume_images/bootstrap.py .venv tests/requirements.txt
 	@touch $@
 
-# After changing dependencies in pyproject.toml: lock them again, for every platform, without naming an index.
+# After changing dependencies in pyproject.toml: lock them again, for every platform, without naming an index; newer
+# versions of all: ARGS=--upgrade.
 requirements: $(READY)
 	@.venv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-config --no-header --no-annotate --quiet --upgrade --output-file tests/requirements.txt
+		--no-config --no-header --no-annotate --quiet $(ARGS) --output-file tests/requirements.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

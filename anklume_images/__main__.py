@@ -1,5 +1,5 @@
 """`python -m anklume_images` is the `anklume-images` command."""
 
-from anklume_images.cli import main
+from anklume_images.cli.main import main
 
 main()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anklume_images.errors import AnklumeError
 
-__all__ = ["Console", "human_size", "table"]
+__all__ = ["Console", "human_size", "table", "write_anything"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -35,6 +36,12 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def write_anything(stream: TextIO) -> None:
+    """Have a stream write what its encoding lacks as `\\u20ac`, and a name's bytes that are no text as `\\udcff`."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 class Console:
@@ -135,8 +142,13 @@ class Console:
         sys.stdout.write(f"{text}\n")
 
     def json(self, document: Any) -> None:
-        """A result as JSON for standard output."""
-        sys.stdout.write(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        """A result as JSON for standard output; what its encoding lacks is escaped as JSON has it."""
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(document, indent=2, sort_keys=True)
+        sys.stdout.write(f"{text}\n")
 
     def error(self, error: AnklumeError) -> None:
         """What happened, where, what to do."""

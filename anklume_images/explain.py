@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.build.recipe import differences
+from anklume_images.builder.recipe import differences
 from anklume_images.errors import AnklumeError
 from anklume_images.store.images import LATEST
 

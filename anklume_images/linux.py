@@ -49,7 +49,9 @@ _DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # arch/*/syscall tables; libc has no wrapper
+# arch/*/syscall tables; libc has no wrapper for the one, and refuses its own signals in the other
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,6 +111,16 @@ def die_with_parent(parent: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def default_signals() -> None:
+    """Have every signal do what it does by default, those that the C library keeps for itself included: a caller may
+    have ignored them, and a program begun by it would too.
+    """
+    action = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no signal blocked
+    for number in set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP}:
+        result = _libc.syscall(_RT_SIGACTION[os.uname().machine], number, action, None, 8)
+        _check(result, f"rt_sigaction {number}")
 
 
 def drop_capability(number: int) -> None:

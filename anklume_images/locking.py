@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anklume_images.build.trees import load_tree_spec, tree_names
+from anklume_images.builder.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
@@ -119,7 +119,7 @@ class Locks:
         if toolchain is None:
             runner: AptRunner = HostApt(scratch)
         else:
-            from anklume_images.build.apt import TreeApt
+            from anklume_images.builder.apt import TreeApt
 
             runner = TreeApt(toolchain, scratch)
         return self._resolve_tree(name, sources, runner) if is_tree(name) else self._resolve(name, sources, runner)

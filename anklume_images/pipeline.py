@@ -6,23 +6,23 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from anklume_images.build.builder import build_image, prepare
-from anklume_images.build.trees import Tree, ensure_tree, tree_digest
+from anklume_images.architectures import host_architecture
+from anklume_images.builder.builder import build_image, prepare
+from anklume_images.builder.trees import Tree, ensure_tree, tree_digest
 from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
-from anklume_images.store.images import LATEST, Images, host_architecture
+from anklume_images.store.images import LATEST, Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from anklume_images.build.builder import Prepared
+    from anklume_images.builder.builder import Prepared
     from anklume_images.console import Console
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.settings import Settings
@@ -284,7 +284,7 @@ class Pipeline:
         # Bases that are there though nothing needs them: they become the latest with what is made from them.
         results |= {result.name: result for result in others if result.status == "present"}
         if any(results[name].error is None for name in todo):
-            from anklume_images.build.sandbox import require_root
+            from anklume_images.builder.sandbox import require_root
 
             require_root("building an image")
             self._require_machine()
@@ -319,8 +319,6 @@ class Pipeline:
         return Result(name, "present" if image else "failed", image=image)
 
     def _build_missing(self, todo: list[str], results: dict[str, Result]) -> None:
-        from anklume_images.build.sandbox import end_all
-
         tree = self.toolchain()
         for result in results.values():
             if result.image:
@@ -329,27 +327,38 @@ class Pipeline:
             if results[name].error is None:
                 results[name] = self._fetched(name)
         self._prepared.clear()  # refreshed locks make other recipes
+        self._in_threads([name for name in todo if results[name].error is None], results, tree)
+
+    def _in_threads(self, todo: list[str], results: dict[str, Result], tree: Tree) -> None:
+        from anklume_images.builder.sandbox import end_all
+
         memory = _available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
         done = {name: threading.Event() for name in todo}
+        begun: list[str] = []
+        gate = threading.Lock()
 
         def one(name: str) -> None:
             try:
+                with gate:
+                    if self._stopping.is_set():
+                        return
+                    begun.append(name)
                 results[name] = self._build_one(name, results, done, tree, memory)
             finally:
                 done[name].set()
 
         # `todo` has bases first, so a thread never waits for an image that no thread has begun.
         with ThreadPoolExecutor(max_workers=max(1, self.options.jobs)) as pool:
-            futures = [pool.submit(one, name) for name in todo if results[name].error is None]
             try:
-                for future in futures:
+                for future in [pool.submit(one, name) for name in todo]:
                     future.result()
             except BaseException:  # an interrupt above all: the sandboxes end, then the threads that wait for them
-                self._stopping.set()
+                with gate:  # what has begun is known here: the interrupt may come before the pool knows its thread
+                    self._stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                while not all(future.done() for future in futures):
-                    end_all()  # again and again: a thread may be about to begin one
-                    wait_for(futures, timeout=0.1)
+                for name in begun:
+                    while not done[name].wait(0.1):
+                        end_all()  # again and again: the thread may be about to begin one
                 raise
 
     def _keep(self, image: Image) -> None:

@@ -165,6 +165,8 @@ def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
 def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) -> dict[str, Any]:
     from yaml.constructor import SafeConstructor
 
+    from anklume_images.specs.scalars import scalar
+
     found: dict[str, Any] = {}
     seen: set[str] = set()
     for key_node, value_node in root.value:
@@ -179,7 +181,13 @@ def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) ->
             if twice := {name for name in names if names.count(name) > 1}:
                 said = f"'{key}' names {', '.join(sorted(twice))} twice"
                 problems.append(Problem(*_place(file, value_node), "duplicate-key", said, key))
-            _take(found, key, SafeConstructor().construct_document(value_node), _place(file, value_node), problems)
+            value = SafeConstructor().construct_document(value_node)
+            place = _place(file, value_node)
+            odd = scalar(value_node.value, value)
+            if odd and odd.other_number:
+                problems.append(Problem(*place, "changed-by-yaml", f"'{key}' is {odd}", key, odd.plain))
+            else:
+                _take(found, key, value, place, problems)
         seen.add(key)
     return found
 

@@ -1,5 +1,5 @@
 """`python -m launcher`: the `anklume-launch` command."""
 
-from launcher.cli import main
+from launcher.cli.main import main
 
 main()

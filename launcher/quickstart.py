@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anklume_images.cli import run
+from anklume_images.cli.program import run
 from anklume_images.errors import AnklumeError
-from launcher.session import Launch
+from launcher.cli.session import Session
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
@@ -98,14 +98,14 @@ def quickstart(console: Console, *, home: Path | None, version: str, screenshot:
 
     check_host()
     begun = time.monotonic()
-    launch = Launch((), home.absolute() if home else None, console)
-    infra = launch.infra(EXAMPLE)
+    session = Session((), home.absolute() if home else None, console)
+    infra = session.infra(EXAMPLE)
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
-    with launch.store().scratch("quickstart") as scratch:
+    with session.store().scratch("quickstart") as scratch:
         model = scratch / f"{MODEL}.gguf"
         model.write_bytes(tiny_gguf())
-        options = TrialOptions(version=f"incus-{version}", models=(model,), offline=offline)
-        with trial(launch, infra, options) as found:
+        options = TrialOptions(version=f"incus-{version}", models=(model,))
+        with trial(session.pipeline(offline=offline), infra, options, session.console) as found:
             url = found.url("webui")
             assert url is not None  # noqa: S101 - its image declares a port
             answer = _converse(Chat(url), found, console, screenshot.absolute())

@@ -1,4 +1,4 @@
-"""What all tests share: one store of real inputs, trees and images, and the rule that a skipped test is a failure.
+"""What all tests share: one store of real inputs, trees and images.
 
 The store (`ANKLUME_TEST_STORE`, else a folder in the user's cache) outlives a run: what is in it is named by its
 hash, so a second run finds what the first one made. A test that damages things takes a store of its own.
@@ -17,43 +17,19 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import pytest
 
+from anklume_images.architectures import host_architecture
 from anklume_images.console import Console
 from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.store.images import host_architecture
 from anklume_images.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
 
-NEED_ROOT = ("tests/builds", "tests/incus", "tests/e2e")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0 and sys.platform == "linux":
-        return
-    for item in items:
-        if any(part in str(item.path) for part in NEED_ROOT):
-            pytest.exit(
-                "these tests build images and start a private Incus in namespaces of their own: they need Linux and "
-                "root. As an ordinary user: make unit",
-                returncode=2,
-            )
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests were skipped, which counts as a failure", red=True)
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if exitstatus == 0 and reporter is not None and reporter.stats.get("skipped"):
-        session.exitstatus = 1
+pytest_plugins = ["tests.support.suite"]
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def image_source(name: str) -> dict[str, str]:
         "alias": alias,
     }
     pin = (folder if remote in own else shared_folder) / "servercerts" / f"{remote}.crt"
-    return source | ({"certificate": pin.read_text()} if pin.exists() else {})
+    return source | ({"certificate": pin.read_text(encoding="utf-8")} if pin.exists() else {})
 
 
 def _shared_folder() -> Path:
@@ -96,11 +96,13 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise IncusError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise IncusError("not UTF-8 text", where=str(path)) from None
     except yaml.YAMLError as error:
         raise IncusError(f"not valid YAML: {error}", where=str(path)) from None
     if not isinstance(document, dict):

@@ -159,7 +159,13 @@ def _dumped(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if command is None:
         return
     done = subprocess.run(
-        [command, "dump"], env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [command, "dump"],
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     for name, value in re.findall(r'^(\S+) "(.*)";$', done.stdout, re.MULTILINE):
         if value:
@@ -169,7 +175,13 @@ def _dumped(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _detect(command: str, site: str) -> str | None:
     try:
         done = subprocess.run(
-            [command, site], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=_DETECTION
+            [command, site],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=_DETECTION,
         )
     except (OSError, subprocess.SubprocessError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it failed"

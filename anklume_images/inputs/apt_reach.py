@@ -63,7 +63,9 @@ def apt_reach(
             machines.append((plain[archive], f"login {login[0]} password {login[1]}"))
     # The first that fits counts: an archive may lie below another's address.
     machines.sort(key=lambda machine: -len(machine[0]))
-    (place / "etc" / "auth.conf").write_text("".join(f"machine {url} {login}\n" for url, login in machines))
+    (place / "etc" / "auth.conf").write_text(
+        "".join(f"machine {url} {login}\n" for url, login in machines), encoding="utf-8"
+    )
     return AptReach(plain, tuple(options))
 
 

@@ -93,7 +93,9 @@ class HostApt:
         """Run with the private configuration."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "APT_CONFIG": config}
         try:
-            return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+            return subprocess.run(
+                argv, env=environment, capture_output=True, check=False, encoding="utf-8", errors="replace"
+            )
         except FileNotFoundError:
             raise LockError(
                 "this host has no apt, which the first lock of a tree needs",
@@ -178,13 +180,13 @@ def _configure(
     place: Path, mounted: str, request: DebianRequest, reach: AptReach, keyring: str, *, allow_expired: bool
 ) -> None:
     installed = (f"{deb.stanza.strip()}\nStatus: install ok installed\n" for deb in request.installed)
-    (place / "status").write_text("\n".join(installed))
+    (place / "status").write_text("\n".join(installed), encoding="utf-8")
     sources = (
         f"Types: deb\nURIs: {reach.mirrors[suite.archive]}\nSuites: {suite.suite}\n"
         f"Components: {' '.join(suite.components)}\nSigned-By: {keyring}\n"
         for suite in request.suites
     )
-    (place / "etc" / "locked.sources").write_text("\n".join(sources))
+    (place / "etc" / "locked.sources").write_text("\n".join(sources), encoding="utf-8")
     # By codename and by suite: `sid` and `unstable` are the same archive.
     pins = (
         f"Package: *\nPin: release {kind}={suite.suite}\nPin-Priority: {suite.pin}\n"
@@ -192,7 +194,7 @@ def _configure(
         for kind in ("n", "a")
         if suite.pin
     )
-    (place / "etc" / "preferences").write_text("\n".join(pins))
+    (place / "etc" / "preferences").write_text("\n".join(pins), encoding="utf-8")
     options = {
         "Dir::State": f"{mounted}/state",
         "Dir::State::status": f"{mounted}/status",
@@ -221,7 +223,7 @@ def _configure(
     lines = [f'{key} "{value}";' for key, value in options.items()]
     lines.extend(reach.options)
     lines.append(f'APT::Architectures {{ "{request.architecture}"; }};')
-    (place / "apt.conf").write_text("\n".join(lines) + "\n")
+    (place / "apt.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _checked(result: subprocess.CompletedProcess[str], what: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from anklume_images.architectures import MACHINES
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import certificate_bundle
 from anklume_images.inputs.answers import Attempt, Refusal, Why, advice, why_of_text
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["lock_wheels", "platform_tags"]
 
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _GLIBC = {"bullseye": 31, "bookworm": 36, "trixie": 41, "forky": 41, "sid": 41}
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # the first that manylinux knows for the machine
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PEP 600
@@ -75,7 +75,7 @@ def lock_wheels(
     """
     if spec.python is None:
         return ()
-    version, machine = spec.python.version, _MACHINES[arch]
+    version, machine = spec.python.version, MACHINES[arch]
     where = f"{spec.spec_file} ({arch})"
     places = places or PythonPlaces()
     transport = transport or Transport(index_access(places))
@@ -100,7 +100,7 @@ def platform_tags(version: str, arch: str, release: str | None) -> list[Tag]:
     """The wheel tags that an image's Python accepts, best first; unknown releases count as the oldest known libc."""
     from packaging import tags
 
-    machine = _MACHINES[arch]
+    machine = MACHINES[arch]
     platforms: list[str] = []
     for minor in range(_glibc(release), _OLDEST_GLIBC[machine] - 1, -1):
         platforms.append(f"manylinux_2_{minor}_{machine}")

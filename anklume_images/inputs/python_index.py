@@ -235,7 +235,14 @@ def _uv_configuration(environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     command += ["--emit-index-url", "--emit-find-links", "--python", sys.executable, "-"]
     # cwd: no project's uv.toml or pyproject.toml is meant, only the user's and the system's.
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", env=dict(environ), check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd="/",
+        env=dict(environ),
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode != 0:
         raise HostError(

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.incus.client import Incus
+    from anklume_images.store.images import Image, Images
+    from anklume_images.store.store import Store
 
-__all__ = ["AliasChange", "ImageFiles", "PublishReport", "publish"]
+__all__ = ["AliasChange", "ImageFiles", "PublishReport", "image_files", "publish"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class PublishReport:
     imported: bool
     aliases_changed: tuple[AliasChange, ...]
     properties_changed: tuple[str, ...]
+
+
+def image_files(image: Image, images: Images, store: Store) -> ImageFiles:
+    """The files of an image with the aliases it gets: its name where it is the latest, and `name/version` always."""
+    channels = images.channels(image.name, image.architecture)
+    aliases = [f"{image.name}/{image.version}"]
+    aliases += [f"{image.name}/{channel}" for channel, version in channels.items() if version == image.version]
+    if channels.get("latest") == image.version:
+        aliases.append(image.name)
+    return ImageFiles(
+        metadata=store.blobs.path(image.metadata.sha256),
+        rootfs=store.blobs.path(image.rootfs.sha256),
+        fingerprint=image.fingerprint,
+        aliases=tuple(aliases),
+        properties=image.properties,
+    )
 
 
 def publish(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
-from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument, value_problem
+from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument
+from anklume_images.specs.values import value_problem
 from anklume_images.specs.yamlfile import Document, KeyPath, load, nearest, pointer
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def load_specs(folder: Path) -> tuple[Spec, ...]:
             data = _merged(document.data, allowed, (), ("variants", variant), origins)
             data.pop("variants", None)
             specs.append(reader.read(variant, data, origins))
+    reader.check_numbers()
     if reader.problems:
         raise InvalidFileError(sorted(set(reader.problems)))
     return tuple(spec for spec in specs if spec is not None)
@@ -120,6 +122,14 @@ class _Reader:
             contents=contents,
         )
 
+    def check_numbers(self) -> None:
+        """Every number of the file must be the one that its digits say; where text belongs, that is said already."""
+        known = {problem.path for problem in self.problems}
+        for path, odd in self.document.scalars.items():
+            if odd.other_number and pointer(path) not in known:
+                message = f"'{pointer(path)}' is {odd}"
+                self.problems.append(self.document.problem(path, "changed-by-yaml", message, hint=odd.plain))
+
     def check_variant_keys(self, variant: str, changes: Mapping[str, Any]) -> None:
         """A variant cannot say what belongs to the whole spec."""
         for key in _NOT_IN_VARIANTS:
@@ -129,11 +139,14 @@ class _Reader:
                 self.problems.append(self.document.problem(path, "not-in-variant", message, key=True))
 
     def _add(self, path: KeyPath, code: str, message: str, *, key: bool = False, hint: str | None = None) -> None:
+        self.problems.append(self.document.problem(self._origin(path), code, message, key=key, hint=hint))
+
+    def _origin(self, path: KeyPath) -> KeyPath:
+        """Where in the file it stands what a variant has at `path`."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._origins:
-                path = self._origins[path[:length]] + path[length:]
-                break
-        self.problems.append(self.document.problem(path, code, message, key=key, hint=hint))
+                return self._origins[path[:length]] + path[length:]
+        return path
 
     def _pydantic_problem(self, detail: Any) -> None:
         path = tuple(part for part in detail["loc"] if part != "[key]")
@@ -146,8 +159,12 @@ class _Reader:
             self._add(path[:-1], "missing-key", f"missing key '{path[-1]}'")
         else:
             code = "wrong-type" if kind.endswith("_type") else "wrong-value"
-            message = f"'{pointer(path)}': {_reason(detail)}"
-            self._add(path, code, message, key="[key]" in detail["loc"], hint=_hint(detail))
+            message, hint = f"'{pointer(path)}': {_reason(detail)}", _hint(detail)
+            of_key = "[key]" in detail["loc"]
+            odd = self.document.scalar(self._origin(path), key=of_key)
+            if odd:
+                message, hint = f"{message}; it is {odd}", odd.quoted if kind != "bool_type" else hint
+            self._add(path, code, message, key=of_key, hint=hint)
 
     def _check_name(self, name: object) -> None:
         if isinstance(name, str) and name != self.folder.name:
@@ -216,8 +233,10 @@ class _Reader:
                 continue
             if variable.secret:
                 self._add((*here, "default"), "secret-default", "a secret has no default", key=True)
-            elif wrong := value_problem(variable.type, variable.default):
-                self._add((*here, "default"), "wrong-default", f"the default of '{name}' {wrong}")
+            elif wrong := value_problem(variable.type, variable.default, variable.max_bytes):
+                self._add(
+                    (*here, "default"), "wrong-default", f"the default of '{name}' {wrong.message}", hint=wrong.hint
+                )
 
     def _check_paths(self, spec: SpecDocument) -> None:
         written = [(item.path, ("files", index)) for index, item in enumerate(spec.files)]

@@ -6,20 +6,30 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    model_serializer,
+)
 
+from anklume_images.architectures import ARCHITECTURES
 from anklume_images.inputs.lockfile import canonical
+from anklume_images.specs.values import VariableType  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "ARCHITECTURES",
     "BUILT_IN_ARCHIVES",
     "DebianInputs",
     "Healthcheck",
@@ -36,15 +46,11 @@ __all__ = [
     "VersionRule",
     "Volume",
     "request_of",
-    "value_problem",
-    "value_text",
 ]
 
-ARCHITECTURES = ("amd64", "arm64")
 BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 
-VariableType = Literal["string", "port", "bool", "url", "list", "integer"]
 Trigger = Literal["create", "copy", "start"]
 
 
@@ -118,7 +124,7 @@ class VersionRule(_Part):
 
 def _version_rule(value: object) -> object:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f'a version is text: put it in quotes, "{value}"')  # noqa: TRY004  # pydantic reports ValueError
+        raise ValueError("a version is text: put it in quotes")  # noqa: TRY004  # pydantic reports ValueError
     if isinstance(value, str):
         return {"literal": value}
     if isinstance(value, dict) and len(value) == 1 and "literal" not in value:
@@ -202,12 +208,19 @@ class Template(_Part):
 
 
 class Variable(_Part):
-    """A per-instance setting, given as `user.anklume.<name>`."""
+    """A per-instance setting, given as `user.anklume.<name>`; `max_bytes` limits its text in UTF-8."""
 
     type: VariableType
     description: Line
     default: Any = None
     secret: StrictBool = False
+    max_bytes: Annotated[StrictInt, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A limit that is not set is left out: what names an image stays as it was before there were limits."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "max_bytes" or value is not None}
 
 
 class Volume(_Part):
@@ -350,50 +363,3 @@ def request_of(spec: Spec, arch: str, base_request: str | None) -> str:
         "base": base_request,
     }
     return hashlib.sha256(canonical(document)).hexdigest()
-
-
-def value_problem(kind: str, value: object) -> str | None:
-    """What is wrong with a variable's value, or None; values are data as YAML gives it."""
-    checks = {
-        "string": lambda: isinstance(value, str) and not re.search(r"[\0\r\n]", value),
-        "port": lambda: type(value) is int and 1 <= value <= 65535,
-        "integer": lambda: type(value) is int,
-        "bool": lambda: type(value) is bool,
-        "url": lambda: isinstance(value, str) and (value == "" or _is_url(value)),
-        "list": lambda: isinstance(value, (list, tuple)) and all(_is_item(item) for item in value),
-    }
-    wanted = {
-        "string": "a text of one line",
-        "port": "a number from 1 to 65535",
-        "integer": "a whole number",
-        "bool": "true or false",
-        "url": "an http or https address, or empty",
-        "list": "a list of words without blanks",
-    }
-    return None if checks[kind]() else f"must be {wanted[kind]}"
-
-
-def _is_url(value: str) -> bool:
-    if re.search(r"[\s\0]", value):
-        return False
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-def _is_item(item: object) -> bool:
-    return isinstance(item, str) and item != "" and not re.search(r"[\s\0]", item)
-
-
-def value_text(value: object) -> str:
-    """A variable's value as Incus config holds it: true/false, digits, text, a list with blanks between."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return " ".join(str(item) for item in value)
-    return str(value)

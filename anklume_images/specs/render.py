@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 
+from anklume_images.architectures import MACHINES
 from anklume_images.errors import AnklumeError, InvalidFileError, Problem
-from anklume_images.specs.model import value_text
+from anklume_images.specs.values import value_text
 from anklume_images.specs.yamlfile import loads, nearest
 
 if TYPE_CHECKING:
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
 
     from anklume_images.specs.model import Spec
 
-__all__ = ["MACHINES", "MIRROR", "TEMPLATE", "render"]
+__all__ = ["MIRROR", "TEMPLATE", "render"]
 
 TEMPLATE = "distrobuilder.yaml.j2"
 MIRROR = "http://127.0.0.1"
 """The loopback mirror inside the sealed network namespace, on port 80."""
 
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Debian's name of an architecture to the kernel's, which distrobuilder and Incus use."""
 
 _SETTING = re.compile(r"user\.anklume\.([A-Za-z0-9_]+)|\bproperties\.([A-Za-z0-9_]+)")

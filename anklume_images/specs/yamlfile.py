@@ -7,15 +7,16 @@ bounded, and so are size and depth, so that a hostile file costs no more than a 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
+from anklume_images.specs.scalars import Scalar, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["MAX_DEPTH", "MAX_NODES", "MAX_SIZE", "Document", "KeyPath", "load", "loads", "nearest", "pointer"]
@@ -36,12 +37,17 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where Py
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file as plain Python data, with the line and column (from 1) of each key and value."""
+    """A YAML file as plain Python data, with the line and column (from 1) of each key and value.
+
+    `scalars` are the values that are not the text that a person wrote, and `key_scalars` such keys.
+    """
 
     file: str
     data: Any
     values: Mapping[KeyPath, Position]
     keys: Mapping[KeyPath, Position]
+    scalars: Mapping[KeyPath, Scalar] = field(default_factory=dict)
+    key_scalars: Mapping[KeyPath, Scalar] = field(default_factory=dict)
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position:
         """Where the value at `path` begins, or its key; the nearest parent's value when there is no such path."""
@@ -50,6 +56,10 @@ class Document:
         while path and path not in self.values:
             path = path[:-1]
         return self.values.get(path, (1, 1))
+
+    def scalar(self, path: KeyPath, *, key: bool = False) -> Scalar | None:
+        """What was written at `path`, where YAML made something else of it."""
+        return (self.key_scalars if key else self.scalars).get(path)
 
     def problem(self, path: KeyPath, code: str, message: str, *, key: bool = False, hint: str | None = None) -> Problem:
         """One thing wrong at `path`."""
@@ -113,7 +123,7 @@ def loads(raw: bytes, file: str) -> Document:
     data = None if root is None else builder.build(root, (), 0)
     if builder.problems:
         raise InvalidFileError(sorted(set(builder.problems)))
-    return Document(file, data, builder.values, builder.keys)
+    return Document(file, data, builder.values, builder.keys, builder.scalars, builder.key_scalars)
 
 
 class _TooDeepError(Exception):
@@ -170,6 +180,8 @@ class _Builder:
         self.file = file
         self.values: dict[KeyPath, Position] = {}
         self.keys: dict[KeyPath, Position] = {}
+        self.scalars: dict[KeyPath, Scalar] = {}
+        self.key_scalars: dict[KeyPath, Scalar] = {}
         self.problems: list[Problem] = []
         self._nodes = 0
         self._constructor = yaml.constructor.SafeConstructor()
@@ -184,7 +196,10 @@ class _Builder:
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
             return [self.build(child, (*path, index), depth + 1) for index, child in enumerate(node.value)]
-        return self._scalar(node, path)
+        value = self._scalar(node, path)
+        if (odd := scalar(node.value, value)) is not None:
+            self.scalars[path] = odd
+        return value
 
     def _problem(self, node: yaml.Node, code: str, message: str, path: KeyPath, hint: str | None = None) -> None:
         line, column = _position(node.start_mark)
@@ -220,6 +235,8 @@ class _Builder:
                 self._problem(key_node, "duplicate-key", f"duplicate key {key!r}, first on line {first}", here)
                 continue
             self.keys[here] = _position(key_node.start_mark)
+            if (odd := scalar(key_node.value, key)) is not None:
+                self.key_scalars[here] = odd
             result[key] = self.build(value_node, here, depth + 1)
         for source in merged:
             self._merge(source, result, path, depth)
@@ -239,6 +256,15 @@ class _Builder:
             self.problems += taken.problems
             new = {key: value for key, value in extra.items() if key not in result}
             result.update(new)
-            length = len(path)
-            for own, others in ((self.values, taken.values), (self.keys, taken.keys)):
-                own.update({at: spot for at, spot in others.items() if len(at) > length and at[length] in new})
+            self._take(taken, new.keys(), len(path))
+
+    def _take(self, taken: _Builder, new: Collection[Any], length: int) -> None:
+        """What is noted about the keys `new` of a mapping that stands `length` keys deep."""
+        notes: tuple[tuple[dict[KeyPath, Any], dict[KeyPath, Any]], ...] = (
+            (self.values, taken.values),
+            (self.keys, taken.keys),
+            (self.scalars, taken.scalars),
+            (self.key_scalars, taken.key_scalars),
+        )
+        for own, others in notes:
+            own.update({at: note for at, note in others.items() if len(at) > length and at[length] in new})

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import host_architecture
 from anklume_images.errors import StoreError
 from anklume_images.store.blobs import CHUNK
 from anklume_images.store.files import fsync_directory, write_atomic
@@ -23,16 +23,9 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "host_architecture"]
+__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint"]
 
 LATEST = "latest"
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def host_architecture() -> str:
-    """Debian's name for this machine's architecture."""
-    machine = os.uname().machine
-    return _MACHINES.get(machine, machine)
 
 
 @dataclass(frozen=True)
@@ -177,7 +170,11 @@ class Images:
         folder = self._channels / name / architecture
         if not folder.is_dir():
             return {}
-        return {path.name: path.read_text().strip() for path in sorted(folder.iterdir()) if path.name[0] != "."}
+        return {
+            path.name: path.read_text(encoding="utf-8").strip()
+            for path in sorted(folder.iterdir())
+            if path.name[0] != "."
+        }
 
     def set_channel(self, name: str, architecture: str, channel: str, version: str) -> None:
         """Point a channel at a version that is there, by rename."""

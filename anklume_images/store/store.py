@@ -63,7 +63,7 @@ class Store:
         self.home = home
         self.blobs = Blobs(home)
         try:
-            schema = int((home / "schema").read_text())
+            schema = int((home / "schema").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
         except (ValueError, OSError) as error:
@@ -100,7 +100,7 @@ class Store:
     def guarded(self, *, exclusively: bool = False) -> Iterator[None]:
         """Hold `gc.lock`: shared to add or register, exclusively to sweep."""
         self.create()
-        with (self.home / "gc.lock").open("a") as stream:
+        with (self.home / "gc.lock").open("a", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
             yield
 
@@ -111,7 +111,7 @@ class Store:
         folder = self.home / "leases"
         folder.mkdir(exist_ok=True)
         with self.guarded():
-            stream = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115  closed below
+            stream = tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8")  # noqa: SIM115  closed below
             fcntl.flock(stream, fcntl.LOCK_EX)
         with stream:
             try:
@@ -123,7 +123,10 @@ class Store:
         """Everything that living leases name; files of dead ones are removed. Call it with gc.lock held."""
         names: set[str] = set()
         for path in _entries(self.home / "leases"):
-            with contextlib.suppress(FileNotFoundError), path.open("r+") as stream:  # it may end meanwhile
+            with (
+                contextlib.suppress(FileNotFoundError),
+                path.open("r+", encoding="utf-8") as stream,
+            ):  # it may end meanwhile
                 if _try_lock(stream):
                     path.unlink(missing_ok=True)
                 else:
@@ -138,7 +141,7 @@ class Store:
         folder.mkdir(exist_ok=True)
         with self.guarded():
             place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{prefix}-"))
-            stream = (place / ".owner").open("w")
+            stream = (place / ".owner").open("w", encoding="utf-8")
             fcntl.flock(stream, fcntl.LOCK_EX)
         with stream:
             try:
@@ -156,7 +159,7 @@ class Store:
             self.leased()
             for place in _entries(self.home / "scratch"):
                 try:
-                    with (place / ".owner").open("r+") as stream:
+                    with (place / ".owner").open("r+", encoding="utf-8") as stream:
                         dead = _try_lock(stream)
                 except FileNotFoundError:
                     dead = True
@@ -170,7 +173,7 @@ class Store:
 def unless_held(path: Path) -> Iterator[bool]:
     """Hold the lock on a file, and yield True, unless another process holds it or the file is gone."""
     try:
-        stream = path.open("r+")
+        stream = path.open("r+", encoding="utf-8")
     except FileNotFoundError:
         yield False
         return

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, IncusError, PolicyError
 from anklume_images.incus.client import is_missing
-from launcher.apply.claims import Claimant, release
+from anklume_images.incus.values import is_true
 from launcher.apply.steps import stop
-from launcher.plan.live import path_of
-from launcher.plan.names import owner_of
+from launcher.gpu.claims import Claimant, release
+from launcher.infra.names import owner_of
+from launcher.observe.live import path_of
 from launcher.plan.removal import PROTECTION, Removal
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Key
+    from launcher.resources import Key
 
 __all__ = ["ProtectedError", "remove"]
 
@@ -80,7 +81,7 @@ def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
     there: dict[str, Any] | None = incus.find_one(path, **params)
     if there is not None and owner_of(there["config"]) == owner:
         stop(incus, key)
-        if there["config"].get(PROTECTION) == "true":
+        if is_true(there["config"].get(PROTECTION)):
             incus.send("patch", path, {"config": {PROTECTION: "false"}}, params=params)
         _gone(incus, path, params)
     release(incus, Claimant(key.project, key.name, owner))

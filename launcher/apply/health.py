@@ -1,4 +1,4 @@
-"""Waits until a machine is healthy by its image's own healthcheck, and shows its journal when that does not come."""
+"""Waits until a machine is healthy by its image's own healthcheck and has its address; shows its journal otherwise."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.infra.names import NIC
+from launcher.observe.live import addresses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.incus.client import Incus
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
-__all__ = ["UnhealthyError", "wait_until_healthy"]
+__all__ = ["UnhealthyError", "wait_for_address", "wait_until_healthy"]
 
 _PAUSE_SECONDS = 0.5
 _TELL_SECONDS = 10.0
 _COMMAND_SECONDS = 30.0
+_ADDRESS_SECONDS = 60.0  # for a machine whose image has no healthcheck
 _DOWN_SECONDS = 10.0  # longer than a machine that restarts itself is down
 _LINES = 20
 _DOWN = "Instance is not running"
@@ -36,21 +39,30 @@ class UnhealthyError(AnklumeError):
 def wait_until_healthy(
     resource: Resource, incus: Incus, *, timeout: float | None = None, tell: Callable[[str], None] = lambda _text: None
 ) -> float:
-    """Ask the healthcheck until it succeeds and return the seconds that took; UnhealthyError after its timeout.
+    """Ask until a machine is well and return the seconds that took; UnhealthyError after the healthcheck's timeout.
 
-    `incus` is a connection to the machine's project; `timeout` in seconds takes the place of the image's own. A
-    machine whose image has no healthcheck is healthy when it runs.
+    Well is a machine whose healthcheck succeeds and that has its address. `incus` is a connection to its project;
+    `timeout` in seconds takes the place of the image's own, which is 60 when the image has no healthcheck.
     """
     healthcheck = (resource.image.spec.get("healthcheck") if resource.image else None) or None
+    command = healthcheck["command"] if healthcheck else None
+    return _wait(resource, command, incus, timeout or (healthcheck or {}).get("timeout", _ADDRESS_SECONDS), tell)
+
+
+def wait_for_address(resource: Resource, incus: Incus, *, tell: Callable[[str], None] = lambda _text: None) -> None:
+    """Wait until a running machine has its address, at most a minute; UnhealthyError after that."""
+    _wait(resource, None, incus, _ADDRESS_SECONDS, tell)
+
+
+def _wait(
+    resource: Resource, command: list[str] | None, incus: Incus, allowed: float, tell: Callable[[str], None]
+) -> float:
     name = resource.machines[0]
-    begun = told = time.monotonic()
-    if healthcheck is None:
-        return 0.0
-    allowed = healthcheck["timeout"] if timeout is None else timeout
-    said = ""
-    ran = begun
+    begun = told = ran = time.monotonic()
     while True:
-        healthy, said = _ask(resource.key.name, healthcheck["command"], incus)
+        healthy, said = (True, "") if command is None else _ask(resource.key.name, command, incus)
+        if healthy:
+            healthy, said = _has_address(resource, incus)
         now = time.monotonic()
         if healthy:
             return now - begun
@@ -68,6 +80,18 @@ def wait_until_healthy(
             tell(f"waiting for {name} to be healthy ({now - begun:.0f} of {allowed:g} s){f': {said}' if said else ''}")
             told = now
         time.sleep(_PAUSE_SECONDS)
+
+
+def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
+    """Whether a machine has the address that it is to have, and what it has instead."""
+    wanted = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
+    if not wanted:
+        return True, ""
+    state = incus.get(f"instances/{resource.key.name}/state")
+    if state["status"] != "Running":
+        return False, _DOWN
+    there = addresses_of(state)
+    return wanted in there, f"its address is {', '.join(there) or 'none'}, and has to be {wanted}"
 
 
 def _ended(name: str, tail: list[str]) -> UnhealthyError:

@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
 from anklume_images.incus.client import is_missing
-from launcher.apply.claims import confirm
-from launcher.apply.health import wait_until_healthy
-from launcher.apply.prepare import prepare
-from launcher.apply.steps import Context, carry_out, claimant_of, vacate
+from anklume_images.store.images import Images
+from launcher.apply.halt import Halted, halt
+from launcher.apply.health import wait_for_address, wait_until_healthy
+from launcher.apply.steps import Context, carry_out, claimant_of
+from launcher.apply.unpacked import is_idle, is_without_root
+from launcher.gpu.claims import confirm
+from launcher.observe.live import read_one
 from launcher.plan.difference import Step, step_for
-from launcher.plan.live import read_one
 from launcher.plan.render import label
+from launcher.prepare import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from launcher.apply.prepare import Prepared
+    from anklume_images.store.store import Store
     from launcher.infra.model import Infra
-    from launcher.plan.resources import Key
-    from launcher.session import Launch
+    from launcher.prepare import Prepared
+    from launcher.resources import Key
 
 __all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
 
@@ -78,9 +81,10 @@ class Report:
 
 
 def launch(
-    launch: Launch,
     infra: Infra,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     only: Iterable[str] = (),
     tags: Iterable[str] = (),
@@ -88,14 +92,15 @@ def launch(
     wait: bool = True,
 ) -> tuple[Prepared, Report]:
     """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say)."""
-    prepared = prepare(infra, launch.images(), incus, only=only, tags=tags)
-    return prepared, carry_out_plan(prepared, launch, incus, kinds=kinds, wait=wait)
+    prepared = prepare(infra, Images(store), incus, only=only, tags=tags)
+    return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 
 def carry_out_plan(
     prepared: Prepared,
-    launch: Launch,
+    store: Store,
     incus: Incus,
+    console: Console,
     *,
     kinds: Iterable[str] = (),
     wait: bool = True,
@@ -106,24 +111,30 @@ def carry_out_plan(
     exclusive = infra.settings.gpu_policy == "exclusive"
     context = Context(
         owner=infra.project_name,
-        store=launch.store(),
-        images=launch.images(),
+        store=store,
+        images=Images(store),
         cards=prepared.cards if exclusive else (),
         grants=prepared.gpus.grants if exclusive else {},
-        progress=launch.console.note,
+        progress=console.note,
     )
-    if not kinds:
-        for step in prepared.plan.moving:
-            vacate(step.resource, incus.within(None))
     wanted = set(kinds)
     steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
-    return _Run(steps, incus, context, launch.console, wait=wait, timeout=timeout).run()
+    moving = {step.key for step in prepared.plan.moving}
+    first = {step.key for step in (*prepared.plan.moving, *prepared.plan.sharing)}
+    halting = {step.key: step.key in moving for step in steps if step.key in first}
+    context.unpacked.doubt_unfinished(
+        (step.resource, prepared.live.get(step.key)) for step in steps if step.key.kind == "machine"
+    )
+    unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
+    run = _Run(steps, halting, incus, context, console, wait=wait, timeout=timeout)
+    return run.run(() if kinds or not wait else unchanged)
 
 
 class _Run:
     def __init__(
         self,
         steps: list[Step],
+        halting: Mapping[Key, bool],
         incus: Incus,
         context: Context,
         console: Console,
@@ -132,6 +143,7 @@ class _Run:
         timeout: float | None,
     ) -> None:
         self.steps = {step.key: step for step in steps}
+        self.halting = halting  # and whether its address is taken off it
         self.incus = incus
         self.context = context
         self.console = console
@@ -144,13 +156,15 @@ class _Run:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
-    def run(self) -> Report:
+    def run(self, unchanged: Iterable[Step] = ()) -> Report:
+        """Carry the steps out; `unchanged` are machines that have to have their addresses too."""
         begun = time.monotonic()
         self.console.begin(len(self.steps), "applying")
         try:
             with ThreadPoolExecutor(max_workers=WORKERS) as pool:
                 try:
-                    skipped = self._schedule(pool)
+                    skipped = self._all(pool)
+                    self._look_at(pool, unchanged)
                 except BaseException:  # Ctrl-C: what is under way in Incus ends there, nothing new begins
                     self._stopping.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -165,9 +179,56 @@ class _Run:
             raise (RefusedError if refused else FailedError)(self.failures, skipped)
         return self.report
 
-    def _schedule(self, pool: ThreadPoolExecutor) -> int:
+    def _all(self, pool: ThreadPoolExecutor) -> int:
+        """Carry out every step; return how many were left out. What has to stop first stops when all else is there."""
+        if not self.halting:
+            return self._schedule(pool, self.steps)
+        in_use = {need for key in self.halting for need in self.steps[key].resource.needs if need.kind == "volume"}
+        early = {key: step for key, step in self.steps.items() if key.kind != "machine" and key not in in_use}
+        late = {key: step for key, step in self.steps.items() if key not in early}
+        skipped = self._schedule(pool, early)
+        if self.failures:
+            return skipped + len(late)
+        halted: list[Halted] = []
+        try:
+            self._halt(pool, halted)
+            return len(late) if self.failures else self._schedule(pool, late)
+        finally:
+            done = {step.key for step in self.report.done}
+            for machine in halted if self.failures else ():
+                if machine.key not in done:
+                    machine.give_back(self._connection())
+
+    def _look_at(self, pool: ThreadPoolExecutor, unchanged: Iterable[Step]) -> None:
+        """See that machines which nothing was done to have their addresses."""
+
+        def look(step: Step) -> None:
+            wait_for_address(step.resource, self._connection().within(step.key.project), tell=self._tell)
+
+        looking = {step.key: pool.submit(look, step) for step in unchanged}
+        for key, future in looking.items():
+            try:
+                future.result()
+            except AnklumeError as error:
+                self.failures[key] = error
+
+    def _halt(self, pool: ThreadPoolExecutor, halted: list[Halted]) -> None:
+        """Stop the machines that others wait for; what was stopped is added to `halted`."""
+        self.context = replace(self.context, halted=frozenset(self.halting))
+
+        def stop(key: Key) -> Halted:
+            return halt(key, self._connection(), vacate=self.halting[key])
+
+        stopping = {key: pool.submit(stop, key) for key in self.halting}
+        for key, future in stopping.items():
+            try:
+                halted.append(future.result())
+            except AnklumeError as error:
+                self.failures[key] = error
+
+    def _schedule(self, pool: ThreadPoolExecutor, steps: Mapping[Key, Step]) -> int:
         """Begin each step when those that it needs are done; return how many were left out."""
-        waiting = dict(self.steps)
+        waiting = dict(steps)
         running: dict[Future[None], Key] = {}
         while waiting or running:
             before = len(waiting)
@@ -233,14 +294,18 @@ class _Run:
     def _persistently(self, step: Step, incus: Incus) -> None:
         """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do."""
         for attempt in range(_RETRIES + 1):
+            begun = time.monotonic()
             try:
                 if step.action != "none":
                     carry_out(step, incus, self.context)
             except IncusError as error:
                 lost = isinstance(error, IncusUnreachableError) or is_missing(error)
                 lost = lost or any(text in error.message for text in _PASSING)
-                if not lost or attempt == _RETRIES:
+                rootless = step.key.kind == "machine" and step.action == "create" and is_without_root(error)
+                if not (lost or rootless) or attempt == _RETRIES:
                     raise
+                if rootless or (isinstance(error, IncusUnreachableError) and step.key.kind == "machine"):
+                    self.context.unpacked.doubt(step.resource, since=begun)
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
                 time.sleep(_PAUSE_SECONDS * 2**attempt)
                 step = self._again(step, incus, error)
@@ -252,7 +317,7 @@ class _Run:
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
                 there = read_one(incus, step.key)
-                if step.action == "create" and there is not None and there.get("status") == "Stopped":
+                if step.action == "create" and step.key.kind == "machine" and there is not None and is_idle(there):
                     return replace(step, stopped=True)  # begun just now, by this step: nothing is in it
                 return step_for(step.resource, there, replace=step.action == "replace")
             if time.monotonic() > end:

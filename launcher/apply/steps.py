@@ -15,31 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.apply.claims import Claimant, claim, release
-from launcher.apply.daemon_root import daemon_root
+from anklume_images.ship.publish import image_files, publish
+from launcher.apply.unpacked import Unpacked, is_idle, never_ran
+from launcher.gpu.claims import Claimant, claim, release
+from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
+from launcher.observe.daemon import daemon_root
+from launcher.observe.live import path_of
 from launcher.plan.changes import BASE_IMAGE
-from launcher.plan.live import path_of
-from launcher.plan.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
-    from launcher.plan.cards import Card
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
     from launcher.plan.difference import Step
-    from launcher.plan.gpu_grants import Grant
-    from launcher.plan.resources import Key, Resource
+    from launcher.resources import Key, Resource
 
-__all__ = ["Context", "carry_out", "claimant_of", "stop", "vacate"]
+__all__ = ["Context", "carry_out", "claimant_of", "stop"]
 
 STOP_SECONDS = 30
 _TELL_SECONDS = 5.0
 _UNFINISHED = re.compile(r'Failed deleting subvolume "(/[^"]+)".*Not a Btrfs subvolume', re.DOTALL)
-_FIRST_YEAR = "1971"  # Incus' time of what never was is the first of 1970
 _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in their config stay
 
 
@@ -47,7 +46,8 @@ _MERGED = frozenset({"project", "network", "volume"})  # Incus' own keys in thei
 class Context:
     """What steps need beside the server.
 
-    `grants` are the cards of each machine, to be claimed (none where the policy is shared).
+    `grants` are the cards of each machine, to be claimed (none where the policy is shared). Machines of `halted` were
+    stopped before; who stopped them starts them again when their steps fail.
     """
 
     owner: str
@@ -56,6 +56,8 @@ class Context:
     cards: tuple[Card, ...] = ()
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _text: None
+    halted: Collection[Key] = ()
+    unpacked: Unpacked = field(default_factory=Unpacked)
 
 
 def carry_out(step: Step, incus: Incus, context: Context) -> None:
@@ -132,12 +134,13 @@ def _machine(step: Step, incus: Incus, context: Context) -> None:
     if unfinished:
         _discard(resource, incus)
     if unfinished or step.action == "create":
+        context.unpacked.settle(incus)
         _create(resource, incus, context)
     else:
-        _bring_up(step, incus)
+        _bring_up(step, incus, restore=resource.key not in context.halted)
 
 
-def _bring_up(step: Step, incus: Incus) -> None:
+def _bring_up(step: Step, incus: Incus, *, restore: bool) -> None:
     resource = step.resource
     path, params = path_of(resource.key)
     if step.action == "replace":
@@ -151,7 +154,7 @@ def _bring_up(step: Step, incus: Incus) -> None:
         if step.changes or step.action == "replace":
             _configure(step, incus, path)
     except IncusError as error:
-        if stopped and not isinstance(error, IncusUnreachableError):
+        if stopped and restore and not isinstance(error, IncusUnreachableError):
             with contextlib.suppress(IncusError):  # as it was before
                 incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
         raise
@@ -173,8 +176,7 @@ def _is_unfinished(step: Step, incus: Incus) -> bool:
     config = there["config"]
     if config.get(UNFINISHED) != "true" or config.get(MACHINE) != step.resource.machines[0]:
         return False
-    never_ran = str(there["last_used_at"]) < _FIRST_YEAR
-    idle = there["status"] == "Stopped" and (step.action == "create" or never_ran)
+    idle = is_idle(there) and (step.action == "create" or never_ran(there))
     return idle and not incus.get(f"{path}/snapshots", **params)
 
 
@@ -272,14 +274,6 @@ def _configure(step: Step, incus: Incus, path: str) -> None:
         "config": config,
     }
     incus.send("put", path, body, params=params)
-
-
-def vacate(resource: Resource, incus: Incus) -> None:
-    """Take a machine's fixed address off it, for another to have it; it keeps its lease until it is restarted."""
-    path, params = path_of(resource.key)
-    there = incus.get(path, **params)
-    eth0 = {name: value for name, value in there["devices"]["eth0"].items() if name != "ipv4.address"}
-    incus.send("put", path, there | {"devices": there["devices"] | {"eth0": eth0}}, params=params)
 
 
 def stop(incus: Incus, key: Key) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from anklume_images.specs.scalars import Scalar
+
 __all__ = ["Source", "read_source"]
 
 
@@ -40,6 +42,11 @@ class Source:
         """One thing wrong at `path`."""
         document, line, column = self._find(path, key=key)
         return Problem(document.file, line, column, code, message, pointer(path), hint)
+
+    def scalar(self, path: KeyPath, *, key: bool = False) -> Scalar | None:
+        """What was written at `path`, where YAML made something else of it."""
+        document, dropped = self._part(path)
+        return document.scalar(path[dropped:], key=key)
 
     def where(self, path: KeyPath) -> str:
         """`file:line:column` of the key at `path`."""

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.incus.values import is_true
+from launcher.infra.merge import merged, named
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from anklume_images.specs.yamlfile import KeyPath
 
 __all__ = ["Entry", "entries", "written_names"]
-
-_TRUE = ("true", "1", "yes", "on")  # what Incus takes for true
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,33 @@ class Entry:
     @cached_property
     def devices(self) -> Mapping[str, tuple[KeyPath, Mapping[str, str]]]:
         """Its devices, and where each stands: a later profile's beats an earlier one's, its own beat all."""
-        found: dict[str, tuple[KeyPath, Mapping[str, str]]] = {}
-        for path, part in self._parts():
-            for name, device in part.get("devices", {}).items():
-                found[name] = ((*path, "devices", name), device)
-        return found
+        return merged(self._placed("devices"))
 
     def setting(self, key: str) -> tuple[KeyPath, str] | None:
         """Where a key of Incus' configuration is set for it, and to what."""
-        found = None
-        for path, part in self._parts():
-            if key in part.get("config", {}):
-                found = ((*path, "config", key), part["config"][key])
-        return found
+        return self._config.get(key)
+
+    def settings(self, prefix: str) -> dict[str, KeyPath]:
+        """The keys of Incus' configuration that begin so, and where each is set."""
+        return {key: where for key, (where, _) in self._config.items() if key.startswith(prefix)}
 
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
         found = self.setting(key)
-        return found[0] if found and found[1].lower() in _TRUE else None
+        return found[0] if found and is_true(found[1]) else None
 
-    def _parts(self) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
-        known = self.of.get("profiles", {})
-        for name in self.profiles:
-            if name in known:
-                yield ("domains", self.domain, "profiles", name), known[name]
-        yield self.path, self.data
+    @cached_property
+    def _config(self) -> Mapping[str, tuple[KeyPath, str]]:
+        return merged(self._placed("config"))
+
+    def _placed(self, kind: str) -> Iterator[dict[str, tuple[KeyPath, Any]]]:
+        """The config or the devices of its profiles and its own, each value with where it stands."""
+        profiles = {
+            name: (("domains", self.domain, "profiles", name), profile)
+            for name, profile in self.of.get("profiles", {}).items()
+        }
+        for path, part in (*named(self.profiles, profiles), (self.path, self.data)):
+            yield {name: ((*path, kind, name), value) for name, value in part.get(kind, {}).items()}
 
     @property
     def gpus(self) -> list[tuple[KeyPath, Mapping[str, str]]]:

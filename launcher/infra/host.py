@@ -44,7 +44,7 @@ class HostFacts:
     def read(cls, context: Path = _CONTEXT) -> HostFacts:
         """This host; `context` is where the framework says what a nested Incus cannot see itself."""
         try:
-            level = int((context / "absolute_level").read_text())
+            level = int((context / "absolute_level").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             level = None
         return cls(own_networks(), _is_true(context / "vm_nested"), _is_true(context / "yolo"), level)
@@ -52,7 +52,7 @@ class HostFacts:
 
 def _is_true(file: Path) -> bool:
     try:
-        return file.read_text(errors="replace").strip().lower() == "true"
+        return file.read_text(errors="replace", encoding="utf-8").strip().lower() == "true"
     except OSError:
         return False
 

@@ -15,10 +15,11 @@ from launcher.infra.report import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anklume_images.specs.scalars import Scalar
     from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.report import Report
 
-__all__ = ["WRONG", "Anything", "Entries", "Items", "Key", "Kind", "Section", "Value", "read_value"]
+__all__ = ["WRONG", "Anything", "Entries", "Items", "Key", "Kind", "Section", "Text", "Value", "read_value"]
 
 WRONG: Any = object()
 
@@ -38,16 +39,30 @@ def _named(path: KeyPath) -> str:
 
 
 def read_value(reader: Reader, value: Any, path: KeyPath, report: Report, *, key: bool = False) -> Any:
-    """What the reader makes of a value, or WRONG."""
+    """What the reader makes of a value, or WRONG; a number must be the one that its digits say."""
+    odd = report.source.scalar(path, key=key)
+    if odd is not None and odd.other_number and not key:
+        report.error(path, "changed-by-yaml", f"{_named(path)} is {odd}", hint=_meant(reader, value, odd))
+        return WRONG
     try:
         return reader(value)
     except Wrong as wrong:
+        told = report.told(path, value, key=key)
         if key:
-            report.error(path, "wrong-name", f"the name {shown(value)} {wrong.message}", key=True, hint=wrong.hint)
+            report.error(path, "wrong-name", f"the name {told} {wrong.message}", key=True, hint=wrong.hint)
         else:
-            told = f", not {shown(value)}" if wrong.message.startswith("must be ") else ""
-            report.error(path, wrong.code, f"{_named(path)} {wrong.message}{told}", hint=wrong.hint)
+            end = f", not {told}" if wrong.message.startswith("must be ") else ""
+            report.error(path, wrong.code, f"{_named(path)} {wrong.message}{end}", hint=wrong.hint)
         return WRONG
+
+
+def _meant(reader: Reader, value: Any, odd: Scalar) -> str:
+    """What to write: a number where the reader takes numbers, else the text in quotes."""
+    try:
+        reader(value)
+    except Wrong as wrong:
+        return odd.quoted if wrong.code == "wrong-type" else odd.plain
+    return odd.plain
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,21 @@ class Value:
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
         """The reader's value, or WRONG."""
+        return read_value(self.reader, value, path, report)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One value that is kept as text: what was written, or it is an error."""
+
+    reader: Reader
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The reader's text, or WRONG."""
+        odd = report.source.scalar(path)
+        if odd is not None:
+            report.error(path, "changed-by-yaml", f"{_named(path)} is {odd}", hint=odd.quoted)
+            return WRONG
         return read_value(self.reader, value, path, report)
 
 
@@ -82,7 +112,9 @@ class Items:
         """The list of what is right in it, or WRONG when it is none."""
         if not isinstance(value, list):
             hint = f"write [{value}]" if isinstance(value, str) and value.isprintable() and len(value) < 60 else None
-            report.error(path, "wrong-type", f"{_named(path)} must be a list, not {shown(value)}", hint=hint)
+            report.error(
+                path, "wrong-type", f"{_named(path)} must be a list, not {report.told(path, value)}", hint=hint
+            )
             return WRONG
         read = [(index, self.kind.read(item, (*path, index), report)) for index, item in enumerate(value)]
         return [(index, item) if self.numbered else item for index, item in read if item is not WRONG]
@@ -99,7 +131,7 @@ class Entries:
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
         """The mapping of what is right in it, or WRONG when it is none."""
         if not isinstance(value, dict):
-            report.error(path, "wrong-type", f"{_named(path)} must be a mapping, not {shown(value)}")
+            report.error(path, "wrong-type", f"{_named(path)} must be a mapping, not {report.told(path, value)}")
             return WRONG
         result = {}
         for key, item in value.items():
@@ -130,7 +162,7 @@ class Section:
         """The keys that are right, or WRONG when it is no mapping."""
         if not isinstance(value, dict):
             what = _named(path) if path else "the file"
-            report.error(path, "wrong-type", f"{what} must be a mapping, not {shown(value)}")
+            report.error(path, "wrong-type", f"{what} must be a mapping, not {report.told(path, value)}")
             return WRONG
         result = {}
         for name, item in value.items():
@@ -138,7 +170,9 @@ class Section:
             key = self.keys.get(name) if isinstance(name, str) else None
             if key is None:
                 hint = report.did_you_mean(name, self.keys)
-                report.error(here, "unknown-key", f"unknown key {shown(name)}", key=True, hint=hint)
+                report.error(
+                    here, "unknown-key", f"unknown key {report.told(here, name, key=True)}", key=True, hint=hint
+                )
             elif item is not None:
                 found = key.kind.read(item, here, report)
                 if key.foreign:

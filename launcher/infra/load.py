@@ -9,6 +9,7 @@ from anklume_images.errors import InvalidFileError, Problem
 from launcher.infra import rules
 from launcher.infra.addressing import assign
 from launcher.infra.build import build_infra
+from launcher.infra.config import check_config
 from launcher.infra.document import read_source
 from launcher.infra.entries import entries
 from launcher.infra.gpus import check_gpus
@@ -16,11 +17,11 @@ from launcher.infra.host import HostFacts
 from launcher.infra.images import NO_IMAGE, Shelf, choose_images
 from launcher.infra.model import Settings
 from launcher.infra.mounts import check_mounts, shared_mounts
+from launcher.infra.names import Names
 from launcher.infra.report import Report
 from launcher.infra.schema import INFRA
 from launcher.infra.variables import read_variables
 from launcher.infra.wiring import wire
-from launcher.plan.names import Names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,6 +153,7 @@ class _Check:
         rules.check_domains(domains, names, report)
         rules.check_subnets(addresses.subnets, self._host, names, report)
         rules.check_machines(machines, self._host, names, yolo=self._yolo, report=report)
+        check_config(domains, report)
         check_gpus(machines, settings.get("gpu_policy", Settings.gpu_policy), report)
         base = settings.get("shared_volumes_base", Settings.shared_volumes_base)
         shares = shared_mounts(tree.get("shared_volumes", {}), base, machines, report)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from launcher.infra.names import NIC
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -168,6 +170,12 @@ class Machine:
     persistent_data: tuple[PersistentData, ...] = ()
     shares: tuple[SharedMount, ...] = ()
     target: str | None = None
+
+    @property
+    def fixed_address(self) -> str:
+        """The address that it has to have; empty when its own `devices` give it another network device without one."""
+        device = self.devices.get(NIC)
+        return self.address if device is None else device.get("ipv4.address", "")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.incus.values import bytes_of, pci_address
 from anklume_images.specs.yamlfile import nearest
 from launcher.infra.report import is_plain
 
@@ -41,16 +42,8 @@ __all__ = [
 
 Reader = Callable[[Any], Any]
 
-_SIZES: dict[str, int] = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3} | {
-    f"{letter}{end}": base**power
-    for power, letter in enumerate("KMGTPE", 1)
-    for end, base in (("iB", 1024), ("B", 1000))
-}
-_SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
-_PCI = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])")
 _IMAGE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(@[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _EXPIRY = re.compile(r"([0-9]{1,6})([dhm])")
-_QUOTED = ("pci", "mode", "hwaddr", "vendorid", "productid")  # YAML 1.1 has octal and sexagesimal numbers
 
 # Minutes, hours, days of the month, months, days of the week: crontab(5), but Incus 6.0 refuses 7 for Sunday.
 _CRON = (
@@ -184,21 +177,19 @@ def two_octets(value: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """A number of bytes as Incus writes it: `8GiB`."""
-    size_in_bytes(value)
-    return str(value).replace(" ", "").replace("KB", "kB")
+    """A number of bytes as Incus writes it: `8GiB`; a blank before the unit and KB are forgiven."""
+    wanted = "a size such as 8GiB"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+        value = str(value)
+    text = re.sub("([0-9]) ?(?=[A-Za-z])", r"\1", _text(value, wanted)).replace("KB", "kB")
+    if not bytes_of(text):  # nothing is no size to have either
+        raise Wrong(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    return text
 
 
 def size_in_bytes(value: Any) -> int:
     """A number of bytes, given as a number or as Incus writes it."""
-    wanted = "a size such as 8GiB"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
-        value = str(value)
-    match = _SIZE.fullmatch(_text(value, wanted))
-    if not match or match[2] not in _SIZES or int(match[1]) == 0:
-        raise Wrong(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
-    count, unit = int(match[1]), _SIZES[match[2]]
-    return count * unit
+    return bytes_of(size(value)) or 0
 
 
 def reserve(*, of_memory: bool) -> Callable[[Any], str]:
@@ -261,10 +252,10 @@ def expiry(value: Any) -> str:
 
 def pci(value: Any) -> str:
     """A PCI address, in Incus' form: `0000:01:00.0`."""
-    match = _PCI.fullmatch(_text(value, "a PCI address such as 0000:01:00.0"))
-    if not match:
+    found = pci_address(_text(value, "a PCI address such as 0000:01:00.0"))
+    if found is None:
         raise Wrong("must be a PCI address such as 0000:01:00.0")
-    return f"{match[1] or '0000'}:{match[2]}".lower()
+    return found
 
 
 def image_ref(value: Any) -> str:
@@ -295,10 +286,8 @@ def config_text(value: Any) -> str:
     return text
 
 
-def device_text(key: str, value: Any) -> str:
-    """A value of a device as text; what YAML takes for a number although it is none must be in quotes."""
-    if key in _QUOTED and isinstance(value, (int, float)):
-        raise Wrong("must be text", code="wrong-type", hint="put it in quotes: YAML reads another number there")
+def device_text(value: Any) -> str:
+    """A value of a device as text."""
     text = config_text(value)
     if not is_plain(text):
         raise Wrong("must be one line without control characters")

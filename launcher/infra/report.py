@@ -21,6 +21,7 @@ Code = Literal[
     # the file as such
     "wrong-type",
     "wrong-value",
+    "changed-by-yaml",
     "wrong-name",
     "unknown-key",
     "missing-key",
@@ -48,6 +49,7 @@ Code = Literal[
     "disabled-end",
     "protocol-of-all",
     # machines
+    "unknown-incus-key",
     "privileged",
     "container-in-untrusted",
     "firewall-not-made",
@@ -79,6 +81,7 @@ Code = Literal[
     "empty-variable",
     "unused-variables",
     "ansible-expression",
+    "environment-not-of-services",
 ]
 
 _BUDGET = 20_000  # words looked at for "did you mean", over a whole file: a hostile one must not take minutes
@@ -112,6 +115,11 @@ class Report:
     def warn(self, path: KeyPath, code: Code, message: str, *, key: bool = False, hint: str | None = None) -> None:
         """Something that a person should know and may want."""
         self.warnings.append(self.source.problem(path, code, message, key=key, hint=hint))
+
+    def told(self, path: KeyPath, value: object, *, key: bool = False) -> str:
+        """The value at `path` for a message, with what was written where YAML made something else of it."""
+        odd = self.source.scalar(path, key=key)
+        return f"{shown(value)} ({odd})" if odd else shown(value)
 
     def note_foreign_keys(self) -> None:
         """One notice for all keys of the framework that do nothing here."""

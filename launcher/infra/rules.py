@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from launcher.infra.entries import Entry
     from launcher.infra.host import HostFacts
+    from launcher.infra.names import Names
     from launcher.infra.report import Report
-    from launcher.plan.names import Names
 
 __all__ = [
     "ai_access",
@@ -29,7 +29,6 @@ __all__ = [
 
 _AI_DOMAIN = "ai-tools"
 _LONGEST_NAME = 63  # a label of DNS
-_OWN_KEYS = ("user.anklume-launch.", "user.anklume.")
 
 
 def check_required(data: Mapping[Any, Any], report: Report) -> None:
@@ -84,7 +83,6 @@ def check_machines(machines: Sequence[Entry], host: HostFacts, names: Names, *, 
             message = "a machine cannot be called 'host': in policies that is the Incus host"
             report.error(machine.path, "reserved-name", message, key=True)
         _check_profiles(machine, report)
-        _check_config(machine, report)
         _check_container(machine, host, yolo=yolo, report=report)
 
 
@@ -96,15 +94,6 @@ def _check_profiles(machine: Entry, report: Report) -> None:
             message = f"the domain '{machine.domain}' has no profile {shown(name)}"
             hint = report.did_you_mean(name, known)
             report.error((*machine.path, "profiles", index), "unknown-profile", message, hint=hint)
-
-
-def _check_config(machine: Entry, report: Report) -> None:
-    for key in machine.data.get("config", {}):
-        for prefix in _OWN_KEYS:
-            if key.startswith(prefix):
-                hint = f"vars: {{{key.removeprefix(prefix)}: …}}" if prefix == "user.anklume." else None
-                message = f"the key {shown(key)} is the launcher's own"
-                report.error((*machine.path, "config", key), "reserved-name", message, key=True, hint=hint)
 
 
 def _check_container(machine: Entry, host: HostFacts, *, yolo: bool, report: Report) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
-from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Value
+from launcher.infra.incus_keys import config_keys, device_keys
+from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Text, Value
 from launcher.infra.readers import choice, integer, matching
-from launcher.infra.report import shown
 
 if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
+    from launcher.infra.kinds import Kind
     from launcher.infra.report import Report
 
 __all__ = ["INFRA", "TRUST_LEVELS"]
@@ -38,6 +39,25 @@ _LINE, _BOOL, _SIZE = Value(readers.line), Value(readers.boolean), Value(readers
 _FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
 
 
+class _Config:
+    """Incus' configuration as texts; a boolean may be written in any of YAML's ways."""
+
+    _keys = Entries(_CONFIG_KEY, Anything())
+
+    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
+        """The texts by key, or WRONG."""
+        entries = self._keys.read(value, path, report)
+        if entries is WRONG:
+            return WRONG
+        read = {key: _config_kind(key, item).read(item, (*path, key), report) for key, item in entries.items()}
+        return {key: text for key, text in read.items() if text is not WRONG}
+
+
+def _config_kind(key: str, value: object) -> Kind:
+    known = config_keys().find(key) if isinstance(value, bool) else None
+    return Value(readers.config_text) if known and known.boolean else Text(readers.config_text)
+
+
 class _Device:
     """A device: its type and Incus' own keys for it."""
 
@@ -50,10 +70,17 @@ class _Device:
             report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
         device = {}
         for key, item in entries.items():
-            found = Value(_device_reader(key, entries.get("type"))).read(item, (*path, key), report)
+            found = _device_kind(key, entries.get("type"), item).read(item, (*path, key), report)
             if found is not WRONG:
                 device[key] = found
         return device if "type" in device else WRONG
+
+
+def _device_kind(key: str, kind: object, value: object) -> Kind:
+    reader = _device_reader(key, kind)
+    keys = device_keys(kind) if isinstance(value, bool) and isinstance(kind, str) else None
+    known = keys.find(key) if keys else None
+    return Value(reader) if known and known.boolean else Text(reader)
 
 
 def _device_reader(key: str, kind: object) -> readers.Reader:
@@ -63,7 +90,7 @@ def _device_reader(key: str, kind: object) -> readers.Reader:
         return _gpu_type
     if key == "pci" and kind == "gpu":
         return readers.pci
-    return lambda value: readers.device_text(key, value)
+    return readers.device_text
 
 
 class _Card:
@@ -92,8 +119,10 @@ class _Ports:
         if value == "all":
             return ()
         if not isinstance(value, list) or not value:
-            hint = f"write [{value}]" if type(value) is int and 1 <= value <= 65535 else "such as [80, 443]"
-            report.error(path, "wrong-type", f"'ports' must be a list of ports, or all, not {shown(value)}", hint=hint)
+            meant = type(value) is int and 1 <= value <= 65535 and not report.source.scalar(path)
+            hint = f"write [{value}]" if meant else "such as [80, 443]"
+            message = f"'ports' must be a list of ports, or all, not {report.told(path, value)}"
+            report.error(path, "wrong-type", message, hint=hint)
             return WRONG
         ports = [self._port.read(port, (*path, index), report) for index, port in enumerate(value)]
         return WRONG if WRONG in ports else tuple(sorted(set(ports)))
@@ -124,13 +153,13 @@ class _ResourcePolicy:
         if value is True:
             return {}
         if not isinstance(value, dict):
-            message = f"'resource_policy' must be true or a mapping, not {shown(value)}"
+            message = f"'resource_policy' must be true or a mapping, not {report.told(path, value)}"
             report.error(path, "wrong-type", message, hint="leave it out for no policy" if value is False else None)
             return WRONG
         return self._keys.read(value, path, report)
 
 
-_CONFIG = Entries(_CONFIG_KEY, Value(readers.config_text))
+_CONFIG = _Config()
 _DEVICES = Entries(_WORD, _Device())
 
 _ADDRESSING = Section(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from anklume_images.specs.scalars import Scalar
     from anklume_images.specs.yamlfile import Document, KeyPath
     from launcher.infra.document import Source
     from launcher.infra.report import Code, Report
@@ -43,6 +44,10 @@ class Layer:
     at: KeyPath = ()
     managed: frozenset[str] = frozenset()
     ansible: bool = False
+
+    def scalar(self, name: str) -> Scalar | None:
+        """What was written as a variable's value, where YAML made something else of it."""
+        return self.within.scalar((*self.at, name))
 
     def problem(self, name: str, code: Code, message: str, *, key: bool = False, hint: str | None = None) -> Problem:
         """One thing wrong with a variable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.specs.model import value_problem, value_text
+from anklume_images.specs.values import value_problem, value_text
 from launcher.infra.entries import written_names
 from launcher.infra.images import NO_IMAGE
 from launcher.infra.report import shown
@@ -56,6 +56,7 @@ class _Reader:
         if image is NO_IMAGE:
             return {}
         variables = self._shelf.variables(image.store)
+        self._warn_of_environment(machine, variables)
         values: dict[str, tuple[Layer, Any]] = {}
         for layer in (*layers, own):
             for name, value in layer.values.items():
@@ -69,6 +70,15 @@ class _Reader:
             if not text:
                 self._check_empty(layer, name, variables[name])
         return {name: text for name, (_, text) in texts.items() if text}
+
+    def _warn_of_environment(self, machine: Entry, variables: Mapping[str, Variable]) -> None:
+        """systemd hands the environment that Incus gives it to no service; a profile's is told of once."""
+        takers = [name for name, variable in variables.items() if variable.type == "environment"]
+        hint = f"vars: {{{takers[0]}: {{NAME: …}}}} reaches the service" if takers else None
+        for key, path in machine.settings("environment.").items():
+            message = f"{shown(key)} reaches what 'incus exec' starts, and no service of the machine"
+            problem = self._report.source.problem(path, "environment-not-of-services", message, key=True, hint=hint)
+            self._warnings[problem] = None
 
     def finish(self) -> None:
         """Hand over what was found, each once."""
@@ -102,13 +112,17 @@ class _Reader:
         self._errors[layer.problem(name, "unknown-variable", message, key=True, hint=hint)] = None
 
     def _is_right(self, layer: Layer, name: str, variable: Variable, value: object) -> bool:
-        wrong = value_problem(variable.type, value)
+        odd = layer.scalar(name)
+        if odd and odd.other_number and variable.type in ("port", "integer"):
+            self._errors[layer.problem(name, "changed-by-yaml", f"{shown(name)} is {odd}", hint=odd.plain)] = None
+            return False
+        wrong = value_problem(variable.type, value, variable.max_bytes)
         if wrong is None:
             return True
-        quoted = isinstance(value, str) and variable.type in ("port", "integer", "bool")
-        plain = isinstance(value, (int, float)) and variable.type in ("string", "url")
-        hint = "without quotes" if quoted else "put it in quotes" if plain else None
-        self._errors[layer.problem(name, "wrong-variable", f"{shown(name)} {wrong}", hint=hint)] = None
+        message, hint = f"{shown(name)} {wrong.message}", wrong.hint
+        if odd:
+            message, hint = f"{message}, and is {odd}", odd.quoted if hint else None
+        self._errors[layer.problem(name, "wrong-variable", message, hint=hint)] = None
         return False
 
     def _check_empty(self, layer: Layer, name: str, variable: Variable) -> None:

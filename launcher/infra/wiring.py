@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+
+from anklume_images.specs.listen import OLLAMA_PORT, hosts, listen
 
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from launcher.infra.entries import Entry
@@ -159,30 +160,17 @@ class _Reach:
 
 
 def _ollama_port(own: Mapping[str, str], defaults: Mapping[str, str]) -> int | None:
-    """The port of an Ollama that others reach; `ollama_host` is a host, a port, both, or an address."""
+    """The port of an Ollama that others reach."""
     if own.get("ollama_service_enabled") == "false":
         return None
-    host = own.get("ollama_host") or defaults.get("ollama_host") or "0.0.0.0:11434"
-    try:
-        parts = urlsplit(host if "://" in host else f"//{host}")
-        named = parts.port
-    except ValueError:
-        return None
-    if _is_loopback(parts.hostname):
-        return None
-    return named or {"http": 80, "https": 443}.get(parts.scheme, 11434)
+    where = listen(own.get("ollama_host") or defaults.get("ollama_host") or f"0.0.0.0:{OLLAMA_PORT}")
+    return where.port if where.served else None
 
 
 def _llama_port(own: Mapping[str, str], defaults: Mapping[str, str]) -> int | None:
-    if own.get("llama_server_service_enabled") == "false" or _is_loopback(own.get("llama_server_host")):
+    """The port of a llama-server that others reach."""
+    if own.get("llama_server_service_enabled") == "false":
         return None
-    return int(own.get("llama_server_port") or defaults.get("llama_server_port") or 8080)
-
-
-def _is_loopback(host: str | None) -> bool:
-    if not host:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    port = int(own.get("llama_server_port") or defaults.get("llama_server_port") or 8080)
+    where = hosts(own.get("llama_server_host") or defaults.get("llama_server_host") or "0.0.0.0", port)  # noqa: S104
+    return where.port if where.served else None

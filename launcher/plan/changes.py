@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
+from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from launcher.plan.resources import Resource
+    from launcher.resources import Resource
 
-__all__ = ["BASE_IMAGE", "Change", "changes_of", "is_live", "is_live_config", "is_live_device"]
+__all__ = ["ASTRAY", "BASE_IMAGE", "SHARED", "Change", "changes_of", "is_live", "is_live_config", "is_live_device"]
 
+ASTRAY = "address"  # the key of a change that is about the address that a machine has, not the one it is to have
 BASE_IMAGE = "volatile.base_image"  # where Incus keeps the fingerprint that an instance was made of
+SHARED = "volumes."  # begins the key of a change that is about a volume which another machine joins
 _NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
 _LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
 _PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config

@@ -12,18 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from anklume_images.incus.values import is_true
+from launcher.gpu.config import gpu_config
+from launcher.infra.merge import merged_config, merged_devices, named
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
-from launcher.plan.gpu_config import gpu_config
 from launcher.plan.isolation import rules_of
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, PROFILES, VARIABLE, Names
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from anklume_images.store.images import Image
+    from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
-    from launcher.plan.gpu_grants import Grant
 
 __all__ = ["Circumstances", "Desired", "desired", "volumes_of"]
 
@@ -62,8 +64,7 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
     from launcher.infra.model import StorageVolume
 
     declared = image.spec.get("volumes", []) if image else []
-    devices: list[Mapping[str, str]] = [*machine.devices.values()]
-    devices += [device for name in machine.profiles if name in domain.profiles for device in _devices(domain, name)]
+    devices = merged_devices(machine, domain).values()
     taken = {volume.path for volume in machine.volumes}
     taken |= {data.path for data in machine.persistent_data} | {share.path for share in machine.shares}
     taken |= {device["path"].rstrip("/") for device in devices if device.get("type") == "disk" and "path" in device}
@@ -74,10 +75,6 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
             name = f"{machine.name}-{entry['kind']}" + (f"-{same + 1}" if same else "")
             made.append(StorageVolume(name, entry["path"], pool))
     return (*machine.volumes, *made)
-
-
-def _devices(domain: Domain, profile: str) -> list[Mapping[str, str]]:
-    return list(domain.profiles[profile].devices.values())
 
 
 class _Builder:
@@ -233,7 +230,7 @@ class _Builder:
             shared = {**there.config, **config, "security.shifted": "true"}
             body = {"description": f"Shared by {', '.join(machines)}", "config": shared}
             self.found[key] = replace(there, body=body, machines=machines)
-        if machine.config.get("security.idmap.isolated") == "true":
+        if is_true(merged_config(machine, domain).get("security.idmap.isolated")):
             shifted = {**self.found[key].config, "security.shifted": "true"}
             self.found[key] = replace(self.found[key], body={**self.found[key].body, "config": shifted})
         return key
@@ -268,9 +265,9 @@ class _Builder:
     ) -> dict[str, dict[str, str]]:
         devices = {
             "root": {"type": "disk", "path": "/", "pool": self.pool},
-            "eth0": {
+            NIC: {
                 "type": "nic",
-                "name": "eth0",
+                "name": NIC,
                 "network": self.names.network(domain.name),
                 "ipv4.address": machine.address,
                 "security.ipv4_filtering": "true",  # policies go by address: nobody takes another one's
@@ -293,7 +290,7 @@ class _Builder:
 def _profiles_mark(machine: Machine, domain: Domain) -> dict[str, str]:
     """A hash of what its profiles say that a running machine does not take, so that a change of it restarts it."""
     found = {}
-    for profile in (domain.profiles[name] for name in machine.profiles if name in domain.profiles):
+    for profile in named(machine.profiles, domain.profiles):
         config = {key: text for key, text in profile.config.items() if not is_live_config(key)}
         devices = {key: dict(keys) for key, keys in profile.devices.items() if not is_live_device(keys)}
         if config or devices:

@@ -13,19 +13,20 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.plan.changes import BASE_IMAGE, Change, changes_of, is_live
-from launcher.plan.names import CLAIM, IMAGE, MACHINE, owner_of
-from launcher.plan.resources import KINDS, Key, Resource
+from launcher.infra.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
+from launcher.plan.changes import ASTRAY, BASE_IMAGE, SHARED, Change, changes_of, is_live
+from launcher.plan.held import held_addresses, share_volumes
+from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from launcher.plan.live import Live
+    from launcher.observe.live import Live
 
 __all__ = ["Action", "Conflict", "Plan", "Step", "difference", "owned", "step_for"]
 
 Action = Literal["create", "change", "start", "restart", "replace", "none"]
-_ADDRESS = "devices.eth0.ipv4.address"
+_ADDRESS = f"devices.{NIC}.ipv4.address"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ class Plan:
 
     @property
     def moving(self) -> tuple[Step, ...]:
-        """Machines that give up an address which another machine gets: no two may have one, not even for a moment."""
+        """Machines that give up an address which another machine gets, or have one that is not theirs.
+
+        They stop before any other machine starts.
+        """
         wanted = {change.after for step in self.steps for change in step.changes if change.key == _ADDRESS}
         wanted |= {
             machine.address for step in self.steps if step.action == "create" and (machine := step.resource.machine)
@@ -80,7 +84,18 @@ class Plan:
         return tuple(
             step
             for step in self.steps
-            if any(change.key == _ADDRESS and change.before in wanted for change in step.changes)
+            if any(
+                change.key == ASTRAY or (change.key == _ADDRESS and change.before in wanted) for change in step.changes
+            )
+        )
+
+    @property
+    def sharing(self) -> tuple[Step, ...]:
+        """Machines that run with a volume which another one joins: they stop before the volume is changed."""
+        return tuple(
+            step
+            for step in self.steps
+            if not step.stopped and any(change.key.startswith(SHARED) for change in step.changes)
         )
 
     @property
@@ -121,12 +136,13 @@ def difference(
         if any(change.key == "config.ipv4.address" for change in changes_of(resource, there)):
             conflicts += _taken(resource, live, made)
         conflicts += _fixed(resource, there)
-        step = _step(resource, there, replace=replace)
+        step = _step(resource, there, replace=replace, astray=live.astray.get(resource.key))
         steps.append(step)
         if (newer := _newer(resource, there)) and step.action != "replace":
             waiting.append(newer)
     orphans = owned(live, owner)
-    steps = _with_images(steps)
+    steps, in_use = share_volumes(_with_images(steps), live)
+    conflicts += [Conflict(*found) for found in (*in_use, *held_addresses(steps, live, owner))]
     gone = tuple(key for key in orphans if key not in made)
     return Plan(tuple(steps), tuple(conflicts), gone, waiting=tuple(waiting))
 
@@ -229,8 +245,10 @@ def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bo
     return _step(resource, there, replace=replace) if there is not None else Step(resource, "create")
 
 
-def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Step:
+def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool, astray: str | None = None) -> Step:
     changes = changes_of(resource, there)
+    if astray is not None and resource.machine is not None:
+        changes += (Change(ASTRAY, astray, resource.machine.fixed_address),)
     if resource.key.kind == "network" and there.get("status") == "Pending":
         # Incus gives up making it when its client is killed, and takes the name for used for ever.
         return Step(resource, "replace", changes, stopped=True)

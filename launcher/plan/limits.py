@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.errors import AnklumeError
+from anklume_images.incus.values import bytes_of
+from launcher.infra.merge import layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from launcher.infra.model import Infra, Machine, ResourcePolicy
 
-__all__ = ["Capacity", "Limits", "bytes_of", "capacity_of", "limits_of"]
+__all__ = ["Capacity", "Limits", "capacity_of", "limits_of"]
 
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{suffix}": base**power
-    for suffix, base in (("B", 1000), ("iB", 1024))
-    for power, letter in enumerate("kMGTPE" if base == 1000 else "KMGTPE", 1)
-}
 _SMALLEST_MEMORY = 64 << 20
 _CPU_KEYS = ("limits.cpu", "limits.cpu.allowance")
 _MEMORY_KEYS = ("limits.memory",)
@@ -45,14 +42,6 @@ class Limits:
 def capacity_of(resources: Mapping[str, Any]) -> Capacity:
     """The capacity that `/1.0/resources` tells of."""
     return Capacity(int(resources["cpu"]["total"]), int(resources["memory"]["total"]))
-
-
-def bytes_of(text: str) -> int | None:
-    """Bytes of a size in Incus' notation (`512MiB`, `4GB`, `1024`), or None for anything else."""
-    match = re.fullmatch(r"(\d+)([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in _UNITS:
-        return None
-    return int(match[1]) * int(_UNITS[match[2]])
 
 
 def limits_of(infra: Infra, capacity: Capacity) -> Limits:
@@ -109,9 +98,8 @@ def _reserved(text: str, whole: int) -> float:
 
 def _own(infra: Infra, machine: Machine, keys: Sequence[str]) -> tuple[str, str] | None:
     """The limit that a machine has by itself or by a profile, as key and value."""
-    profiles = infra.domains[machine.domain].profiles
-    sources = [machine.config, *(profiles[name].config for name in reversed(machine.profiles) if name in profiles)]
-    return next(((key, source[key]) for source in sources for key in keys if key in source), None)
+    found = [layer.config for layer in reversed(layers(machine, infra.domains[machine.domain]))]
+    return next(((key, config[key]) for config in found for key in keys if key in config), None)
 
 
 def _own_cpus(infra: Infra, machine: Machine, capacity: Capacity) -> float | None:

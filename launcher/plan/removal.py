@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
+from anklume_images.incus.values import is_true
+from launcher.infra.names import MACHINE
 from launcher.plan.difference import owned
-from launcher.plan.names import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from launcher.plan.live import Live
-    from launcher.plan.resources import Key
+    from launcher.observe.live import Live
+    from launcher.resources import Key
 
 __all__ = ["PROTECTION", "Removal", "describe", "removal_of"]
 
@@ -103,7 +104,7 @@ def _made_by_incus(key: Key) -> bool:
 
 def _is_protected(live: Live, key: Key) -> bool:
     there = live.get(key) or {}
-    return (there.get("config") or {}).get(PROTECTION) == "true"
+    return is_true((there.get("config") or {}).get(PROTECTION))
 
 
 def describe(keys: Sequence[Key]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE
 from launcher.plan.removal import describe
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from launcher.plan.changes import Change
     from launcher.plan.difference import Plan, Step
-    from launcher.plan.resources import Key, Resource
+    from launcher.resources import Key, Resource
 
 __all__ = ["document", "label", "lines"]
 

@@ -100,13 +100,15 @@ def open_page(program: str, folder: Path) -> Iterator[Page]:
     """
     from websockets.sync.client import connect
 
-    from launcher.trial.workplace import leashed
+    from launcher.trial.shell_environment import dying_with_caller
 
     argv = [program, *_SWITCHES, f"--user-data-dir={folder}", "about:blank"]
     folder.mkdir(mode=0o700)
     own = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ.get("PATH", os.defpath)}
     quiet = subprocess.DEVNULL
-    browser = subprocess.Popen(leashed(argv), env=own, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    browser = subprocess.Popen(
+        dying_with_caller(argv), env=own, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
     try:
         with connect(_page_address(browser, folder), max_size=None, proxy=None) as connection:
             yield Page(connection)
@@ -123,7 +125,7 @@ def _page_address(browser: subprocess.Popen[bytes], folder: Path) -> str:
     while time.monotonic() < end and browser.poll() is None:
         with contextlib.suppress(OSError, ValueError, IndexError), requests.Session() as session:
             session.trust_env = False  # no proxy
-            port = int((folder / "DevToolsActivePort").read_text().split()[0])
+            port = int((folder / "DevToolsActivePort").read_text(encoding="utf-8").split()[0])
             pages = session.get(f"http://127.0.0.1:{port}/json/list", timeout=5).json()
             return str(next(page for page in pages if page["type"] == "page")["webSocketDebuggerUrl"])
         time.sleep(0.05)

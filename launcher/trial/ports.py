@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from anklume_images.specs.listen import listen
 from anklume_images.specs.yamlfile import nearest
 
 if TYPE_CHECKING:
@@ -70,20 +71,17 @@ def publications(
 
 
 def _declared(machine: Machine, spec: Mapping[str, Any]) -> list[int]:
-    """A variable moves the port that is its default, or the end of it (`0.0.0.0:11434`)."""
-    ports = []
-    for port in spec.get("ports", ()):
-        moved = port
-        for name, variable in spec.get("variables", {}).items():
-            if name in machine.variables and _port_in(str(variable.get("default"))) == port:
-                moved = _port_in(machine.variables[name]) or port
-        ports.append(moved)
-    return list(dict.fromkeys(ports))
+    """A variable of type port or listen moves the port of its default."""
+    moved = {}
+    for name, variable in spec.get("variables", {}).items():
+        if name in machine.variables and variable["type"] in ("port", "listen"):
+            default = _port(variable["type"], str(variable.get("default") or ""))
+            moved[default] = _port(variable["type"], machine.variables[name])
+    return list(dict.fromkeys(moved.get(port, port) for port in spec.get("ports", ())))
 
 
-def _port_in(value: str) -> int | None:
-    match = re.fullmatch(r"(?:.*:)?([0-9]{1,5})", value)
-    return int(match[1]) if match and 1 <= int(match[1]) <= _HIGHEST else None
+def _port(kind: str, value: str) -> int:
+    return listen(value).port if kind == "listen" else int(value or 0)
 
 
 def environment_name(machine: str) -> str:

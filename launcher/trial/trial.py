@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
+from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.ports import environment_name, publications
-from launcher.trial.private import GIBIBYTE, PrivateIncus
-from launcher.trial.workplace import Workplace
+from launcher.trial.shell_environment import ShellEnvironment
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from launcher.infra.model import Infra, Machine
-    from launcher.session import Launch
     from launcher.trial.ports import Publication
 
 __all__ = ["Published", "Trial", "TrialOptions", "check_host", "trial"]
@@ -36,14 +37,17 @@ OLLAMA_HOME = "/root/.ollama"  # a store of Ollama's own making, not a folder of
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """How to try: `version` is the tree of Incus, `models` are GGUF files for the machines that serve such."""
+    """How to try: `version` is the tree of Incus, `models` are GGUF files for the machines that serve such.
+
+    `own_options` are what our commands need in the shell to use the same store and specs.
+    """
 
     version: str = "incus-7"
     fake_gpus: int = 0
     publish: tuple[Publication, ...] = ()
     models: tuple[Path, ...] = ()
     only: tuple[str, ...] = ()
-    offline: bool = False
+    own_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Trial:
     published: tuple[Published, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     healthy: dict[str, float] = field(default_factory=dict)
-    workplace: Workplace | None = None
+    shell: ShellEnvironment | None = None
 
     def url(self, machine: str) -> str | None:
         """The first published port of a machine."""
@@ -115,7 +119,7 @@ def check_host() -> None:
 
 
 @contextlib.contextmanager
-def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial]:
+def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Console) -> Iterator[Trial]:
     """The machines of a file, launched and healthy, for as long as this lasts."""
     from launcher.infra.selection import selected
 
@@ -124,11 +128,11 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
     _check(machines)
     clock = _Clock()
     with _endable(), contextlib.ExitStack() as stack:
-        images = _build(launch, infra, options, clock)
+        images = _build(pipeline, infra, console, clock)
         wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
         models = _model_volumes(infra, machines, images) if options.models else set()
         listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
-        tree = launch.pipeline(offline=options.offline).tree(options.version).root
+        tree = pipeline.tree(options.version).root
         room = POOL_SIZE + sum(file.stat().st_size for file in options.models)
         private = stack.enter_context(PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, pool_size=room))
         incus = stack.enter_context(private.client())
@@ -136,16 +140,16 @@ def trial(launch: Launch, infra: Infra, options: TrialOptions) -> Iterator[Trial
         found = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
         _make_pools(incus, infra, images)
         if models:
-            _bring_models(launch, found, options, models)
+            _bring_models(pipeline, found, options, models, console)
             clock.lap("models")
-        _launch(launch, found, options)
+        _launch(pipeline, found, options, console)
         clock.lap("launch")
-        forwarder = stack.enter_context(Forwarder(launch.console.warn))
+        forwarder = stack.enter_context(Forwarder(console.warn))
         found.published = tuple(
             _publish(forwarder, found, entry, listener) for entry, listener in zip(wanted, listeners, strict=True)
         )
         label = f"try {infra.project_name}"
-        found.workplace = Workplace(private, tree, label, _own_options(launch), found.environment())
+        found.shell = ShellEnvironment(private, tree, label, list(options.own_options), found.environment())
         yield found
 
 
@@ -197,13 +201,13 @@ def _check(machines: tuple[Machine, ...]) -> None:
             )
 
 
-def _build(launch: Launch, infra: Infra, options: TrialOptions, clock: _Clock) -> dict[str, Image]:
+def _build(pipeline: Pipeline, infra: Infra, console: Console, clock: _Clock) -> dict[str, Image]:
     """Build what is to be the latest of its kind, and what the store lacks; the image of each machine."""
     from anklume_images.errors import StoreError
     from anklume_images.store.images import LATEST
-    from launcher.apply.prepare import choose_images
+    from launcher.prepare import choose_images
 
-    images = launch.images()
+    images = pipeline.images
     names: dict[str, None] = {}
     for machine in infra.machines():
         choice = machine.image
@@ -214,10 +218,10 @@ def _build(launch: Launch, infra: Infra, options: TrialOptions, clock: _Clock) -
                 images.resolve(choice.ref)
                 continue
         names[choice.store] = None
-    results = launch.pipeline(offline=options.offline).build(list(names)) if names else []
+    results = pipeline.build(list(names)) if names else []
     errors = [result.error for result in results if result.error]
     for error in errors[1:]:
-        launch.console.error(error)
+        console.error(error)
     if errors:
         raise errors[0]
     clock.lap("build")
@@ -256,18 +260,20 @@ def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
         incus.send("post", "storage-pools", {"name": pool, "driver": "dir", "config": {}})
 
 
-def _bring_models(launch: Launch, found: Trial, options: TrialOptions, wanted: set[tuple[str, str]]) -> None:
+def _bring_models(
+    pipeline: Pipeline, found: Trial, options: TrialOptions, wanted: set[tuple[str, str]], console: Console
+) -> None:
     """Make the volumes that the plan would make, with the files in them; the plan then finds them as they should be."""
     from anklume_images.ship.volume import VolumeFile, make_volume
     from launcher.apply.run import launch as apply
 
-    prepared, _ = apply(launch, found.infra, found.incus, only=options.only, kinds=["project"])
+    prepared, _ = apply(found.infra, pipeline.store, found.incus, console, only=options.only, kinds=["project"])
     files = [VolumeFile(file.name, file) for file in options.models]
     for step in prepared.plan.steps:
         resource = step.resource
         if resource.key.kind == "volume" and (resource.domain, resource.key.name) in wanted:
             pool, _, name = resource.key.name.partition("/")
-            with _progress(launch, len(files)) as progress:
+            with _progress(console, len(files)) as progress:
                 make_volume(
                     found.incus.within(resource.key.project),
                     pool,
@@ -280,26 +286,26 @@ def _bring_models(launch: Launch, found: Trial, options: TrialOptions, wanted: s
 
 
 @contextlib.contextmanager
-def _progress(launch: Launch, count: int) -> Iterator[Callable[[int, int], None]]:
+def _progress(console: Console, count: int) -> Iterator[Callable[[int, int], None]]:
     sent = 0
 
     def tell(done: int, total: int) -> None:
         nonlocal sent
         if not sent:
-            launch.console.start(total, count, "copying")
-        launch.console.advance(done - sent)
+            console.start(total, count, "copying")
+        console.advance(done - sent)
         sent = done
 
     try:
         yield tell
     finally:
-        launch.console.finish()
+        console.finish()
 
 
-def _launch(launch: Launch, found: Trial, options: TrialOptions) -> None:
+def _launch(pipeline: Pipeline, found: Trial, options: TrialOptions, console: Console) -> None:
     from launcher.apply.run import launch as apply
 
-    prepared, report = apply(launch, found.infra, found.incus, only=options.only)
+    prepared, report = apply(found.infra, pipeline.store, found.incus, console, only=options.only)
     found.places = {machine.name: prepared.place(machine) for machine in found.machines}
     found.healthy = dict(report.healthy)
 
@@ -310,11 +316,3 @@ def _publish(forwarder: Forwarder, found: Trial, entry: Publication, listener: s
     root = Path(f"/proc/{found.private.pid}/root")
     forwarder.publish(listener, Instance(found.private.client(project), name, root, machine.address), entry.port)
     return Published(entry.machine, entry.port, f"http://{LOOPBACK}:{listener.getsockname()[1]}")
-
-
-def _own_options(launch: Launch) -> list[str]:
-    """What our commands need before their verb to use the same store and specs."""
-    options = ["--store", str(launch.store().home)]
-    for folder in launch.specs:
-        options += ["--specs", str(folder.absolute())]
-    return options

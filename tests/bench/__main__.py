@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from anklume_images.architectures import host_architecture
 from anklume_images.console import Console
 from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.store.images import host_architecture
 from anklume_images.store.store import Store
 from tests.bench import images, launch, quickstart
 from tests.bench.measure import RUNS, Bench, say

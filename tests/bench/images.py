@@ -8,15 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from anklume_images.build.apt import sandbox_network
-from anklume_images.build.builder import built_files, plan_of
-from anklume_images.build.recipe import COMPRESSION
-from anklume_images.build.sandbox import Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.apt import sandbox_network
+from anklume_images.builder.builder import built_files, plan_of
+from anklume_images.builder.recipe import COMPRESSION
+from anklume_images.builder.sandbox import Job, Mount, Step, Surroundings, run_job
 from anklume_images.inputs.fetch import fetch
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.blobs import Blobs
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 from tests.bench.measure import Bench, pairs, single
 
 MEMORY = 8 << 30

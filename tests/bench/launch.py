@@ -16,10 +16,10 @@ import requests
 
 from anklume_images.console import Console
 from anklume_images.store.store import Store
-from launcher.apply.prepare import prepare
 from launcher.apply.run import launch
-from launcher.session import Launch
-from launcher.trial.private import GIBIBYTE, PrivateIncus
+from launcher.cli.session import Session
+from launcher.prepare import prepare
+from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra
 from tests.bench.measure import RUNS, figures, ratio, rounds, say, seconds
 from tests.support.incus_images import make_rootfs
@@ -62,7 +62,7 @@ def ten(bench: Bench) -> None:
 
         def launched(*kinds: str) -> None:
             with incus.client() as client:
-                launch(session, infra, client, kinds=kinds, wait=False)
+                launch(infra, session.store(), client, session.console, kinds=kinds, wait=False)
 
         def there(action: Callable[[], object]) -> float:
             launched("image", "project", "acl", "network")
@@ -145,9 +145,9 @@ def _plan(launcher: Launcher) -> None:
         assert not prepare(infra, session.images(), client).plan.todo
 
 
-def _session(launcher: Launcher) -> Launch:
+def _session(launcher: Launcher) -> Session:
     """What the command makes of its options."""
-    return Launch((launcher.specs,) if launcher.specs else (), launcher.store, Console(quiet=True))
+    return Session((launcher.specs,) if launcher.specs else (), launcher.store, Console(quiet=True))
 
 
 @contextlib.contextmanager

@@ -48,12 +48,12 @@ def plan_offline(path: Path, store: Path) -> int:
     from anklume_images.specs.catalog import Catalog, builtin_specs
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
-    from launcher.apply.prepare import choose_images
     from launcher.infra.host import HostFacts
     from launcher.infra.load import load_infra
+    from launcher.observe.live import Live
     from launcher.plan.desired import Circumstances, desired
     from launcher.plan.difference import difference
-    from launcher.plan.live import Live
+    from launcher.prepare import choose_images
 
     infra, _ = load_infra(path, Catalog.load([builtin_specs()]), host=HostFacts())
     around = Circumstances(images=choose_images(infra, Images(Store(store))))

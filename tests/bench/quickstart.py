@@ -15,16 +15,15 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from anklume_images.build.rootfs import mirror_entries
+from anklume_images.builder.rootfs import mirror_entries
 from anklume_images.console import Console
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.volume import VolumeFile, make_volume
 from anklume_images.specs.catalog import builtin_specs
 from launcher.apply.run import launch
+from launcher.cli.session import Session
+from launcher.private_incus.daemon import PrivateIncus
 from launcher.quickstart import EXAMPLE
-from launcher.session import Launch
-from launcher.trial.private import PrivateIncus
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.bench.measure import ratio, rounds, say
 from tests.support.launching import Launcher, clear
@@ -147,8 +146,8 @@ class _Machines:
 
     def ours(self, kind: str) -> float:
         """Seconds of the whole command; the model is in its volume before."""
-        session = Launch((), self._launcher.store, Console(quiet=True))
-        prepared, _ = launch(session, session.infra(EXAMPLE), self._client, kinds=["project"])
+        session = Session((), self._launcher.store, Console(quiet=True))
+        prepared, _ = launch(session.infra(EXAMPLE), session.store(), self._client, session.console, kinds=["project"])
         for resource in (step.resource for step in prepared.plan.steps):
             if resource.key.kind == "volume" and "llm" in resource.machines:
                 within = self._client.within(resource.key.project)

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from anklume_images.build.mirror import LoopbackMirror
+from anklume_images.builder.mirror import LoopbackMirror
 
 
 def main() -> None:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.trial.init import HOME
-from launcher.trial.private import PrivateIncus
+from anklume_images.ship.publish import image_files, publish
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,22 +10,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
+from anklume_images.architectures import host_architecture
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Images, fingerprint, host_architecture
+from anklume_images.store.images import Images, fingerprint
 from anklume_images.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.conftest import Cli
     from tests.support.tiny import World
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 ROOT = Path(__file__).resolve().parents[2]
 

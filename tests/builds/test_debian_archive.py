@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.build.apt import TreeApt
+from anklume_images.architectures import host_architecture
+from anklume_images.builder.apt import TreeApt
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import Access
 from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
-from anklume_images.store.images import host_architecture
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
 from tests.support.faulty_mirror import FaultyMirror
 from tests.support.leftovers import nothing_left
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.inputs.debian import Resolution
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 ESSENTIAL = [StandInPackage("base", fields={"Essential": "yes"}), StandInPackage("apt")]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.render import render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
 
 

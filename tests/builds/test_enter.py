@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Cli
 
-pytestmark = [pytest.mark.root, pytest.mark.build]
-
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "specs" / "nginx"
 FAILS = "\n{% block post_files %}\necho half-way > /root/left-behind\nfalse\n{% endblock %}\n"
 SECONDS = 60.0

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images import linux
-from anklume_images.build.apt import TreeApt
+from anklume_images.architectures import host_architecture
+from anklume_images.builder.apt import TreeApt
 from anklume_images.console import Console
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.store.images import Images, host_architecture
+from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from tests.support.debian_archive import StandInArchive, StandInPackage
 from tests.support.faulty_mirror import Fault
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.tiny import World
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 SECONDS = 30.0
 

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.architectures import host_architecture
+from anklume_images.console import Console
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.locking import TOOLCHAIN
+from anklume_images.pipeline import Options, Pipeline
+from anklume_images.settings import load_settings
+from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.blobs import Blobs
-from anklume_images.store.images import Images, host_architecture
+from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from tests.support.debian_archive import StandInArchive, StandInPackage
 from tests.support.faulty_mirror import Fault
@@ -27,10 +33,7 @@ from tests.support.leftovers import nothing_left, processes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from anklume_images.pipeline import Pipeline
     from tests.support.tiny import World
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 SECONDS = 30.0
 KILLS = 8
@@ -62,10 +65,17 @@ MOMENTS: dict[str, Callable[[World], bool]] = {
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    def looked() -> bool:
+        assert process.poll() is None, process.communicate()
+        return bool(condition())
+
+    wait_until(looked)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
     end = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to that"
-        assert process.poll() is None, process.communicate()
         time.sleep(0.001)
 
 
@@ -114,6 +124,29 @@ def test_a_build_is_interrupted(moment: str, fresh: World, built_once: World) ->
     nothing_left(fresh.folder)
     assert os.listdir(fresh.store / "scratch") == [], "an interrupted command clears up itself"
     whole(fresh)
+    completed(fresh, built_once)
+
+
+def test_interrupted_as_its_thread_starts(fresh: World, built_once: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if "ThreadPoolExecutor" in thread.name and threading.current_thread() is threading.main_thread():
+            wait_until(lambda: said(fresh, "--- distrobuilder"))
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    options = Options(host_architecture(), jobs=1)
+    catalog = Catalog.load([fresh.specs, builtin_specs()])
+    pipeline = Pipeline(Store(fresh.store), catalog, load_settings(), options, Console(quiet=True))
+    pipeline.fetch(["tiny"])
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.build(["tiny"])
+    nothing_left(fresh.folder)
+    assert not holds(fresh, "images/*/*/*/manifest.json")
+    assert [thread.name for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name] == []
     completed(fresh, built_once)
 
 

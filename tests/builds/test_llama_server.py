@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from tests.builds.images import Host, Machine
 
 pytest_plugins = ("tests.builds.images",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 UNIT = "llama-server"
 MODELS = "/var/lib/models"
 HOSTILE = """it's "$(touch /tmp/owned)" `touch /tmp/owned`; touch /tmp/owned \\"""

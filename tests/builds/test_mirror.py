@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.build.mirror import LoopbackMirror
-from anklume_images.build.rootfs import mirror_entries
+from anklume_images.builder.mirror import LoopbackMirror
+from anklume_images.builder.rootfs import mirror_entries
 from anklume_images.inputs.debian import parse_stanza
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from anklume_images.pipeline import Pipeline
     from tests.support.tiny import World
-
-pytestmark = [pytest.mark.root, pytest.mark.build]
 
 ASK = "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
 

@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
+from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anklume_images.incus.client import Incus
     from tests.conftest import Cli
-
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 SPECS = Path(__file__).resolve().parents[2] / "examples" / "specs"
 SECONDS = 60.0

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.architectures import host_architecture
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.catalog import builtin_specs
-from anklume_images.store.images import host_architecture
 from tests.support.ollama_standin import (
     LIBRARIES,
     NAME,
@@ -28,15 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from anklume_images.build.trees import Tree
+    from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
     from tests.builds.images import Host, Machine
     from tests.conftest import Cli
 
 pytest_plugins = ("tests.builds.images",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 HOME = "/root/.ollama"
 URL = "http://127.0.0.1:11434"
 REGISTRY = "10.209.0.1:5000"  # an address of the private network
@@ -181,7 +179,17 @@ def test_boots_answers_and_makes_its_key(each_host: Host, images: dict[str, Imag
 def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     keep = "5m$(touch /tmp/owned)'\"\\"
     machine.restart(
-        ollama_host="127.0.0.1:8000", ollama_keep_alive=keep, ollama_context_length="8192", ollama_no_cloud="false"
+        ollama_host="127.0.0.1:8000",
+        ollama_keep_alive=keep,
+        ollama_context_length="8192",
+        ollama_no_cloud="false",
+        ollama_origins="https://app.example app://*",
+        ollama_num_parallel="3",
+        ollama_flash_attention="false",
+        ollama_proxy="http://bob:p%25$(id)@proxy.example:3128",
+        ollama_no_proxy="10.0.0.0/8 mirror.example",
+        ollama_ca="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
+        ollama_environment=f"OLLAMA_DEBUG=1\nOLLAMA_HOST=elsewhere\nODD={keep}\nnot a name=x\n",
     )
     machine.wait(machine.healthy, "ollama")
     assert machine.request("http://127.0.0.1:8000/api/version").status == 200
@@ -192,6 +200,14 @@ def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     assert found["OLLAMA_KEEP_ALIVE"] == keep
     assert found["OLLAMA_CONTEXT_LENGTH"] == "8192"
     assert found["HOME"] == "/root"
+    assert found["OLLAMA_ORIGINS"] == "https://app.example,app://*"
+    assert (found["OLLAMA_NUM_PARALLEL"], found["OLLAMA_FLASH_ATTENTION"]) == ("3", "false")
+    assert found["HTTPS_PROXY"] == "http://bob:p%25$(id)@proxy.example:3128"
+    assert found["NO_PROXY"] == "10.0.0.0/8,mirror.example"
+    assert "BEGIN CERTIFICATE" in machine.output("cat", found["SSL_CERT_FILE"])
+    assert (found["OLLAMA_DEBUG"], found["ODD"]) == ("1", keep)
+    assert not {"HTTP_PROXY", "not a name"} & found.keys()
+    assert machine.output("stat", "--format", "%a", "/etc/anklume/ollama-environment") == "600\n"
     assert "OLLAMA_NO_CLOUD" not in found
     assert machine.run("test", "-e", "/tmp/owned").code == 1
 
@@ -200,7 +216,7 @@ def test_settings_reach_the_server_as_values(machine: Machine) -> None:
     ("host_setting", "url"),
     [
         ("", "http://127.0.0.1:11434"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 - a setting
+        ("0.0.0.0", "http://127.0.0.1:11434"),
         ("0.0.0.0:80", "http://127.0.0.1:80"),
         (":8000", "http://127.0.0.1:8000"),
         ("10.1.2.3:90", "http://10.1.2.3:90"),

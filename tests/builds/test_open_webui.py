@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.trial.private import PrivateIncus
+from anklume_images.ship.publish import image_files, publish
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 PASSWORD = "Correct \"horse' $staple` \\ battery = 9"  # noqa: S105  of nobody
 ANOTHER = "another $staple` password"
@@ -53,7 +50,7 @@ class Machines:
     image: Image
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def create(self, *, volume: str | None = None, **variables: str) -> Machine:
+    def create(self, *, volume: str | None = None, opens: bool = True, **variables: str) -> Machine:
         """A started instance with these `user.anklume.open_webui_…`; `volume` is one of its data."""
         machine = Machine(self.client, f"web{next(self.numbers)}")
         config = {f"user.anklume.open_webui_{name}": value for name, value in variables.items()}
@@ -61,7 +58,7 @@ class Machines:
         devices = {"data": disk} if volume else {}
         self.client.create_instance(machine.name, fingerprint=self.image.fingerprint, config=config, devices=devices)
         self.client.start(machine.name)
-        machine.wait()
+        machine.wait("active" if opens else "failed")
         return machine
 
 
@@ -86,11 +83,11 @@ class Machine:
     def healthy(self) -> bool:
         return self.run("/usr/lib/anklume/healthcheck").code == 0
 
-    def wait(self) -> None:
+    def wait(self, wanted: str = "active") -> None:
         """Until the unit says that it has started, or has failed."""
         end = time.monotonic() + SECONDS
-        while (state := self.run("systemctl", "is-active", "open-webui").stdout.decode().strip()) != "active":
-            if state == "failed" or time.monotonic() > end:
+        while (state := self.run("systemctl", "is-active", "open-webui").stdout.decode().strip()) != wanted:
+            if state in ("active", "failed") or time.monotonic() > end:
                 pytest.fail(f"{state}: {self.output('journalctl', '-u', 'open-webui', '-n', '40', '--no-pager')}")
             time.sleep(0.3)
 
@@ -154,7 +151,8 @@ def machines(
 @pytest.fixture(scope="module")
 def machine(machines: Machines) -> Machine:
     """An instance as it is by default, but with an administrator given at launch."""
-    return machines.create(admin_password=PASSWORD, admin_name="Ada L.")
+    administrator = {"admin_password": PASSWORD, "admin_name": "Ada L."}
+    return machines.create(**administrator, default_models="of-the-file", banner="Hi *all*")
 
 
 def test_page_is_served_and_the_system_is_well(machine: Machine) -> None:
@@ -204,6 +202,8 @@ def test_password_is_in_no_file_and_no_log(machine: Machine) -> None:
     assert machine.output("cat", "/etc/anklume/open-webui-admin.env") == ""
     modes = machine.output("sh", "-c", "stat --format %a:%U /etc/anklume/*.env /run/anklume/*.env").split()
     assert modes == ["600:root"] * 3
+    pid = machine.output("systemctl", "show", "open-webui", "--property", "MainPID", "--value").strip()
+    assert "WEBUI_ADMIN" not in machine.output("cat", f"/proc/{pid}/environ")
 
 
 def test_server_runs_confined(machine: Machine) -> None:
@@ -228,13 +228,21 @@ def test_program_was_compiled_when_the_image_was_built(machine: Machine) -> None
 
 def test_restart_of_the_instance_keeps_everything(machine: Machine) -> None:
     key = machine.output("cat", KEY)
+    bearer = (f"Authorization: Bearer {machine.sign_in().json()['token']}",)
+    page = {"DEFAULT_MODELS": "of-the-page", "DEFAULT_PINNED_MODELS": "pinned-there", "MODEL_ORDER_LIST": []}
+    assert machine.request("/api/v1/configs/models", page, headers=bearer).status == 200
     machine.stop()
     machine.client.start(machine.name)
     machine.wait()
     assert machine.sign_in().status == 200
     assert machine.output("cat", KEY) == key
-    # The configuration still says it; the file is not written again.
-    assert machine.output("cat", "/etc/anklume/open-webui-admin.env") == ""
+    models = machine.request("/api/v1/configs/models", headers=bearer).json()
+    assert models["DEFAULT_PINNED_MODELS"] == "pinned-there"
+    assert models["DEFAULT_MODELS"] == "of-the-file"
+    (banner,) = machine.request("/api/v1/configs/banners", headers=bearer).json()
+    assert banner["content"] == "Hi *all*"
+    # The configuration still says it, so Incus wrote it again.
+    assert machine.files_with("$staple`") == []
 
 
 def test_variables_reach_the_service(machines: Machines, machine: Machine) -> None:
@@ -245,6 +253,11 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         openai_url="http://127.0.0.1:9000/v1",
         openai_key="k$y\\1",
         stt_url="http://speech.example/v1",
+        origins="http://chat.lan https://chat.lan:444/x",
+        name="Ours",
+        signup="true",
+        title_generation="false",
+        persistent_config="false",
     )
     try:
         assert other.healthy()
@@ -254,6 +267,18 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         for origin, allowed in (("https://chat.example:8443", True), ("https://elsewhere.example", False)):
             answer = other.request("/api/config", port=80, headers=(f"Origin: {origin}",))
             assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+        own = other.output("hostname", "--all-ip-addresses").split()[0]
+        origins = ("https://chat.example:8443", "http://chat.lan", "https://chat.lan:444")
+        for host, origin, accepted in (
+            *(("127.0.0.1", origin, True) for origin in origins),
+            ("127.0.0.1", "http://127.0.0.1", True),
+            (own, f"http://{own}", True),
+            (own, "http://elsewhere.example", False),
+        ):
+            head = (f"Host: {host}", f"Origin: {origin}")
+            socket = other.request("/ws/socket.io/?EIO=4&transport=polling", port=80, headers=head)
+            assert ("accepted origin" not in socket.text) is accepted, origin
+        assert other.request("/api/config", port=80).json()["name"] == "Ours (Open WebUI)"
         other.write("/var/tmp/stand-in.py", STAND_IN)
         other.output("systemd-run", "--quiet", "python3", "/var/tmp/stand-in.py")
         other.output("sh", "-c", "until ss -lnt | grep -q :9000; do sleep 0.1; done")
@@ -267,6 +292,37 @@ def test_variables_reach_the_service(machines: Machines, machine: Machine) -> No
         speech = other.request("/api/v1/audio/config", port=80, headers=bearer).json()["stt"]
         assert (speech["ENGINE"], speech["OPENAI_API_BASE_URL"]) == ("openai", "http://speech.example/v1")
         assert speech["OPENAI_API_KEY"] == ""
+        assert other.request("/api/v1/tasks/config", port=80, headers=bearer).json()["ENABLE_TITLE_GENERATION"] is False
+        # The first account closes sign-up until the next start.
+        other.output("systemctl", "restart", "open-webui")
+        config = other.request("/api/config", port=80).json()["features"]
+        assert config["enable_signup"] is True
+    finally:
+        other.remove()
+
+
+def test_page_stays_closed_until_there_is_the_administrator_that_was_asked_for(machines: Machines) -> None:
+    long = "ü" * 36 + "x"
+    other = machines.create(opens=False, admin_password=long)
+    try:
+        health = other.run("/usr/lib/anklume/healthcheck")
+        assert health.code != 0
+        assert b"72 bytes" in health.stderr
+        assert ":3000" not in other.output("ss", "--listening", "--tcp", "--numeric")
+        assert other.output("systemctl", "show", "open-webui", "--property", "NRestarts", "--value") == "0\n"
+        assert other.files_with("ü" * 36) == []
+        assert "ü" not in other.output("journalctl", "--no-pager")
+        # Without the password it is as closed, and says so.
+        other.run("systemctl", "restart", "open-webui")
+        assert b"open_webui_admin_password" in other.run("/usr/lib/anklume/healthcheck").stderr
+        other.stop()
+        config = {"user.anklume.open_webui_admin_password": PASSWORD}
+        machines.client.send("patch", f"instances/{other.name}", {"config": config})
+        machines.client.start(other.name)
+        other.wait()
+        assert other.healthy()
+        assert other.sign_in().json()["role"] == "admin"
+        assert other.files_with("$staple`") == []
     finally:
         other.remove()
 

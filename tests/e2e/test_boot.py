@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.trial.private import PrivateIncus
+from anklume_images.ship.publish import image_files, publish
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,16 +23,14 @@ from anklume_images.console import Console
 from anklume_images.pipeline import Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from launcher.trial.init import HOME
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import HOME
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.example_store import example_store
 from tests.support.launching import Launcher, clear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

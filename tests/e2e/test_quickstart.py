@@ -20,8 +20,6 @@ from tests.support.incus_leftovers import leftovers, nothing_left
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300.0
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.store.store import Store
-from launcher.trial.home import PREFIX, sweep
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.state_directory import PREFIX, sweep
 from tests.support.incus_images import make_rootfs
 from tests.support.incus_leftovers import leftovers, nothing_left
 from tests.support.terminal import Terminal
@@ -29,8 +29,6 @@ from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
@@ -349,7 +347,7 @@ def command_pid(tries: Tries) -> int:
 # Moments in a try, in their order, seen from outside.
 MOMENTS: dict[str, Callable[[Tries], object]] = {
     "the folder is there": lambda tries: next(tries.home.glob(f"{PREFIX}*"), None),
-    "the keeper runs": lambda tries: "trial.keeper" in processes(tries),
+    "the supervisor runs": lambda tries: "private_incus.supervisor" in processes(tries),
     "incusd runs": lambda tries: "incusd" in processes(tries),
     "the bridge is there": lambda tries: "net-web" in processes(tries),
     "the container runs": lambda tries: "monitor" in processes(tries),
@@ -370,7 +368,7 @@ def test_ended_at_any_moment_it_leaves_nothing(tiny: Tries, moment: str, number:
     assert "Traceback" not in said
     wait_until(lambda: not command_runs(tiny), "the command ends too")
     assert nothing_left(tiny.home, but_folders=number == signal.SIGKILL)
-    sweep(tiny.home)  # as the next start does: a keeper that was about to begin could not
+    sweep(tiny.home)  # as the next start does: a supervisor that was about to begin could not
     assert nothing_left(tiny.home)
 
 
@@ -381,7 +379,7 @@ def command_runs(tries: Tries) -> bool:
     return False
 
 
-@pytest.mark.parametrize("victim", ["keeper", "pid 1", "incusd", "command"])
+@pytest.mark.parametrize("victim", ["supervisor", "pid 1", "incusd", "command"])
 def test_a_part_of_it_killed(tiny: Tries, victim: str) -> None:
     with started(tiny) as process:
         pid = command_pid(tiny)
@@ -401,9 +399,11 @@ def test_a_part_of_it_killed(tiny: Tries, victim: str) -> None:
 def find(tries: Tries, victim: str) -> int:
     """The pid of a process of the private Incus."""
     lines = [line.split(": ", 1) for line in leftovers(tries.home)["processes"]]
-    keeper = next(int(pid) for pid, command in lines if "trial.keeper" in command and os.getpgid(int(pid)) == int(pid))
-    if victim == "keeper":
-        return keeper
+    supervisor = next(
+        int(pid) for pid, command in lines if "private_incus.supervisor" in command and os.getpgid(int(pid)) == int(pid)
+    )
+    if victim == "supervisor":
+        return supervisor
     if victim == "pid 1":
-        return int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()[0])
+        return int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0])
     return next(int(pid) for pid, command in lines if "incusd --group" in command)

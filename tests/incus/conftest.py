@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.store.store import Store
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 from tests.support.incus_images import make_image, make_rootfs
 from tests.support.launching import Launcher, clear, images
 from tests.support.tiny_store import put_tiny, write_specs

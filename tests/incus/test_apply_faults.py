@@ -8,11 +8,15 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from anklume_images.errors import IncusError
 from anklume_images.incus.client import Incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.trial.private import PrivateIncus
+from launcher.infra.names import MACHINE, OWNER, UNFINISHED
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.storage import POOL_SOURCE
 from tests.support.launching import Launcher
 from tests.support.tiny_store import put_tiny, write_specs
 
@@ -172,4 +176,31 @@ def test_interrupted_and_run_again(tiny: Launcher) -> None:
     assert process.returncode == 130, said
     assert "interrupted" in said
     tiny("apply")
+    tiny.settled()
+
+
+BEGUN = {OWNER: "demo", MACHINE: "box-0", UNFINISHED: "true"}
+ROOT = {"root": {"type": "disk", "path": "/", "pool": "default"}}
+HALVE = """\
+set -e; cd {folder}/images/$1
+btrfs property set . ro false
+rm -r rootfs/usr/bin; [ "$2" = some ] || rm -r rootfs
+"""
+
+
+@pytest.mark.parametrize("left", ["some", "nothing"])
+def test_image_that_a_killed_daemon_unpacked_by_half(tiny: Launcher, left: str) -> None:
+    """What such a daemon leaves: a volume that it takes for whole, and perhaps an instance made of it."""
+    tiny.write(ONE)
+    tiny("apply")
+    tiny("destroy", "--yes", "--force-protected")
+    with tiny.client() as client:
+        (fingerprint,) = (url.rpartition("/")[2] for url in client.get("storage-pools/default/volumes/image"))
+        halve = HALVE.format(folder=POOL_SOURCE)
+        tiny.incus.run(["sh", "-c", halve, "sh", fingerprint, left], check=True)
+        if left == "some":
+            body = {"name": "box-0", "source": {"type": "image", "fingerprint": fingerprint}, "config": BEGUN}
+            client.send("post", "instances", body | {"devices": ROOT}, params={"project": "lab"})
+    tiny("apply")
+    assert tiny.execute("lab", "box-0", "cat", "/etc/passwd").code == 0
     tiny.settled()

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
-from launcher.plan.names import UNFINISHED
+from launcher.infra.names import UNFINISHED
 from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from anklume_images.incus.remotes import addresses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 CONFIG = """
 default-remote: lab
@@ -147,8 +147,6 @@ def test_old_or_other_server_is_named(server: str, version: str) -> None:
         check_server(info, "https://host:8443")
 
 
-@pytest.mark.root
-@pytest.mark.incus
 def test_find_reaches_a_real_server(
     config: Path, started: Callable[[str], PrivateIncus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,8 +155,6 @@ def test_find_reaches_a_real_server(
         assert incus.server.name == "trial"
 
 
-@pytest.mark.root
-@pytest.mark.incus
 def test_project_is_kept(started: Callable[[str], PrivateIncus]) -> None:
     private = started("incus-6")
     with private.client() as incus:

@@ -18,9 +18,7 @@ from launcher.trial.forward import Forwarder, Instance, listen
 if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
-    from launcher.trial.private import PrivateIncus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
+    from launcher.private_incus.daemon import PrivateIncus
 
 SECONDS = 20.0
 

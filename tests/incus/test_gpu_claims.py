@@ -15,13 +15,13 @@ import pytest
 
 from anklume_images.errors import IncusError, PolicyError
 from anklume_images.ship.publish import publish
-from launcher.apply import claims
-from launcher.apply.claims import Claim, Claimant, ClaimLostError, claim, confirm, read_claims, release
-from launcher.apply.host_cards import read_cards
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_holders import holders
-from launcher.plan.names import CLAIM, owner_of
-from launcher.trial import fakegpu
+from launcher.gpu import claims
+from launcher.gpu.claims import Claim, Claimant, ClaimLostError, claim, confirm, read_claims, release
+from launcher.gpu.holders import holders
+from launcher.gpu.host import read_cards
+from launcher.gpu.policy import decide
+from launcher.infra.names import CLAIM, owner_of
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
-    from launcher.plan.cards import Card
-    from launcher.plan.gpu_grants import Grant
-    from launcher.trial.private import PrivateIncus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
+    from launcher.private_incus.daemon import PrivateIncus
 
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"

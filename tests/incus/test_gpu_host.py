@@ -12,15 +12,15 @@ import pytest
 
 from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
-from launcher.apply.claims import Claimant, claim, release
-from launcher.apply.daemon_root import daemon_root
-from launcher.apply.gpu_preflight import preflight
-from launcher.apply.host_cards import read_cards
+from launcher.gpu.claims import Claimant, claim, release
+from launcher.gpu.config import gpu_config
+from launcher.gpu.holders import holders
+from launcher.gpu.host import read_cards
+from launcher.gpu.policy import decide
+from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_config import gpu_config
-from launcher.plan.gpu_holders import holders
-from launcher.trial import fakegpu
+from launcher.observe.daemon import daemon_root
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.incus.client import Incus
-    from launcher.trial.private import PrivateIncus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
+    from launcher.private_incus.daemon import PrivateIncus
 
 FIRST, SECOND = (card.pci for card in fakegpu.cards(2))
 UUID = "7d6ce9b8-0000-4000-8000-000000000001"

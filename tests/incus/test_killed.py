@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.trial.home import PREFIX, sweep
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.state_directory import PREFIX, sweep
 from tests.support.incus_leftovers import leftovers, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.ship.publish import ImageFiles
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30.0
@@ -61,7 +59,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "the folder is there": lambda home: folder_holds(home, ""),
     "its subfolders are": lambda home: folder_holds(home, "mnt"),
     "the log is opened": lambda home: folder_holds(home, "incusd.log"),
-    "the keeper runs": lambda home: "trial.keeper" in command_lines(home),
+    "the supervisor runs": lambda home: "private_incus.supervisor" in command_lines(home),
     "the pool file is there": lambda home: folder_holds(home, "*.img"),
     "a loop device is attached": lambda home: bool(leftovers(home)["loop devices"]),
     "incusd runs": lambda home: "incusd" in command_lines(home),
@@ -99,18 +97,18 @@ def test_caller_killed_with_a_container_running(
     with hold(incus_tree(version), home, image) as process:
         wait_for_word(process, "running")
         process.kill()
-    # The keeper sees the caller's end and clears even the folder.
+    # The supervisor sees the caller's end and clears even the folder.
     assert nothing_left(home)
 
 
 @pytest.mark.parametrize("version", ["incus-6", "incus-7"])
-def test_keeper_killed_with_a_container_running(
+def test_supervisor_killed_with_a_container_running(
     version: str, incus_tree: Callable[[str], Path], home: Path, image: ImageFiles
 ) -> None:
     with hold(incus_tree(version), home, image) as process:
-        keeper = int(wait_for_word(process, "up")[1])
+        supervisor = int(wait_for_word(process, "up")[1])
         wait_for_word(process, "running")
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
         # One SIGKILL ended everything inside; the folder is the caller's to clear.
         wait_until(lambda: "incusd" not in command_lines(home) and "monitor" not in command_lines(home))
         process.send_signal(signal.SIGINT)
@@ -132,9 +130,9 @@ def test_daemon_killed(incus_tree: Callable[[str], Path], home: Path) -> None:
     assert nothing_left(home)
 
 
-def test_keeper_asked_to_end(incus_tree: Callable[[str], Path], home: Path) -> None:
+def test_supervisor_asked_to_end(incus_tree: Callable[[str], Path], home: Path) -> None:
     with PrivateIncus(tree=incus_tree("incus-6"), home=home) as incus:
-        os.kill(incus.keeper, signal.SIGTERM)
+        os.kill(incus.supervisor, signal.SIGTERM)
         wait_until(lambda: not folder_holds(home, ""))
     assert nothing_left(home)
 
@@ -156,13 +154,15 @@ def test_killed_while_it_closes(incus_tree: Callable[[str], Path], home: Path, i
     assert nothing_left(home)
 
 
-def test_next_start_sweeps_what_killed_caller_and_keeper_left(incus_tree: Callable[[str], Path], home: Path) -> None:
+def test_next_start_sweeps_what_killed_caller_and_supervisor_left(
+    incus_tree: Callable[[str], Path], home: Path
+) -> None:
     with hold(incus_tree("incus-6"), home) as process:
-        keeper = int(wait_for_word(process, "up")[1])
-        os.kill(keeper, signal.SIGSTOP)  # so that it cannot clear up
+        supervisor = int(wait_for_word(process, "up")[1])
+        os.kill(supervisor, signal.SIGSTOP)  # so that it cannot clear up
         process.kill()
         process.wait()
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
     assert nothing_left(home, but_folders=True)
     left = leftovers(home)["folders"]
     assert len(left) == 1
@@ -179,7 +179,7 @@ def test_sweep_leaves_the_living_alone(incus_tree: Callable[[str], Path], home: 
 
 def test_command_inside_ends_with_the_caller(incus_tree: Callable[[str], Path], home: Path) -> None:
     script = (
-        "import subprocess, sys; from pathlib import Path; from launcher.trial.private import PrivateIncus\n"
+        "import subprocess, sys; from pathlib import Path; from launcher.private_incus.daemon import PrivateIncus\n"
         "with PrivateIncus(tree=Path(sys.argv[1]), home=Path(sys.argv[2])) as incus:\n"
         "    inside = subprocess.Popen(incus.command(['sleep', '600'], network_only=True))\n"
         "    print(inside.pid, flush=True); inside.wait()\n"

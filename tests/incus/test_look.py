@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from launcher.check import doctor, logs, status, verify
-from launcher.check.inside import Inside
 from launcher.infra.model import ImageChoice, Policy
-from launcher.trial import fakegpu
+from launcher.inspect import doctor, logs, status, verify
+from launcher.inspect.guest import Inside
+from launcher.private_incus import fake_gpu as fakegpu
 from tests.support.launched import changed, infra
 from tests.support.look_machines import (
     BLIND,
@@ -30,14 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
+
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from launcher.check.evidence import Finding
     from launcher.infra.model import Infra, Machine
+    from launcher.inspect.facts import Finding
     from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
 
 
 def rows(world: World, file: Infra) -> dict[str, dict[str, Any]]:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tests.support.launched import World
 
 pytest_plugins = ("tests.incus.look_world",)
-pytestmark = [pytest.mark.root, pytest.mark.incus, pytest.mark.build]
-
 FILE = f"""
 project_name: look
 global: {{base_subnet: "10.131"}}

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.support.launching import Launcher
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 FILE = """\
 domains:

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
-    from launcher.trial.private import PrivateIncus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
+    from launcher.private_incus.daemon import PrivateIncus
 
 # As a program of its own, so that its terminal is another than the tests' one.
 PROGRAM = """
@@ -108,7 +106,7 @@ def test_a_program_that_is_not_there_ends_with_an_error(connect: Callable[..., T
 
 
 def test_another_certificate_than_the_pinned_one_is_refused(incus: PrivateIncus, client: Incus, tmp_path: Path) -> None:
-    from launcher.trial.certificate import make_client_certificate
+    from launcher.private_incus.certificate import make_client_certificate
 
     other, _, _ = make_client_certificate(tmp_path)
     code = (

@@ -12,9 +12,9 @@ import pytest
 
 from anklume_images.errors import HostError, IncusError
 from anklume_images.ship.publish import ImageFiles, publish
-from launcher.trial import fakegpu
-from launcher.trial.home import PREFIX
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus import fake_gpu as fakegpu
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.state_directory import PREFIX
 from tests.support.incus_images import make_image
 from tests.support.incus_leftovers import leftovers, nothing_left
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.incus.client import Incus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 
 def test_each_version_is_the_one_of_its_tree(started: Callable[[str], PrivateIncus]) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from anklume_images.errors import IncusError, StoreError
 from anklume_images.ship.publish import AliasChange, ImageFiles, publish
-from launcher.trial.certificate import make_client_certificate
+from launcher.private_incus.certificate import make_client_certificate
 from tests.support.incus_images import make_image
 from tests.support.incus_publish import argument
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.incus.client import Incus
-    from launcher.trial.private import Endpoint, PrivateIncus
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
+    from launcher.private_incus.daemon import Endpoint, PrivateIncus
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAT = 32 << 10  # KiB: what an upload of 500 MiB may need more than one of 1.5

@@ -9,7 +9,7 @@ import pytest
 
 from anklume_images.errors import AnklumeError, IncusError
 from anklume_images.ship.volume import VolumeFile, make_volume
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
-
-pytestmark = [pytest.mark.root, pytest.mark.incus]
 
 OWNER = {"user.anklume-launch.owner": "test"}
 

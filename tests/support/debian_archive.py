@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA512
 
-from anklume_images.store.images import host_architecture
+from anklume_images.architectures import host_architecture
 
 if TYPE_CHECKING:
     from tests.support.faulty_mirror import FaultyMirror

@@ -16,11 +16,11 @@ from typing import Any
 
 from anklume_images.errors import AnklumeError
 from anklume_images.incus.client import Incus
-from launcher.apply import claims
-from launcher.apply.claims import Claimant, claim, confirm
-from launcher.apply.host_cards import read_cards
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_config import gpu_config
+from launcher.gpu import claims
+from launcher.gpu.claims import Claimant, claim, confirm
+from launcher.gpu.config import gpu_config
+from launcher.gpu.host import read_cards
+from launcher.gpu.policy import decide
 from tests.unit.gpu_host import infra, machine
 
 __all__ = ["main"]

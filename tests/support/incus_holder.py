@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus.daemon import PrivateIncus
 
 
 def say(word: str) -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     say("start")
     try:
         with PrivateIncus(tree=Path(tree), home=Path(home)) as incus:
-            say(f"up {incus.keeper} {incus.pid}")
+            say(f"up {incus.supervisor} {incus.pid}")
             if image:
                 metadata, rootfs, fingerprint = image
                 with incus.client() as client:

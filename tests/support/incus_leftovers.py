@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from launcher.trial.home import PREFIX, cgroup_of
+from launcher.private_incus.state_directory import PREFIX, cgroup_of
 
 SECONDS = 20.0
 

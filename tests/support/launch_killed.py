@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from anklume_images.incus.client import Incus
-from launcher.cli import main
+from launcher.cli.main import main
 
 
 def arm(number: int, *, after: bool) -> None:

@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.ship.publish import publish
-from anklume_images.ship.verb import image_files
-from launcher.check.images import ImageBook
-from launcher.check.look import look
+from anklume_images.ship.publish import image_files, publish
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Settings
-from launcher.plan.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
-from launcher.trial.init import HOME
+from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
+from launcher.inspect.images import ImageBook
+from launcher.observe.instances import look
+from launcher.private_incus.init import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from launcher.check.look import Seen
-    from launcher.trial.private import PrivateIncus
+    from launcher.observe.instances import Seen
+    from launcher.private_incus.daemon import PrivateIncus
 
 PROJECT = "look"
 SECONDS = 90.0

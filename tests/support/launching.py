@@ -9,13 +9,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan.names import OWNER
+from launcher.infra.names import OWNER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.incus.client import Incus, Result
-    from launcher.trial.private import PrivateIncus
+    from launcher.private_incus.daemon import PrivateIncus
 
 EVERYWHERE = {"all-projects": "true"}
 HEAD = "project_name: {name}\nglobal:\n  addressing: {{base_octet: 10, zone_base: {zone}}}\n"

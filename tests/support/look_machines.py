@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from launcher.infra.model import Policy
-from launcher.trial import fakegpu
-from launcher.trial.private import PrivateIncus
+from launcher.private_incus import fake_gpu as fakegpu
+from launcher.private_incus.daemon import PrivateIncus
 from tests.support.launched import World, machine
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from anklume_images.build.sandbox import Job, Mount, Step, run_job
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.pipeline import Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs

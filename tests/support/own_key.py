@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
-from anklume_images.build.apt import TreeApt
-from anklume_images.cli import main
+from anklume_images.builder.apt import TreeApt
+from anklume_images.cli.main import main
 
 
 def keyring(apt: TreeApt) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from anklume_images.build.sandbox import Job, Mount, Outcome, Step, run_job
+from anklume_images.builder.sandbox import Job, Mount, Outcome, Step, run_job
 
 
 def probe(

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import host_architecture
 from anklume_images.inputs.lockfile import Lock, ReleaseFile, save_lock
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.store.images import host_architecture
 
 if TYPE_CHECKING:
     from tests.support.faulty_mirror import FaultyMirror

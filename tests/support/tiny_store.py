@@ -9,7 +9,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.store.images import Image, Images, StoredFile, host_architecture
+from anklume_images.architectures import host_architecture
+from anklume_images.store.images import Image, Images, StoredFile
 from tests.support.incus_images import make_image
 
 if TYPE_CHECKING:

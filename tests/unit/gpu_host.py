@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.gpu.cards import Card, cards_of
 from launcher.infra.model import Domain, GpuSelector, ImageChoice, Infra, Machine, Profile, Settings
-from launcher.plan.cards import Card, cards_of
 
 
 def nvidia(index: int, *, pci: str | None = None, **more: Any) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.check.evidence import EngineTest, HostEvidence, MachineEvidence, Pool
-from launcher.check.look import Seen
-from launcher.check.services import Engine, Settings
+from launcher.gpu.cards import Card, Nvidia
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy
 from launcher.infra.model import Settings as FileSettings
-from launcher.plan.cards import Card, Nvidia
+from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool
+from launcher.inspect.services import Engine, Settings
+from launcher.observe.instances import Seen
 
 CARD = Card(
     "0000:01:00.0",
@@ -53,7 +53,7 @@ def infra(*machines: Machine, policies: tuple[Policy, ...] = (), disabled: tuple
 
 
 def seen(one: Machine, state: str = "running", **keys: Any) -> Seen:
-    return Seen(one, one.domain, one.name, state, **keys)
+    return Seen(one, one.domain, one.name, state, **{"addresses": (one.address,)} | keys)
 
 
 def evidence(one: Machine, *services: str, state: str = "running", given: Any = None, **keys: Any) -> MachineEvidence:

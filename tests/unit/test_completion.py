@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import cli
+from anklume_images.cli.program import CommandTable
+from launcher.cli.main import cli
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A path with both commands on it, as an installed environment has them."""
     folder = tmp_path_factory.mktemp("bin")
     for name, module in MODULES.items():
-        text = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom {module}.cli import main\nmain()\n"
+        text = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom {module}.cli.main import main\nmain()\n"
         (folder / name).write_text(f"#!{sys.executable}\n{text}")
         (folder / name).chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
@@ -60,7 +61,7 @@ def completions(line: str, folder: Path) -> list[str]:
     words = line.split(" ")
     name = words[0].upper().replace("-", "_")
     asked = {f"_{name}_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    code = f"import sys; sys.argv[0] = {words[0]!r}; from {MODULES[words[0]]}.cli import main; main()"
+    code = f"import sys; sys.argv[0] = {words[0]!r}; from {MODULES[words[0]]}.cli.main import main; main()"
     environment = {**os.environ, **asked, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -74,7 +75,8 @@ def names(line: str, folder: Path) -> list[str]:
 
 
 def test_the_first_word_is_a_verb_or_a_file(folder: Path) -> None:
-    verbs = sorted(cli._VERBS)
+    assert isinstance(cli, CommandTable)
+    verbs = list(cli.table)
     assert names("anklume-launch ", folder) == [*verbs, "broken.yaml", "examples/", "infra.yml"]
     assert names("anklume-launch ver", folder) == ["verify"]
     assert names("anklume-launch --store x pl", folder) == ["plan"]

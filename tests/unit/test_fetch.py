@@ -875,7 +875,6 @@ if int(size) < 8 << 20:
 """
 
 
-@pytest.mark.root
 def test_a_disk_that_fills_up_is_told_and_the_rest_is_resumed(mirror, blobs):
     mirror.serve(PATH, DATA)
     mirror.fault(PATH, Fault(hold=500_000))
@@ -892,7 +891,6 @@ def test_a_disk_that_fills_up_is_told_and_the_rest_is_resumed(mirror, blobs):
     assert resumed == "1 True True"
 
 
-@pytest.mark.root
 def test_a_disk_too_small_is_told_before_the_first_byte(mirror, blobs):
     file = LockedFile("debian", "large", "0" * 64, 20 << 20)
     with child(blobs, mirror, file, FULL) as process:

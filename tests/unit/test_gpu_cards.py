@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.plan.cards import cards_of, computing, describe, normal_pci
+from anklume_images.incus.values import pci_address
+from launcher.gpu.cards import cards_of, computing, describe
 from tests.unit.gpu_host import amd, console_chip, host, nvidia
 
 
@@ -25,7 +26,7 @@ from tests.unit.gpu_host import amd, console_chip, host, nvidia
     ],
 )
 def test_addresses_take_incus_form(text: str, normal: str | None) -> None:
-    assert normal_pci(text) == normal
+    assert pci_address(text) == normal
 
 
 def test_card_carries_what_incus_says() -> None:

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher.apply.daemon_root import daemon_root
-from launcher.apply.gpu_preflight import preflight
-from launcher.apply.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_mig
+from launcher.gpu.config import gpu_config
+from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_mig
+from launcher.gpu.policy import decide
+from launcher.gpu.preflight import preflight
 from launcher.infra.model import GpuSelector, Profile
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_config import gpu_config
+from launcher.observe.daemon import daemon_root
 from tests.unit.gpu_host import address, amd, gpu, host, infra, machine, nvidia, place
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from launcher.apply.gpu_preflight import Obstacle
+    from launcher.gpu.cards import Card
+    from launcher.gpu.preflight import Obstacle
     from launcher.infra.model import Machine
-    from launcher.plan.cards import Card
 
 FIRST, SECOND = address(0), address(1)
 RUNTIME = {"nvidia.runtime": "true", "nvidia.driver.capabilities": "compute,utility"}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.errors import InvalidFileError, PolicyError
+from launcher.gpu.holders import collide, holders
+from launcher.gpu.policy import GpuDecision, GpuRefusedError, decide, members_of
 from launcher.infra.model import GpuSelector, Profile
-from launcher.plan.gpu import GpuDecision, GpuRefusedError, decide, members_of
-from launcher.plan.gpu_holders import collide, holders
 from tests.unit.gpu_host import (
     address,
     console_chip,
@@ -26,8 +26,8 @@ from tests.unit.gpu_host import (
 )
 
 if TYPE_CHECKING:
+    from launcher.gpu.cards import Card
     from launcher.infra.model import Infra
-    from launcher.plan.cards import Card
 
 FIRST, SECOND = address(0), address(1)
 GIB = 1 << 30

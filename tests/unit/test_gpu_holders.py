@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.plan.gpu_holders import collide, holders
+from launcher.gpu.holders import collide, holders
 from tests.unit.gpu_host import address, amd, gpu, host, instance, nvidia, two_cards
 
 FIRST, SECOND = address(0), address(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from launcher.apply.claims import Claim, _name, read_claims
-from launcher.plan import gpu_report
-from launcher.plan.cards import Card
-from launcher.plan.gpu import decide
-from launcher.plan.gpu_grants import Grant
-from launcher.plan.gpu_holders import holders
+from launcher.gpu import report as gpu_report
+from launcher.gpu.cards import Card
+from launcher.gpu.claims import Claim, _name, read_claims
+from launcher.gpu.grants import Grant
+from launcher.gpu.holders import holders
+from launcher.gpu.policy import decide
 from tests.unit.gpu_host import address, gpu, host, infra, instance, machine, nvidia, place, two_cards
 
 FIRST, SECOND = address(0), address(1)

@@ -12,14 +12,14 @@ import pytest
 
 import launcher
 from anklume_images.errors import IncusError
-from launcher.check.collect import unreachable
-from launcher.check.doctor import Report, as_json, as_text, examine_host
-from launcher.check.evidence import Finding, Pool
-from launcher.check.preflight import host_findings
+from launcher.inspect.collect import unreachable
+from launcher.inspect.doctor import Report, as_json, as_text, examine_host
+from launcher.inspect.facts import Finding, Pool
+from launcher.inspect.preflight import host_findings
 from tests.unit.look import HOST
 
 if TYPE_CHECKING:
-    from launcher.check.evidence import HostEvidence
+    from launcher.inspect.facts import HostEvidence
 
 GIB = 1 << 30
 
@@ -147,8 +147,8 @@ def test_the_page_has_every_code() -> None:
     root = Path(launcher.__file__).parent
     words = [
         node.value
-        for name in ("preflight", "troubles", "engines")
-        for node in ast.walk(ast.parse((root / "check" / f"{name}.py").read_text()))
+        for name in ("preflight", "findings", "engines", "administrator", "network")
+        for node in ast.walk(ast.parse((root / "inspect" / f"{name}.py").read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from launcher.check.look import Mount
-from launcher.check.look import seen as seen_of
-from launcher.check.shell import client_command
-from launcher.check.status import Health, Row, as_json, as_table
-from launcher.plan.names import IMAGE, MACHINE, OWNER
-from launcher.plan.plain import plain
+from anklume_images.plaintext import plain
+from launcher.infra.names import IMAGE, MACHINE, OWNER
+from launcher.inspect.shell import client_command
+from launcher.inspect.status import Health, Row, as_json, as_table
+from launcher.observe.instances import Mount
+from launcher.observe.instances import seen as seen_of
 from tests.unit.look import machine, seen
 
 BRAIN = machine("brain")
@@ -166,3 +166,17 @@ def test_the_incus_clients_command_line_is_the_same_machine() -> None:
         "/usr/bin/incus", "exec", "--project", "ai", "brain", "--", "ls", "-l",
     ]  # fmt: skip
     assert client_command("/usr/bin/incus", one, ("ls",), "lab:")[4] == "lab:brain"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ok"),
+    [(("10.1.0.1",), True), (("10.1.0.9", "10.1.0.1"), True), (("10.1.0.113",), False), ((), False)],
+)
+def test_a_machine_without_its_address_is_not_well(addresses: tuple[str, ...], *, ok: bool) -> None:
+    assert replace(ROW, addresses=addresses).ok is ok
+
+
+def test_a_machine_whose_file_leaves_its_address_open_may_have_any() -> None:
+    assert replace(ROW, address="", addresses=()).ok
+    own = machine("brain", devices={"eth0": {"type": "nic", "network": "other"}})
+    assert (own.fixed_address, seen(own, addresses=()).has_address) == ("", True)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.apply.gpu_preflight import Obstacle
-from launcher.apply.nvidia_smi import Figures
-from launcher.check.evidence import Loaded, Said
-from launcher.check.troubles import machine_findings
+from launcher.gpu.grants import Refusal
+from launcher.gpu.nvidia_smi import Figures
+from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
-from launcher.plan.gpu_grants import Refusal
+from launcher.inspect.facts import Loaded, NoAdministrator, Said
+from launcher.inspect.findings import machine_findings
+from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:
-    from launcher.check.evidence import Finding, HostEvidence, MachineEvidence
+    from launcher.inspect.facts import Finding, HostEvidence, MachineEvidence
 
 OLLAMA, WEBUI, LLAMA = "ollama_server", "open_webui", "llama_server"
 GIB = 1 << 30
@@ -283,3 +284,21 @@ def test_what_is_in_the_way_of_a_card_is_told_whether_the_machine_runs_or_not() 
     )
     assert (second.code, second.severity, second.cause) == ("gpu-preflight", "error", obstacle.cause)
     assert (third.severity, third.cause) == ("warning", "cannot be seen from here")
+
+
+@pytest.mark.parametrize(("is_open", "remedy"), [(True, "--replace"), (False, "open_webui_admin_password")])
+def test_a_missing_administrator_is_an_error_with_a_remedy(is_open: bool, remedy: str) -> None:
+    one = machine("web")
+    missing = NoAdministrator("why", is_open)
+    (found,) = machine_findings(infra(one), [evidence(one, "open_webui", no_administrator=missing)], HOST)
+    assert (found.code, found.severity, found.evidence) == ("no-administrator", "error", ("why",))
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(("addresses", "code"), [((), "no-address"), (("10.1.0.113",), "other-address")])
+def test_a_machine_without_its_address(addresses: tuple[str, ...], code: str) -> None:
+    box = machine("box")
+    leases = (Lease("10.1.0.1", "00:16:3e:00:00:02", "old", static=False),)
+    (finding,) = found(evidence(box, seen=seen(box, addresses=addresses), leases=leases))
+    assert (finding.code, finding.severity, finding.subject) == (code, "error", "box")
+    assert "lease of 10.1.0.1: old, 00:16:3e:00:00:02" in finding.evidence

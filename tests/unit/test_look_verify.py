@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from anklume_images.incus.client import Result
-from launcher.check import probes
-from launcher.check.images import Facts
-from launcher.check.inside import Answer
-from launcher.check.probes import Probe
-from launcher.check.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
-from launcher.check.verify import Check, as_json, as_text, checks_of
+from launcher.inspect import probes
+from launcher.inspect.guest import Answer
+from launcher.inspect.images import Facts
+from launcher.inspect.probes import Probe
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
+from launcher.inspect.verify import Check, as_json, as_text, checks_of
 from tests.unit.look import CARD, machine, seen
 
 CSV = (
@@ -90,6 +90,7 @@ def test_a_service_that_is_switched_off_is_left_out_with_the_reason() -> None:
         ("::", "http://[::1]:11434"),
         ("[fd00::1]", "http://[fd00::1]:11434"),
         ("", "http://127.0.0.1:11434"),
+        ("99999", "http://127.0.0.1:11434"),
     ],
 )
 def test_ollama_is_asked_where_it_listens(host: str, url: str) -> None:
@@ -202,7 +203,7 @@ def test_what_is_an_answer_of_llama_server(answer: Any, state: str) -> None:
 
 
 def test_a_key_reaches_the_server_and_no_process_list() -> None:
-    from launcher.check.inside import Inside
+    from launcher.inspect.guest import Inside
 
     commands: list[tuple[list[str], dict[str, str]]] = []
 
@@ -241,7 +242,19 @@ def test_a_key_reaches_the_server_and_no_process_list() -> None:
     ],
 )
 def test_what_is_the_page(answer: Answer, state: str) -> None:
-    assert probes.webui_page(probe(StandIn({"/": answer}))).state == state
+    assert probes.webui_page(probe(StandIn({"/": answer}, Result(1, b"", b"")))).state == state
+
+
+def test_a_page_without_the_administrator_that_was_asked_for_fails() -> None:
+    page = {"/": Answer(0, 200, "<title>Open WebUI</title>")}
+    open_to_all = page | {"/api/config": {"onboarding": True}}
+    asked = {"open_webui_admin_password": "x"}
+    no_file = Result(1, b"", b"cat: no such file")
+    assert probes.webui_page(probe(StandIn(open_to_all, no_file), **asked)).state == "failed"
+    assert probes.webui_page(probe(StandIn(open_to_all, no_file))).state == "ok"
+    assert probes.webui_page(probe(StandIn(page | {"/api/config": {}}, no_file), **asked)).state == "ok"
+    closed = probes.webui_page(probe(StandIn({}, Result(0, b"not made: why\n", b""))))
+    assert (closed.state, closed.evidence) == ("failed", "there is no administrator: not made: why")
 
 
 def test_all_engines_must_answer_and_none_is_a_reason_to_skip() -> None:

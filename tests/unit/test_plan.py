@@ -22,12 +22,12 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
+from launcher.infra.names import CLAIM, IMAGE, OWNER, Names, names_for
+from launcher.observe.live import Live
 from launcher.plan.desired import Circumstances, desired
 from launcher.plan.difference import difference, owned
-from launcher.plan.live import Live
-from launcher.plan.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.plan.render import document, lines
-from launcher.plan.resources import Key, Resource
+from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -377,6 +377,46 @@ class TestDifference:
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.2", "10.110.0.1")) == {"one", "two"}
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.2", "10.110.0.3")) == {"two"}
         assert moving(file("10.110.0.1", "10.110.0.2"), file("10.110.0.3", "10.110.0.2")) == set()
+
+    def test_a_machine_with_another_address_restarts_and_gives_that_up_first(self) -> None:
+        file = infra(machine())
+        key = Key("machine", "lab", "box")
+        live = replace(as_made(wanted(file)), astray={key: "10.110.0.113"})
+        plan = difference(wanted(file).values(), live, "demo")
+        assert [(step.key, step.action) for step in plan.todo] == [(key, "restart")]
+        assert [step.key for step in plan.moving] == [key]
+        assert "    address: 10.110.0.113 → 10.110.0.1" in lines(plan)
+
+    @pytest.mark.parametrize(("owner", "words"), [("demo", "--prune --force-protected removes it"), ("x", "another")])
+    def test_an_address_that_a_machine_outside_the_file_has_is_a_conflict(self, owner: str, words: str) -> None:
+        old, new = machine("old", ephemeral=False), machine("new")
+        left = changed(as_made(wanted(infra(old))), Key("machine", "lab", "old"), **{OWNER: owner})
+        (conflict,) = difference(wanted(infra(new)).values(), left, "demo").conflicts
+        assert conflict.key == Key("machine", "lab", "new")
+        assert "10.110.0.1, which the instance old (project lab) has" in conflict.message
+        assert words in conflict.hint
+
+    def test_an_address_that_a_machine_gives_up_only_when_it_is_selected(self) -> None:
+        before = infra(machine("one"))
+        after = infra(machine("first"), machine("one", address="10.110.0.2"))
+        resources, live = wanted(after).values(), as_made(wanted(before))
+        assert difference(resources, live, "demo").conflicts == ()
+        only = difference(resources, live, "demo", chosen=lambda resource: resource.machines == ("first",))
+        assert len(only.conflicts) == 1
+
+    def test_a_machine_that_runs_with_a_volume_which_another_joins_restarts(self) -> None:
+        volume = StorageVolume("data", "/data", "default")
+        one = machine("one", volumes=(volume,))
+        two = machine("two", address="10.110.0.2", volumes=(volume,))
+        resources, live = wanted(infra(one, two)).values(), as_made(wanted(infra(one)))
+        plan = difference(resources, live, "demo")
+        actions = {step.key.name: step.action for step in plan.todo if step.key.kind in ("machine", "volume")}
+        assert actions == {"default/data": "change", "one": "restart", "two": "create"}
+        assert plan.interrupts
+        assert [step.key.name for step in plan.sharing] == ["one"]
+        assert "    volumes.default/data: - → shared" in lines(plan)
+        only = difference(resources, live, "demo", chosen=lambda resource: resource.machines == ("two",))
+        assert "the instance one (project lab) runs with it" in only.conflicts[0].message
 
     def test_secret_is_in_neither_text_nor_json(self) -> None:
         variables = {"key": {"secret": True, "default": None}}

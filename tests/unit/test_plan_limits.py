@@ -8,7 +8,7 @@ import pytest
 
 from anklume_images.errors import AnklumeError
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Profile, ResourcePolicy, Settings
-from launcher.plan.limits import Capacity, bytes_of, limits_of
+from launcher.plan.limits import Capacity, limits_of
 
 HOST = Capacity(10, 100 << 30)
 GIB = 1024
@@ -79,16 +79,3 @@ def test_too_much_is_refused_unless_allowed() -> None:
 def test_a_vm_gets_whole_cpus() -> None:
     found = limits_of(infra(ResourcePolicy(), a={"type": "vm"}), HOST).config["a"]
     assert found == {"limits.cpu": "8", "limits.memory": f"{80 * GIB}MiB"}
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("0", 0), ("7B", 7), ("4kB", 4000), ("2MiB", 2 << 20), ("3GB", 3_000_000_000), ("1TiB", 1 << 40)],
-)
-def test_sizes_in_incus_notation(text: str, size: int) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "-1", "1.5GiB", "4 GB", "4gib", "5KB"])
-def test_what_is_no_size(text: str) -> None:
-    assert bytes_of(text) is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anklume_images.build.recipe import differences, make_recipe, recipe_digest, version_of
+from anklume_images.builder.recipe import differences, make_recipe, recipe_digest, version_of
 from tests.unit.test_lockfile import LOCK
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_the_order_of_inputs_does_not_count() -> None:
 
 
 def test_the_digest_is_the_same_in_every_process() -> None:
-    script = "import json, sys; from anklume_images.build.recipe import *; print(recipe_digest(json.load(sys.stdin)))"
+    script = "import json, sys; from anklume_images.builder.recipe import *; print(recipe_digest(json.load(sys.stdin)))"
     found = {
         subprocess.run(
             [sys.executable, "-c", script],

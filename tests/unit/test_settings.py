@@ -85,6 +85,16 @@ def test_a_file_that_is_no_mapping_is_one_problem(tmp_path, text, code):
     assert [problem.code for problem in caught.value.problems] == [code]
 
 
+def test_a_number_that_yaml_changed_is_refused(tmp_path):
+    path = tmp_path / "images.yml"
+    path.write_text("jobs: 010\nconnections: 8\n")
+    with pytest.raises(InvalidFileError) as caught:
+        load_settings({}, [path])
+    assert [(p.line, p.column, p.code, p.hint) for p in caught.value.problems] == [
+        (1, 7, "changed-by-yaml", "write 8, or 10")
+    ]
+
+
 def test_a_file_that_is_not_text_or_not_a_file_is_a_problem(tmp_path):
     binary = tmp_path / "binary.yml"
     binary.write_bytes(b"\xff\xfe\x00")

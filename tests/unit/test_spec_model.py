@@ -10,8 +10,18 @@ import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import request_of, value_problem, value_text
+from anklume_images.specs.model import Variable, request_of
+from anklume_images.specs.values import value_problem, value_text
 
+PEM = """-----BEGIN CERTIFICATE-----
+MIHFMHmgAwIBAgIBATAFBgMrZXAwDDEKMAgGA1UEAwwBYTAgFw0yMDAxMDEwMDAw
+MDBaGA8yMTAwMDEwMTAwMDAwMFowDDEKMAgGA1UEAwwBYTAqMAUGAytlcAMhADKr
+CKpYgMGkEy2SIdM8d3Catuj/OUzP/1wL2x2TYY5mMAUGAytlcANBABBh6eyAa0/V
+7EgPRiXIIGEnYY9Cf0GBlDh8Fo34eijQS3hFoWNnN4iexgqL0TIXIO5r566VJdx9
+c3IbbBn2PAk=
+-----END CERTIFICATE-----
+"""
+KEY_PEM = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"
 ROOT = """\
 name: web
 description: A web server
@@ -232,7 +242,25 @@ def test_wrong_children(folder, extra, code, line):
 
 def test_numbers_where_text_belongs_say_to_quote_it(folder):
     assert only(folder, ROOT.replace("A web server", "7")).hint == "put it in quotes"
-    assert '"1.0"' in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    assert "in quotes" in only(folder, ROOT.replace('"1.0"', "1.0")).message
+    changed = only(folder, ROOT.replace('"1.0"', "3.10"))
+    assert (changed.code, changed.hint) == ("wrong-value", 'write "3.10", in quotes')
+    assert "written 3.10, which YAML reads as 3.1" in changed.message
+    assert only(folder, ROOT.replace("A web server", "no")).hint == 'write "no", in quotes'
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ("ports: [0443]\n", "write 291, or 443"),
+        ("healthcheck: {command: [x], timeout: 1:30}\n", "write 90"),
+        ("variables: {x: {type: integer, description: x, default: 0x10}}\n", "write 16"),
+        ("variants: {big: {ports: [0443]}}\n", "write 291, or 443"),
+    ],
+)
+def test_a_number_that_yaml_changed_is_refused(folder, extra, hint):
+    problem = only(folder, CHILD + extra)
+    assert (problem.code, problem.line, problem.hint) == ("changed-by-yaml", 5, hint)
 
 
 def test_wrong_choice_names_the_nearest(folder):
@@ -404,6 +432,14 @@ def test_document_is_the_same_wherever_the_folder_is(folder, tmp_path):
         ("bool", [True, False], [0, 1, "yes", None]),
         ("url", ["", "http://a:1/x", "https://[::1]/"], ["a", "ftp://a", "http://", "http://a b", "http://a:x/", 7]),
         ("list", [[], ["a", "b:3"]], ["a", [1], ["a b"], [""], {"a": 1}]),
+        ("environment", [{}, {"A_1": "x y=z", "b": ""}], [{"1A": "x"}, {"A B": "x"}, {"A": 1}, {"A": "a\nb"}, ["A=b"]]),
+        (
+            "certificates",
+            ["", PEM, PEM + "\n" + PEM],
+            ["x", PEM[:-9], PEM.replace("M", "N", 1), KEY_PEM, PEM + KEY_PEM, 7],
+        ),
+        ("urls", [[], ["http://a:1", "https://b"]], ["http://a", ["a"], [""], ["http://a b"], [1]]),
+        ("email", ["", "admin@localhost", "o'x+y@a-b.example"], ["bob", "@b", "a@", "a@b@c", "a b@c", "a@-b", 7]),
     ],
 )
 def test_values_of_variables(kind, good, bad):
@@ -411,6 +447,20 @@ def test_values_of_variables(kind, good, bad):
     assert [value for value in bad if not value_problem(kind, value)] == []
 
 
+def test_a_limit_counts_bytes_of_utf8_and_no_message_has_the_value():
+    assert value_problem("string", "ü" * 36, 72) is None
+    wrong = value_problem("string", "ü" * 36 + "x", 72)
+    assert wrong is not None
+    assert "73" in wrong.message
+    assert "ü" not in wrong.message
+
+
+def test_a_limit_that_is_not_set_is_no_part_of_the_document():
+    plain = {"type": "string", "description": "d"}
+    assert "max_bytes" not in Variable(**plain).model_dump(mode="json")
+    assert Variable(**plain, max_bytes=72).model_dump(mode="json")["max_bytes"] == 72
+
+
 def test_values_as_incus_holds_them():
-    values = [None, True, False, 80, "a b", ["a", "b"], []]
-    assert [value_text(value) for value in values] == ["", "true", "false", "80", "a b", "a b", ""]
+    values = [None, True, False, 80, "a b", ["a", "b"], [], {"A": "b c", "D": ""}]
+    assert [value_text(value) for value in values] == ["", "true", "false", "80", "a b", "a b", "", "A=b c\nD=\n"]

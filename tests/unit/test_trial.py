@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anklume_images.console import Console
 from launcher import quickstart
-from launcher.cli import main
+from launcher.cli.main import main
 from launcher.infra.model import ImageChoice, Machine
 from launcher.trial.browser import find_chromium
 from launcher.trial.ports import Publication, PublishError, environment_name, parse, publications
@@ -27,7 +27,7 @@ WEB = {
         "open_webui_title": {"type": "string", "default": ""},
     },
 }
-OLLAMA = {"ports": [11434], "variables": {"ollama_host": {"type": "string", "default": "0.0.0.0:11434"}}}
+OLLAMA = {"ports": [11434], "variables": {"ollama_host": {"type": "listen", "default": "0.0.0.0:11434"}}}
 
 
 def machine(name: str, **variables: str) -> Machine:
@@ -44,7 +44,9 @@ def machine(name: str, **variables: str) -> Machine:
         (OLLAMA, {"ollama_host": "127.0.0.1:9999"}, [9999]),
         (OLLAMA, {"ollama_host": "[::1]:9999"}, [9999]),
         (OLLAMA, {"ollama_host": "127.0.0.1"}, [11434]),
-        (OLLAMA, {"ollama_host": "99999"}, [11434]),
+        (OLLAMA, {"ollama_host": ":80"}, [80]),
+        (OLLAMA, {"ollama_host": "::"}, [11434]),
+        (OLLAMA, {"ollama_host": "http://0.0.0.0"}, [80]),
         ({}, {}, []),
     ],
 )

@@ -6,3 +6,7 @@ CONTEXT_LENGTH={{ config_get("user.anklume.ollama_context_length", properties.ol
 NO_CLOUD={{ config_get("user.anklume.ollama_no_cloud", properties.ollama_no_cloud) }}
 DEFAULT_MODEL={{ config_get("user.anklume.ollama_default_model", properties.ollama_default_model) }}
 EXTRA_MODELS={{ config_get("user.anklume.ollama_extra_models", properties.ollama_extra_models) }}
+ORIGINS={{ config_get("user.anklume.ollama_origins", properties.ollama_origins) }}
+NUM_PARALLEL={{ config_get("user.anklume.ollama_num_parallel", properties.ollama_num_parallel) }}
+FLASH_ATTENTION={{ config_get("user.anklume.ollama_flash_attention", properties.ollama_flash_attention) }}
+NO_PROXY={{ config_get("user.anklume.ollama_no_proxy", properties.ollama_no_proxy) }}

@@ -213,3 +213,20 @@ def test_no_address_moves_when_a_domain_is_switched_off_or_on(file: Path, data: 
     for domain in data["domains"].values():
         domain["enabled"] = on
     assert addresses(check(file, dumped(data))) == before
+
+
+@given(st.text("0123456789.:_-+xXabeEnNoOyYsStTrRuUlLfF~", min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_config_holds_what_was_written_or_is_refused(tmp_path_factory: pytest.TempPathFactory, written: str):
+    file = tmp_path_factory.mktemp("written") / "infra.yml"
+    file.write_text(
+        "project_name: p\nglobal: {addressing: {}}\ndomains:\n  lab:\n    machines:\n      web:\n"
+        f"        config:\n          user.x: {written}\n"
+    )
+    checked = check_infra(file, CATALOG, host=HostFacts())
+    machine = checked.infra.machine("web") if checked.infra else None
+    if machine is not None and checked.valid:
+        assert machine.config["user.x"] == written
+    else:
+        assert all((problem.line, problem.column) >= (8, 1) for problem in checked.errors)
+        assert checked.errors

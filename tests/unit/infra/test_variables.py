@@ -208,3 +208,18 @@ def test_a_secret_is_in_no_message(write: Write, check: Check):
     checked = check(folder / "infra.yml")
     assert variables(checked, "ui")["open_webui_openai_key"] == "hush-hush"
     assert "hush" not in str(checked.document())
+
+
+def test_a_number_that_yaml_changed_is_refused_in_every_layer(write: Write, check: Check):
+    folder = write(
+        infra_yml=FILE.replace("[open_webui]}", "[open_webui], vars: {open_webui_port: 0443}}"),
+        group_vars__all_yml="open_webui_port: 0x50\n",
+        host_vars__ai_yml="ollama_keep_alive: 3.10\n",
+    )
+    checked = check(folder / "infra.yml")
+    assert problems(checked) == [
+        ("all.yml", 1, "changed-by-yaml"),
+        ("ai.yml", 1, "wrong-variable"),
+        ("infra.yml", 8, "changed-by-yaml"),
+    ]
+    assert [p.hint for p in checked.errors] == ["write 80", 'write "3.10", in quotes', "write 291, or 443"]

@@ -1,0 +1,191 @@
+"""Trees: locked sets of .debs unpacked into the store, named by the hash of what is in them.
+
+    trees/<first 32 hex>/root/      the files, never written to after the rename
+    trees/<first 32 hex>/tree.json  name, full hash, packages with versions
+
+Nothing is configured in a tree (no maintainer script runs); what its programs miss for that is put right in `_finish`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import LockError, StoreError
+from anklume_images.inputs.debian import DebianRequest, Suite
+from anklume_images.inputs.lockfile import Lock, canonical, load_locks
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Iterator
+
+    from anklume_images.store.blobs import Blobs
+
+__all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "tree_digest", "tree_names"]
+
+SPECS = Path(__file__).resolve().parent.parent / "trees"
+UNPACKER = 1  # part of a tree's name: raise it when what `_finish` does changes
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """What a tree is asked to hold: `trees/<name>/tree.yml`."""
+
+    name: str
+    description: str
+    suites: tuple[Suite, ...]
+    packages: tuple[str, ...]
+    folder: Path
+
+    def request(self, architecture: str) -> str:
+        """The hash of the question that the tree's lock answers."""
+        suites = [[s.archive, s.suite, list(s.components), s.pin] for s in self.suites]
+        document = {"architecture": architecture, "suites": suites, "packages": list(self.packages)}
+        return hashlib.sha256(canonical(document)).hexdigest()
+
+    def debian(self, architecture: str) -> DebianRequest:
+        """The question in the resolver's words."""
+        return DebianRequest(self.suites, self.packages, architecture)
+
+    @property
+    def lock_path(self) -> Path:
+        """Where its lock is committed."""
+        return self.folder / "lock.json"
+
+    def lock(self, architecture: str) -> Lock:
+        """The committed lock; LockError when it is missing or answers another question."""
+        lock = load_locks(self.lock_path).get(architecture)
+        hint = f"lock it: anklume-images lock {self.name}"
+        if lock is None:
+            raise LockError(f"tree {self.name} is not locked for {architecture}", where=str(self.lock_path), hint=hint)
+        if lock.request != self.request(architecture):
+            raise LockError(f"tree {self.name} changed since it was locked", where=str(self.lock_path), hint=hint)
+        return lock
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An unpacked tree; `root` may be read by many at once and is never written to."""
+
+    name: str
+    digest: str
+    root: Path
+
+    @property
+    def name_in_store(self) -> str:
+        """Its folder's name, by which leases keep it."""
+        return self.digest[:32]
+
+
+def tree_names() -> list[str]:
+    """The trees that come with the program."""
+    return sorted(folder.name for folder in SPECS.iterdir() if (folder / "tree.yml").exists())
+
+
+def load_tree_spec(name: str) -> TreeSpec:
+    """Read `trees/<name>/tree.yml`."""
+    import yaml
+
+    folder = SPECS / name
+    try:
+        document = yaml.safe_load((folder / "tree.yml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LockError(f"no tree is called {name}", hint=f"there are: {', '.join(tree_names())}") from None
+    suites = tuple(
+        Suite(entry["archive"], entry["suite"], tuple(entry.get("components", ["main"])), entry.get("pin"))
+        for entry in document["suites"]
+    )
+    return TreeSpec(document["name"], document["description"], suites, tuple(document["packages"]), folder)
+
+
+def tree_digest(lock: Lock) -> str:
+    """The name of the tree that a lock makes: the hash of its packages and of the way they are unpacked."""
+    content = {"unpacker": UNPACKER, "architecture": lock.architecture, "debs": sorted(deb.sha256 for deb in lock.debs)}
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def ensure_tree(lock: Lock, blobs: Blobs, home: Path) -> Tree:
+    """Unpack the tree of a lock whose blobs are in the store, unless it is there already.
+
+    Each .deb is read against its locked hash first. One process unpacks, others wait for it.
+    """
+    digest = tree_digest(lock)
+    place = home / "trees" / digest[:32]
+    tree = Tree(lock.name, digest, place / "root")
+    if place.is_dir():
+        return tree
+    with _lock(home / "trees", f".{digest[:32]}.lock"):
+        if place.is_dir():
+            return tree
+        building = home / "trees" / f".{digest[:32]}.new"
+        shutil.rmtree(building, ignore_errors=True)
+        (building / "root").mkdir(parents=True)
+        _unpack(lock, blobs, building / "root")
+        _finish(building / "root")
+        packages = {deb.package: deb.version for deb in lock.debs}
+        document = {"name": lock.name, "digest": digest, "packages": packages}
+        (building / "tree.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.sync()  # thousands of small files: one sync of the file system, then the rename that makes them count
+        building.rename(place)
+    return tree
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, name: str) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack(lock: Lock, blobs: Blobs, root: Path) -> None:
+    from debian.debfile import DebFile
+
+    # base-files first: it makes /bin, /lib and /sbin links before anything lands in them.
+    for deb in sorted(lock.debs, key=lambda deb: (deb.package != "base-files", deb.package)):
+        if not blobs.verify(deb.sha256):
+            raise StoreError(
+                f"the blob of {deb.package} {deb.version} is missing or damaged",
+                where=str(blobs.path(deb.sha256)),
+                hint="run `anklume-images verify --repair`",
+            )
+        with blobs.path(deb.sha256).open("rb") as stream:
+            archive: tarfile.TarFile = DebFile(fileobj=stream).data.tgz()
+            with archive:
+                _extract(archive, root)
+
+
+def _extract(archive: tarfile.TarFile, root: Path) -> None:
+    # Known only since Python 3.11.4; without it the same members come out, unfiltered, from verified packages.
+    archive.extraction_filter = staticmethod(_member)
+    archive.extractall(root, numeric_owner=True)  # noqa: S202  the members pass _member
+
+
+def _member(member: tarfile.TarInfo, _path: str) -> tarfile.TarInfo:
+    """Everything a package holds, but no set-user-id bit: a tree is only used by root."""
+    if Path(member.name).is_absolute() or ".." in Path(member.name).parts:
+        raise StoreError(f"a package has a file outside its root: {member.name}")
+    return member.replace(mode=(member.mode or 0o644) & 0o1777, deep=False)
+
+
+def _finish(root: Path) -> None:
+    """Put right what maintainer scripts would have done and the tree's programs need."""
+    alternatives: dict[str, Any] = {"usr/bin/awk": "mawk"}
+    for link, target in alternatives.items():
+        if not (root / link).exists() and (root / link).parent.joinpath(target).exists():
+            (root / link).symlink_to(target)
+    for name in ("passwd", "group"):
+        master = root / "usr/share/base-passwd" / f"{name}.master"
+        if master.exists():
+            shutil.copyfile(master, root / "etc" / name)
+    (root / "etc/resolv.conf").write_text("", encoding="utf-8")
+    (root / "etc/hostname").write_text("localhost\n", encoding="utf-8")
+    for name in ("proc", "sys", "dev", "run", "tmp", "build", "scratch"):
+        (root / name).mkdir(exist_ok=True)

@@ -1,0 +1,249 @@
+"""The verbs that make images: build, lock, update, fetch, render, enter."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.cli.session import EXPIRED, JSON, NAMES, OFFLINE, REFRESH, Session, complete_images
+
+if TYPE_CHECKING:
+    from anklume_images.console import Console
+    from anklume_images.pipeline import Pipeline
+
+__all__ = ["build", "enter", "fetch", "lock", "render", "update"]
+
+
+@click.command()
+@NAMES
+@click.option("--all", "everything", is_flag=True, help="Every image, variants included.")
+@click.option("--check", is_flag=True, help="Build again in other surroundings and compare the bytes.")
+@click.option("--explain", is_flag=True, help="Say what would be built and which input changed; build nothing.")
+@click.option("--jobs", type=click.IntRange(1), help="Builds at once.")
+@OFFLINE
+@REFRESH
+@EXPIRED
+@JSON
+@click.pass_obj
+def build(
+    session: Session,
+    /,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    check: bool,
+    explain: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Build images that are not in the store yet. Without names: the default ones."""
+    pipeline = session.pipeline(**options)
+    chosen = names or (pipeline.catalog.names() if everything else pipeline.catalog.defaults())
+    if explain:
+        from anklume_images.explain import explain as explain_images
+
+        plans = explain_images(pipeline, chosen)
+        if as_json:
+            session.console.json(plans)
+        else:
+            for plan in plans:
+                session.console.result(
+                    "\n".join(
+                        [f"{plan['name']}: {plan['state']} {plan['version'] or ''}".rstrip()]
+                        + [f"  {line}" for line in plan["changes"]]
+                    )
+                )
+        states = {plan["state"] for plan in plans}
+        sys.exit(1 if "invalid" in states else 3 if "missing" in states else 0)
+    results = pipeline.build(chosen)
+    differing: list[Any] = []
+    if check:
+        from anklume_images.builder.check import check_image
+
+        for result in results:
+            if result.image and result.name in chosen:
+                session.console.note(f"{result.name}: building it again, to compare")
+                differing.append(check_image(pipeline, result.name))
+    _report_build(session.console, results, differing, as_json=as_json)
+    codes = {result.error.exit_code if result.error else 1 for result in results if result.status == "failed"}
+    if codes:
+        sys.exit(min(codes))  # 2 for invalid files only when there was nothing worse
+    sys.exit(3 if any(not outcome.identical for outcome in differing) else 0)
+
+
+def _report_build(console: Console, results: list[Any], checks: list[Any], *, as_json: bool) -> None:
+    if as_json:
+        console.json(
+            {
+                "images": [
+                    {
+                        "name": result.name,
+                        "status": result.status,
+                        "seconds": round(result.seconds, 1),
+                        "version": result.image.version if result.image else None,
+                        "fingerprint": result.image.fingerprint if result.image else None,
+                        "error": str(result.error) if result.error else None,
+                        "hint": result.error.hint if result.error else None,
+                    }
+                    for result in results
+                ],
+                "checks": [{"name": c.name, "identical": c.identical, "paths": c.paths} for c in checks],
+            }
+        )
+    for result in results:
+        if result.error:
+            console.error(result.error)
+        elif result.image and not as_json:
+            console.result(f"{result.image.ref}  {result.status}  {result.image.fingerprint[:12]}")
+    for outcome in checks:
+        if not as_json:
+            verdict = "identical bytes" if outcome.identical else "DIFFERENT bytes"
+            console.result(
+                "\n".join([f"{outcome.name}: {verdict} ({outcome.surroundings})", *(f"  {p}" for p in outcome.paths)])
+            )
+
+
+@click.command()
+@NAMES
+@click.option("--missing", is_flag=True, help="Only what has no lock, or a stale one.")
+@EXPIRED
+@JSON
+@click.pass_obj
+def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
+    """Resolve inputs and write the locks beside the specs. Without names: of every image and tree."""
+    _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
+
+
+@click.command()
+@NAMES
+@EXPIRED
+@JSON
+@click.pass_obj
+def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, as_json: bool) -> None:
+    """Lock newer inputs where the archives have them. Without names: of every image and tree."""
+    _lock(session, names, missing=False, allow_expired=allow_expired, as_json=as_json)
+
+
+def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
+    from anklume_images.architectures import ARCHITECTURES
+    from anklume_images.builder.sandbox import require_root
+    from anklume_images.errors import AnklumeError
+
+    require_root("locking")
+    locks: list[dict[str, Any]] = []
+    errors: dict[str, AnklumeError] = {}
+    for architecture in [session.architecture] if session.architecture else ARCHITECTURES:
+        pipeline = session.pipeline(architecture=architecture, allow_expired=allow_expired)
+        for name in names or _everything(pipeline):
+            entry = {"name": name, "architecture": architecture, "changed": False, "inputs": 0, "bytes": 0}
+            try:
+                locked = _lock_one(pipeline, name, session.console, missing=missing)
+            except AnklumeError as error:
+                # It stops no other. What is wrong with a file is said once, not for each architecture.
+                if str(error) not in errors:
+                    session.console.note(f"{name} ({architecture}): not locked")
+                    session.console.error(error)
+                errors[str(error)] = error
+                locks.append(entry | {"error": str(error), "hint": error.hint})
+            else:
+                if locked is not None:
+                    locks.append(entry | locked | {"error": None, "hint": None})
+    if as_json:
+        session.console.json({"locks": locks})
+    failed = [f"{entry['name']} ({entry['architecture']})" for entry in locks if entry["error"]]
+    if failed:
+        session.console.warn(f"not locked: {', '.join(failed)}")
+        sys.exit(min(error.exit_code for error in errors.values()))
+
+
+def _everything(pipeline: Pipeline) -> list[str]:
+    """Every tree and image, bases before what is made from them, the toolchain before all."""
+    from anklume_images.builder.trees import tree_names
+    from anklume_images.errors import AnklumeError
+    from anklume_images.locking import TOOLCHAIN
+
+    found: dict[str, None] = {}
+    for name in (TOOLCHAIN, *tree_names(), *pipeline.catalog.names()):
+        try:
+            found |= dict.fromkeys(pipeline.lineage([name]))
+        except AnklumeError:  # it is told when its turn comes
+            found[name] = None
+    return list(found)
+
+
+def _lock_one(pipeline: Pipeline, name: str, console: Console, *, missing: bool) -> dict[str, Any] | None:
+    """Lock one image or tree; None when there is nothing to do for it."""
+    from anklume_images.console import human_size
+    from anklume_images.locking import is_tree
+
+    architecture = pipeline.options.architecture
+    if not is_tree(name) and architecture not in pipeline.catalog.get(name).architectures:
+        return None
+    if missing and _is_locked(pipeline, name):
+        return None
+    changed = pipeline.lock(name)
+    entries = list(pipeline.locks.get(name))
+    size = sum(entry.size or 0 for entry in entries)
+    state = "locked" if changed else "unchanged"
+    console.note(f"{name} ({architecture}): {state}, {len(entries)} inputs, {human_size(size)}")
+    return {"changed": changed, "inputs": len(entries), "bytes": size}
+
+
+def _is_locked(pipeline: Pipeline, name: str) -> bool:
+    from anklume_images.errors import LockError
+
+    try:
+        pipeline.locks.get(name)
+    except LockError:
+        return False
+    return True
+
+
+@click.command()
+@NAMES
+@click.option("--rebuild", is_flag=True, help="Also what images that are in the store would be built again from.")
+@OFFLINE
+@REFRESH
+@EXPIRED
+@JSON
+@click.pass_obj
+def fetch(session: Session, /, names: tuple[str, ...], *, rebuild: bool, as_json: bool, **options: Any) -> None:
+    """Bring locked inputs into the store, bases' and the toolchain's too. Without names: of the default images."""
+    from anklume_images.console import human_size
+
+    pipeline = session.pipeline(**options)
+    report = pipeline.fetch(names or pipeline.catalog.defaults(), rebuild=rebuild)
+    if as_json:
+        session.console.json({"present": report.present, "fetched": report.fetched, "bytes": report.bytes})
+    else:
+        session.console.result(f"{report.fetched} fetched ({human_size(report.bytes)}), {report.present} were there")
+
+
+@click.command()
+@click.argument("name", shell_complete=complete_images)
+@click.pass_obj
+def render(session: Session, name: str) -> None:
+    """Print the distrobuilder definition of an image."""
+    from anklume_images.errors import LockError
+    from anklume_images.specs.render import render as render_definition
+
+    catalog = session.catalog()
+    chain = catalog.chain(name)
+    try:
+        epoch = session.pipeline().prepare(name).epoch
+    except LockError:
+        epoch = 0
+    # YAML is UTF-8, whatever the locale.
+    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials).encode(), nl=False)
+
+
+@click.command()
+@click.argument("name", shell_complete=complete_images)
+@click.pass_obj
+def enter(session: Session, name: str) -> None:
+    """Open a shell in the sandbox of a failed build. It is as the image's last failure left it."""
+    from anklume_images.builder.enter import enter as enter_sandbox
+
+    sys.exit(enter_sandbox(session.pipeline(offline=True), name))

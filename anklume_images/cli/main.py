@@ -1,0 +1,64 @@
+"""The `anklume-images` command: its options and the table of its commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from anklume_images import __version__
+from anklume_images.architectures import ARCHITECTURES
+from anklume_images.cli.program import CommandTable, run
+from anklume_images.cli.session import Session
+from anklume_images.console import Console
+
+__all__ = ["cli", "main"]
+
+
+_TABLE = {
+    name: f"anklume_images.cli.{place}"
+    for name, place in {
+        "build": "build:build",
+        "enter": "build:enter",
+        "fetch": "build:fetch",
+        "gc": "store:gc",
+        "list": "store:list_",
+        "lock": "build:lock",
+        "publish": "publish:publish",
+        "render": "build:render",
+        "sbom": "store:sbom",
+        "show": "store:show",
+        "update": "build:update",
+        "verify": "store:verify",
+    }.items()
+}
+
+
+@click.group(cls=CommandTable, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="anklume-images")
+@click.option(
+    "--specs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder of specs of your own; may be given again, and the first that has a name wins.",
+)
+@click.option(
+    "--store",
+    "home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
+)
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Another architecture than this machine's.")
+@click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
+@click.pass_context
+def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:
+    """Build reproducible Incus images from locked inputs, and keep them in a store."""
+    console = context.obj or Console()
+    given = [("--specs", folder) for folder in specs] + [("--store", home)] * (home is not None) + [("--arch", arch)]
+    console.configure(quiet=quiet, options=[str(word) for pair in given if pair[1] for word in pair])
+    context.obj = Session(specs, home.absolute() if home else None, arch, console)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; errors become text, a hint and an exit code, never a traceback."""
+    run(cli, argv)

@@ -1,0 +1,114 @@
+"""What both programs are made of: a table of commands, and what becomes of errors.
+
+Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 4 refused by policy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from anklume_images.console import Console, write_anything
+from anklume_images.errors import AnklumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["CommandTable", "run"]
+
+
+class CommandTable(click.Group):
+    """Commands that are imported when they are called; `table` says where each is, `module:function`.
+
+    The first sentence of its docstring is what `--help` lists.
+    """
+
+    def __init__(self, *arguments: Any, table: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.table = dict(table)
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """The names, sorted."""
+        return sorted(self.table)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if name not in self.table:
+            return None
+        module, _, function = self.table[name].partition(":")
+        command: click.Command = getattr(import_module(module), function)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List each with its first sentence, uncut."""
+        commands = {name: self.get_command(context, name) for name in self.list_commands(context)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(200)) for name, command in commands.items() if command is not None]
+            )
+
+
+def run(command: click.Command, argv: list[str] | None) -> None:
+    """Run a command of this project; errors become text, a hint and an exit code."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the caller closed them
+    for stream in (sys.stdout, sys.stderr):
+        write_anything(stream)
+    console = Console()
+    try:
+        try:
+            command.main(argv, standalone_mode=False, obj=console)
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+    except AnklumeError as error:
+        console.error(error)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        _give_up_output()
+        sys.exit(141)
+    except UnicodeError as error:  # a file's name, or an argument of a program, that the locale cannot write
+        console.error(_not_in_locale(error))
+        sys.exit(1)
+    except OSError as error:
+        _give_up_output()
+        where = f"{error.filename}: " if error.filename else ""
+        console.error(AnklumeError(f"{where}{error.strerror or error}", hint=_system_hint(error)))
+        sys.exit(1)
+
+
+def _not_in_locale(error: UnicodeError) -> AnklumeError:
+    what = ascii(error.object)[:80] if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else str(error)
+    encoding = getattr(error, "encoding", sys.getfilesystemencoding())
+    return AnklumeError(f"{what} cannot be told to the system as {encoding}", hint="run it with LC_ALL=C.UTF-8")
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _give_up_output() -> None:
+    """Let what could not be written go, or Python would try again at its end and complain."""
+    with _nowhere() as sink:
+        os.dup2(sink.fileno(), sys.stdout.fileno())
+
+
+def _system_hint(error: OSError) -> str | None:
+    import errno
+
+    return {
+        errno.ENOSPC: "free some space: anklume-images gc, or name a store on a larger disk with --store",
+        errno.EACCES: "run it as root, or name a store of your own with --store",
+        errno.EROFS: "name a store on a writable disk with --store",
+    }.get(error.errno or 0)

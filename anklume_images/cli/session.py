@@ -1,0 +1,100 @@
+"""What the options before a verb say, and the options and arguments that verbs share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.console import Console
+from anklume_images.errors import AnklumeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anklume_images.pipeline import Pipeline
+    from anklume_images.specs.catalog import Catalog
+    from anklume_images.store.images import Images
+    from anklume_images.store.store import Store
+
+__all__ = ["EXPIRED", "JSON", "NAMES", "OFFLINE", "REF", "REFRESH", "Session", "complete_images", "complete_refs"]
+
+
+@dataclass
+class Session:
+    """What the options before the verb say."""
+
+    specs: tuple[Path, ...]
+    home: Path | None
+    architecture: str | None
+    console: Console
+
+    def arch(self) -> str:
+        """The architecture asked for, or this machine's."""
+        from anklume_images.architectures import host_architecture
+
+        return self.architecture or host_architecture()
+
+    def store(self) -> Store:
+        """The store."""
+        from anklume_images.settings import store_home
+        from anklume_images.store.store import Store
+
+        return Store(self.home or store_home(os.environ))
+
+    def images(self) -> Images:
+        """The images of the store."""
+        from anklume_images.store.images import Images
+
+        return Images(self.store())
+
+    def catalog(self) -> Catalog:
+        """The specs, the user's own folders first."""
+        from anklume_images.specs.catalog import Catalog, builtin_specs
+
+        return Catalog.load([*self.specs, builtin_specs()])
+
+    def pipeline(self, **options: Any) -> Pipeline:
+        """The pipeline with these options."""
+        from anklume_images.pipeline import Options, Pipeline
+        from anklume_images.settings import load_settings
+
+        settings = load_settings(os.environ)
+        jobs = options.pop("jobs", None) or settings.jobs or os.cpu_count() or 1
+        chosen = Options(options.pop("architecture", None) or self.arch(), jobs=jobs, **options)
+        return Pipeline(self.store(), self.catalog(), settings, chosen, self.console)
+
+
+def complete_images(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of images that begin like this."""
+    with contextlib.suppress(AnklumeError, OSError):  # nobody reads errors while typing
+        return [name for name in _asked(context).catalog().names() if name.startswith(incomplete)]
+    return []
+
+
+def complete_refs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Images of the store that begin like this."""
+    with contextlib.suppress(AnklumeError, OSError):
+        images = list(_asked(context).images())
+        names = {image.name for image in images} | {image.ref for image in images}
+        return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
+def _asked(context: click.Context) -> Session:
+    """What the options before the verb say so far, on a command line that is yet to be completed."""
+    given = context.find_root().params
+    return Session(given.get("specs") or (), given.get("home"), given.get("arch"), Console())
+
+
+NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_images)
+REF = click.argument("ref", shell_complete=complete_refs)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+REFRESH = click.option(
+    "--refresh-missing", is_flag=True, help="Lock anew, in the store only, what no mirror has any more."
+)
+EXPIRED = click.option("--allow-expired", is_flag=True, help="Accept archive indexes whose validity is past.")
+OFFLINE = click.option("--offline", is_flag=True, help="Touch no network.")

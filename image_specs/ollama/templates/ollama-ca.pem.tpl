@@ -1,0 +1,1 @@
+{{ config_get("user.anklume.ollama_ca", properties.ollama_ca) }}

@@ -1,0 +1,98 @@
+"""Machines that have to stop before others can go on: those that give up an address.
+
+Incus keeps a machine's DHCP lease and its entry among the static ones (`networks/<network>/dnsmasq.{leases,hosts}`)
+until the device leaves the instance; dnsmasq gives nobody an address that another one's lease holds. So who gives up an
+address stops first, its network device is taken off and put back without the address, and its lease is seen to be gone
+before anybody who gets the address starts (internal/server/device/nic_bridged.go of Incus, `Remove`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import IncusError
+from launcher.apply.steps import stop
+from launcher.infra.names import NIC
+from launcher.observe.live import path_of, read_leases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anklume_images.incus.client import Incus
+    from launcher.resources import Key
+
+__all__ = ["Halted", "halt"]
+
+_LEASE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.05
+_HARDWARE = f"volatile.{NIC}.hwaddr"
+
+
+class Halted:
+    """A machine that was stopped on the way; `give_back` makes it as it was, for when its own step cannot be done."""
+
+    def __init__(self, key: Key, *, was_running: bool, nic: Mapping[str, str] | None) -> None:
+        self.key = key
+        self._was_running = was_running
+        self._nic = nic
+
+    def give_back(self, incus: Incus) -> None:
+        """Let it have its address again and run; nothing is done to what was changed meanwhile, or cannot be."""
+        path, params = path_of(self.key)
+        with contextlib.suppress(IncusError):
+            there = incus.get(path, **params)
+            if there["status"] != "Stopped":
+                return
+            if self._nic is not None and "ipv4.address" not in (there["devices"].get(NIC) or {}):
+                devices = {**there["devices"], NIC: dict(self._nic)}
+                incus.send("put", path, there | {"devices": devices}, params=params)
+            if self._was_running:
+                incus.send("put", f"{path}/state", {"action": "start", "timeout": -1}, params=params)
+
+
+def halt(key: Key, incus: Incus, *, vacate: bool) -> Halted:
+    """Stop a machine; `vacate` takes its fixed address and its lease off it."""
+    path, params = path_of(key)
+    there = incus.get(path, **params)
+    nic = there["devices"].get(NIC) if vacate else None
+    halted = Halted(key, was_running=there["status"] != "Stopped", nic=nic)
+    try:
+        stop(incus, key)
+        if nic is not None:
+            _vacate(key, incus, nic)
+    except BaseException:
+        halted.give_back(incus)
+        raise
+    return halted
+
+
+def _vacate(key: Key, incus: Incus, nic: Mapping[str, str]) -> None:
+    """Take the device off, which releases the lease, and put it back without an address, with its hardware address."""
+    path, params = path_of(key)
+    there = incus.get(path, **params)
+    hardware = there["config"].get(_HARDWARE)
+    others = {name: device for name, device in there["devices"].items() if name != NIC}
+    incus.send("put", path, there | {"devices": others}, params=params)
+    there = incus.get(path, **params)
+    free = {name: value for name, value in nic.items() if name != "ipv4.address"}
+    config = there["config"] | ({_HARDWARE: hardware} if hardware else {})
+    incus.send("put", path, there | {"config": config, "devices": others | {NIC: free}}, params=params)
+    if "network" in nic and "ipv4.address" in nic:
+        _wait_for_release(key, incus, nic["network"], nic["ipv4.address"], nic.get("hwaddr") or hardware or "")
+
+
+def _wait_for_release(key: Key, incus: Incus, network: str, address: str, hardware: str) -> None:
+    end = time.monotonic() + _LEASE_SECONDS
+    while any(
+        (lease.address, lease.hardware) == (address, hardware.lower())
+        for lease in read_leases(incus, network, key.project)
+    ):
+        if time.monotonic() > end:
+            raise IncusError(
+                f"{key.name} was stopped, but its DHCP lease of {address} on {network} stays, and nobody else gets it",
+                where=incus.address,
+                hint=f"incus network list-leases {network} --project {key.project} shows it; run it again",
+            )
+        time.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,239 @@
+"""The commands that look at machines: status, verify, doctor, logs, shell."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, Session, complete_machines
+
+if TYPE_CHECKING:
+    from anklume_images.incus.client import Incus
+    from launcher.infra.model import Infra
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
+
+__all__ = ["doctor", "logs", "shell", "status", "verify"]
+
+_MOST_LINES = 10_000
+_LONGEST_PROMPT = 100_000  # bytes; the kernel's limit for one argument is 128 KiB
+_MACHINE = click.argument("machine", shell_complete=complete_machines)
+
+
+@click.command(name="status")
+@INFRA
+@ONLY
+@TAGS
+@REMOTE
+@JSON
+@click.pass_obj
+def status(
+    session: Session, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
+) -> None:
+    """Show the machines and how they are.
+
+    Exit code 0 when all run and are healthy, else 1.
+    """
+    from launcher.inspect import status
+
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        rows = status.statuses(incus, _found(session, incus, file, only, tags), _book(session))
+    if as_json:
+        session.console.json(status.as_json(rows))
+    else:
+        session.console.result(status.as_table(rows))
+    sys.exit(0 if all(row.ok for row in rows) else 1)
+
+
+@click.command(name="verify")
+@INFRA
+@ONLY
+@TAGS
+@click.option("--prompt", default="Hello, world!", show_default=True, help="What a model is asked.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.IntRange(1, 3600),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer of a model may take.",
+)
+@REMOTE
+@JSON
+@click.pass_obj
+def verify(
+    session: Session,
+    infra: Path,
+    only: tuple[str, ...],
+    tags: tuple[str, ...],
+    prompt: str,
+    seconds: int,
+    remote: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Prove that machines do their work.
+
+    Their card, models, page and an answer are checked. Exit code 1 when a check failed.
+    """
+    from launcher.inspect import verify
+
+    if len(prompt.encode(errors="surrogateescape")) > _LONGEST_PROMPT:
+        raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        found = _found(session, incus, file, only, tags)
+        checks = verify.verified(incus, found, _book(session), prompt=prompt, seconds=seconds)
+    document = verify.as_json(checks)
+    if as_json:
+        session.console.json(document)
+    else:
+        session.console.result(verify.as_text(checks))
+    sys.exit(0 if document["ok"] else 1)
+
+
+@click.command(name="doctor")
+@click.argument("infra", required=False, type=click.Path(path_type=Path))
+@ONLY
+@TAGS
+@REMOTE
+@JSON
+@click.pass_obj
+def doctor(
+    session: Session,
+    infra: Path | None,
+    only: tuple[str, ...],
+    tags: tuple[str, ...],
+    remote: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Look for the usual troubles of the host and of machines.
+
+    Without an infra.yml, of the host only. Exit code 1 when there is one.
+    """
+    from anklume_images.errors import IncusError
+    from launcher.inspect import doctor
+    from launcher.inspect.collect import host_evidence, unreachable
+
+    if infra is None and (only or tags):
+        raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
+    file = session.infra(infra, warn=False) if infra else None
+    try:
+        incus = session.incus(remote)
+    except IncusError as error:
+        report = doctor.examine_host(unreachable(error))
+    else:
+        with incus:
+            if file is None:
+                report = doctor.examine_host(host_evidence(incus))
+            else:
+                report = doctor.examine(incus, file, _found(session, incus, file, only, tags), _book(session))
+    if as_json:
+        session.console.json(doctor.as_json(report))
+    else:
+        session.console.result(doctor.as_text(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command(name="logs")
+@INFRA
+@_MACHINE
+@click.option("--unit", metavar="UNIT", help="Of this unit of systemd only.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(1, _MOST_LINES),
+    default=100,
+    show_default=True,
+    help="So many of the last lines.",
+)
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@REMOTE
+@click.pass_obj
+def logs(
+    session: Session, infra: Path, machine: str, unit: str | None, lines: int, remote: str | None, *, following: bool
+) -> None:
+    """Show the journal of a machine.
+
+    Of one that does not run, what its console said.
+    """
+    from launcher.inspect import logs
+    from launcher.inspect.guest import Inside
+
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        seen = _one(session, incus, file, machine)
+        if not seen.running:
+            session.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
+            text = logs.last_words(incus, seen, lines)
+            if text:
+                session.console.result(text)
+        elif following:
+            for text in logs.follow(Inside(incus, seen), lines, unit):
+                session.console.result(text.removesuffix("\n"))
+                sys.stdout.flush()
+        else:
+            text, _ = logs.journal(Inside(incus, seen), lines, unit)
+            if text:
+                session.console.result(text.removesuffix("\n"))
+
+
+@click.command(name="shell")
+@INFRA
+@_MACHINE
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+@REMOTE
+@click.pass_obj
+def shell(session: Session, infra: Path, machine: str, command: tuple[str, ...], remote: str | None) -> None:
+    """Open a shell in a machine, or run a command there.
+
+    The exit code is that of the command.
+    """
+    from anklume_images.errors import IncusError
+    from launcher.inspect import shell
+
+    file = session.infra(infra, warn=False)
+    with session.incus(remote) as incus:
+        seen = _one(session, incus, file, machine)
+        if not seen.running:
+            raise IncusError(f"{machine} is {seen.state}", hint=f"anklume-launch {infra} starts it")
+        code = shell.run(incus, seen, command, remote)
+    sys.exit(code)
+
+
+def _book(session: Session) -> ImageBook:
+    from launcher.inspect.images import ImageBook
+
+    return ImageBook(session.images(), session.catalog())
+
+
+def _found(
+    session: Session, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
+) -> tuple[Seen, ...]:
+    from launcher.infra.names import names_for
+    from launcher.infra.selection import selected
+    from launcher.observe.instances import look
+
+    machines = selected(infra, only, tags)
+    if not machines:
+        session.console.warn("the file has no such machine: nothing to look at")
+    return look(incus, infra, names_for(infra), machines)
+
+
+def _one(session: Session, incus: Incus, infra: Infra, name: str) -> Seen:
+    """The instance of one machine, which is there and ours."""
+    from launcher.infra.selection import SelectionError
+    from launcher.inspect.logs import require_ours
+
+    if infra.machine(name) is None and name in infra.domains:
+        raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
+    found = _found(session, incus, infra, (name,), ())
+    seen = next(one for one in found if one.machine.name == name)  # its domain may have the same name
+    require_ours(seen)
+    return seen

@@ -1,0 +1,127 @@
+"""The command `try`: an infra.yml in a private Incus, with a shell or a command to look at it, then nothing left."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from anklume_images.cli.session import OFFLINE
+from launcher.cli.session import INFRA, JSON, ONLY, YOLO, Session
+from launcher.private_incus.fake_gpu import MAXIMUM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.trial.trial import Trial
+
+__all__ = ["try_"]
+
+
+@click.command(name="try")
+@INFRA
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--run", "line", metavar="CMD", help="Run this instead of a shell; it is split into words, no shell reads it."
+)
+@click.option("--fake-gpus", type=click.IntRange(0, MAXIMUM), default=0, help="Simulate so many NVIDIA cards.")
+@click.option("--incus", "version", type=click.Choice(["6", "7"]), default="7", help="Which Incus to try it on (7).")
+@click.option(
+    "--publish",
+    multiple=True,
+    metavar="MACHINE:PORT[=HOSTPORT]",
+    help="A further port on the host's loopback, or one at a port of your choice; may be given again.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A GGUF file for the machines that serve such; may be given again.",
+)
+@ONLY
+@OFFLINE
+@YOLO
+@JSON
+@click.pass_obj
+def try_(
+    session: Session,
+    infra: Path,
+    *,
+    command: tuple[str, ...],
+    line: str | None,
+    fake_gpus: int,
+    version: str,
+    publish: tuple[str, ...],
+    models: tuple[Path, ...],
+    only: tuple[str, ...],
+    offline: bool,
+    yolo: bool,
+    as_json: bool,
+) -> None:
+    """Launch an infra.yml in a private Incus that is gone when left.
+
+    Images that the store lacks are built first. Then there is a shell whose `incus` is the private one, or the command
+    that --run or what follows `--` names; its exit code is this one's.
+    """
+    from launcher.trial.ports import parse
+    from launcher.trial.trial import TrialOptions, check_host, trial
+
+    words = _words(command, line)
+    names = [file.name for file in models]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise click.UsageError(f"two models are called {doubled}")
+    options = TrialOptions(
+        version=f"incus-{version}",
+        fake_gpus=fake_gpus,
+        publish=tuple(parse(text) for text in publish),
+        models=models,
+        only=only,
+        own_options=session.own_options(),
+    )
+    file = session.infra(infra, yolo=yolo)
+    check_host()
+    with trial(session.pipeline(offline=offline), file, options, session.console) as found:
+        assert found.shell is not None  # noqa: S101 - it is there when all runs
+        if as_json:
+            session.console.json(found.document())
+        else:
+            for text in _introduction(found, shell=not words):
+                session.console.note(text)
+        sys.stdout.flush()
+        code = found.shell.run(words) if words else found.shell.shell()
+    if code:
+        sys.exit(code)
+
+
+def _words(command: tuple[str, ...], line: str | None) -> list[str]:
+    """The command to run, empty for a shell."""
+    if line is None:
+        return list(command)
+    if command:
+        raise click.UsageError("give a command by --run or behind --, not by both")
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise click.UsageError(f"--run: {str(error).lower()} in {line!r}") from None
+    if not words:
+        raise click.UsageError("--run names no command")
+    return words
+
+
+def _introduction(found: Trial, *, shell: bool) -> Iterator[str]:
+    """What runs, and how to look inside."""
+    seconds = found.seconds
+    yield f"Incus {found.version}, private: started in {seconds['incus']:.1f} s, launched in {seconds['launch']:.1f} s"
+    for machine in found.machines:
+        ports = [f"{entry.url} is its port {entry.port}" for entry in found.published if entry.machine == machine.name]
+        yield "  ".join(["", machine.name, machine.address, ", ".join(ports)]).rstrip()
+    if shell:
+        project, instance = found.places[found.machines[0].name]
+        yield "look inside:"
+        yield "  incus list --all-projects"
+        yield f"  incus exec --project {project} {instance} -- bash"
+        yield "everything is gone when you leave this shell (exit)"

@@ -1,0 +1,93 @@
+"""What NVIDIA's own tool says of the cards of this very host: memory, and MIG devices, which Incus does not tell."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.incus.values import pci_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from launcher.gpu.cards import Card
+
+__all__ = ["Figures", "ask", "matching", "nvidia_smi", "parse_mig"]
+
+_FIELDS = "pci.bus_id,uuid,name,memory.total,memory.used,driver_version"
+_SECONDS = 20.0  # a card that nobody uses takes some to wake up
+_MEBIBYTE = 1 << 20
+_CARD_LINE = re.compile(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)")
+_MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One card; memory in bytes, None where the tool does not know."""
+
+    pci: str
+    uuid: str
+    name: str
+    memory_total: int | None
+    memory_used: int | None
+    driver_version: str
+
+
+def nvidia_smi(text: str) -> tuple[Figures, ...]:
+    """Read what `nvidia-smi --query-gpu=… --format=csv` printed; lines that are no card are passed over."""
+    lines = csv.reader(text.splitlines(), skipinitialspace=True)
+    found = []
+    for line in lines:
+        pci = pci_address(line[0]) if len(line) == 6 else None
+        if pci is not None:
+            found.append(Figures(pci, line[1], line[2], _bytes(line[3]), _bytes(line[4]), line[5]))
+    return tuple(found)
+
+
+def _bytes(cell: str) -> int | None:
+    number, _, unit = cell.strip().partition(" ")
+    if unit != "MiB" or not (number.isascii() and number.isdecimal()):
+        return None  # `[N/A]`, `[Insufficient Permissions]`
+    return int(number) * _MEBIBYTE
+
+
+def parse_mig(text: str) -> dict[str, str]:
+    """Read what `nvidia-smi -L` printed: the UUIDs of MIG devices, each with that of its card."""
+    card, found = "", {}
+    for line in text.splitlines():
+        if match := _CARD_LINE.match(line):
+            card = match[1]
+        elif match := _MIG_LINE.match(line):
+            found[match[1]] = card
+    return found
+
+
+def matching(figures: Iterable[Figures], cards: Iterable[Card]) -> dict[str, Figures]:
+    """The figures of these cards by PCI address; those of another host's cards at the same address are left out."""
+    uuids = {card.pci: card.nvidia.uuid for card in cards if card.nvidia is not None}
+    return {entry.pci: entry for entry in figures if uuids.get(entry.pci) == entry.uuid}
+
+
+def ask() -> tuple[tuple[Figures, ...], dict[str, str]]:
+    """Ask the tool for cards and MIG devices; nothing where it is missing or fails."""
+    cards = _run(f"--query-gpu={_FIELDS}", "--format=csv")
+    return nvidia_smi(cards), parse_mig(_run("-L")) if cards else {}
+
+
+def _run(*arguments: str) -> str:
+    try:
+        result = subprocess.run(
+            ["nvidia-smi", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            encoding="utf-8",
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout if result.returncode == 0 else ""

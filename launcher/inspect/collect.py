@@ -1,0 +1,188 @@
+"""Collecting evidence for `doctor`: what Incus says, what the daemon's host shows, what is seen inside machines."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.errors import IncusError
+from launcher.gpu.grants import asked
+from launcher.gpu.host import read_cards
+from launcher.gpu.nvidia_smi import nvidia_smi
+from launcher.gpu.preflight import preflight
+from launcher.infra.names import NIC
+from launcher.inspect.administrator import missing_administrator
+from launcher.inspect.cards import QUERY
+from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
+from launcher.inspect.guest import Inside
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
+from launcher.inspect.status import AT_ONCE
+from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.live import read_leases
+from launcher.observe.watches import running_containers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anklume_images.incus.client import Incus, Result
+    from launcher.gpu.cards import Card
+    from launcher.infra.model import Infra
+    from launcher.inspect.images import ImageBook
+    from launcher.observe.instances import Seen
+    from launcher.observe.live import Lease
+
+__all__ = ["host_evidence", "machine_evidence", "unreachable"]
+
+_JOURNAL_LINES = 1000
+_CONNECT_SECONDS = 3  # for a list of models, from a neighbour
+_UNITS = {OLLAMA: "ollama", LLAMA_SERVER: "llama-server"}
+_TOOL, _HOOK = "nvidia-container-cli", "usr/share/lxc/hooks/nvidia"
+_PATHS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/incus/bin")
+
+
+def unreachable(error: IncusError) -> HostEvidence:
+    """What is left to see when Incus cannot be used: this machine's own kernel."""
+    return HostEvidence(
+        error.where or "",
+        error.message,
+        error.hint or "",
+        controllers=_controllers(Path("/")),
+        filesystems=_filesystems(),
+    )
+
+
+def host_evidence(incus: Incus) -> HostEvidence:
+    """The host of the daemon; its files are looked at when it is reached over a socket."""
+    resources = incus.get("resources")
+    memory = resources.get("memory") or {}
+    root = daemon_root(incus.address)
+    instances = incus.within(None).get("instances", recursion=1, **{"all-projects": "true"})
+    return HostEvidence(
+        incus.address,
+        version=incus.server.version,
+        pools=tuple(_pool(incus, pool) for pool in incus.within(None).get("storage-pools", recursion=1)),
+        cards=read_cards(incus),
+        memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
+        container_tools=None if root is None else any((root / place / _TOOL).exists() for place in _PATHS),
+        lxc_hook=None if root is None else (root / _HOOK).exists(),
+        ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
+        controllers=None if root is None else _controllers(root),
+        filesystems=_filesystems(),
+        containers=len(running_containers(instances)),
+        watch_limit=watch_limit(root),
+    )
+
+
+def _pool(incus: Incus, pool: dict[str, Any]) -> Pool:
+    space: dict[str, Any] = {}
+    with contextlib.suppress(IncusError):  # of a pool that is not there, Incus tells none
+        space = incus.get(f"storage-pools/{pool['name']}/resources").get("space") or {}
+    total, used = int(space.get("total") or 0), int(space.get("used") or 0)
+    return Pool(pool["name"], pool["driver"], pool.get("status", ""), total, used)
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text("utf-8", errors="replace")
+    return None
+
+
+def _controllers(root: Path) -> tuple[str, ...] | None:
+    text = _text(root / "sys/fs/cgroup/cgroup.controllers")
+    return None if text is None else tuple(text.split())
+
+
+def _filesystems() -> frozenset[str] | None:
+    text = _text(Path("/proc/filesystems"))
+    return None if text is None else frozenset(line.split()[-1] for line in text.splitlines() if line.strip())
+
+
+def machine_evidence(
+    incus: Incus, infra: Infra, found: Iterable[Seen], book: ImageBook, cards: Sequence[Card]
+) -> list[MachineEvidence]:
+    """What is seen of these machines, in parallel; `cards` are the host's."""
+    root = daemon_root(incus.address)
+    with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
+        evidence = list(pool.map(lambda seen: _machine(incus, seen, book), found))
+    return [_with_cards(entry, infra, cards, root) if entry.wants_gpu else entry for entry in evidence]
+
+
+def _with_cards(entry: MachineEvidence, infra: Infra, cards: Sequence[Card], root: Path | None) -> MachineEvidence:
+    machine = entry.seen.machine
+    domain = infra.domains[machine.domain]
+    grants, refusals = asked(machine, domain, cards)
+    return replace(entry, refusals=refusals, obstacles=preflight(machine, domain, grants, root))
+
+
+def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
+    facts = book.facts(seen)
+    services, settings, gpu = offered(seen, facts), Settings.of(seen, facts), wants_gpu(seen)
+    if not seen.running:
+        return MachineEvidence(seen, services, settings, gpu)
+    inside = Inside(incus, seen)
+    smi = inside.run(*QUERY) if gpu else None
+    engine = next((service for service in (OLLAMA, LLAMA_SERVER) if service in services), None)
+    webui = OPEN_WEBUI in services
+    return MachineEvidence(
+        seen,
+        services,
+        settings,
+        gpu,
+        nvidia_smi=None if smi is None else Said(smi.code, _said(smi)),
+        cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
+        journal=_journal(inside, _UNITS[engine]) if engine else (),
+        loaded=_loaded(inside, settings) if engine == OLLAMA else (),
+        listening=_listening(inside) if engine else (),
+        tests=_tests(inside, settings) if webui else (),
+        no_administrator=missing_administrator(inside, settings) if webui else None,
+        leases=() if seen.has_address else _leases(incus, seen),
+    )
+
+
+def _leases(incus: Incus, seen: Seen) -> tuple[Lease, ...]:
+    """The leases for the machine's address, and those that its network device has."""
+    nic = seen.devices.get(NIC) or {}
+    own = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
+    leases = read_leases(incus, nic["network"], seen.project) if "network" in nic else ()
+    return tuple(lease for lease in leases if lease.address == seen.machine.fixed_address or lease.hardware == own)
+
+
+def _said(result: Result) -> str:
+    return " ".join((result.stderr or result.stdout).decode(errors="replace").split())[:300]
+
+
+def _journal(inside: Inside, unit: str) -> tuple[str, ...]:
+    """The lines of a unit since it was last started: older ones tell of troubles that may be over."""
+    show = inside.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
+    invocation = show.stdout.decode(errors="replace").strip()
+    which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--boot", "--unit", unit]
+    lines = ["--lines", str(_JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"]
+    return tuple(inside.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
+
+
+def _loaded(inside: Inside, settings: Settings) -> tuple[Loaded, ...]:
+    answer = inside.request(f"{listening_url(OLLAMA, settings)}/api/ps")
+    document = answer.json() if answer.ok else None
+    models = document.get("models") if isinstance(document, dict) else None
+    return tuple(
+        Loaded(str(model.get("name")), int(model.get("size") or 0), int(model.get("size_vram") or 0))
+        for model in models or ()
+    )
+
+
+def _listening(inside: Inside) -> tuple[str, ...]:
+    """Local addresses of listening TCP sockets: `127.0.0.1:11434`, `*:8080`."""
+    lines = inside.run("ss", "--no-header", "--listening", "--tcp", "--numeric").stdout.decode(errors="replace")
+    columns = [line.split() for line in lines.splitlines()]
+    return tuple(sorted({words[3] for words in columns if len(words) >= 4}))
+
+
+def _tests(inside: Inside, settings: Settings) -> tuple[EngineTest, ...]:
+    found = []
+    for engine in settings.engines:
+        answer = inside.request(engine.probe, bearer=engine.key, seconds=_CONNECT_SECONDS)
+        found.append(EngineTest(engine, answer.code, answer.status, answer.said()))
+    return tuple(found)

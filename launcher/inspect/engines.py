@@ -1,0 +1,172 @@
+"""Why Open WebUI cannot reach its engine, told from both ends of the connection; nothing is looked at here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from launcher.inspect.facts import Finding
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from launcher.infra.model import Infra, Machine
+    from launcher.inspect.facts import EngineTest, MachineEvidence
+
+__all__ = ["allowed", "engine_findings"]
+
+_RESOLVE = 6  # exit code of curl
+_LOOPBACK = ("127.", "[::1]", "::1", "localhost")
+_HOSTS = {  # the variable, and its value for every address
+    OLLAMA: ("ollama_host", "0.0.0.0:{port}"),
+    LLAMA_SERVER: ("llama_server_host", "0.0.0.0"),  # noqa: S104 - of an instance
+}
+
+
+@dataclass(frozen=True)
+class _Why:
+    cause: str
+    remedy: str
+    evidence: tuple[str, ...] = ()
+
+
+def engine_findings(infra: Infra, webui: MachineEvidence, machines: Sequence[MachineEvidence]) -> Iterator[Finding]:
+    """A finding for each engine that did not answer."""
+    for test in webui.tests:
+        if test.ok:
+            continue
+        why = _why(infra, webui, test, machines)
+        what = f"Open WebUI cannot reach its engine at {test.engine.url}"
+        said = f"{test.engine.probe} from inside {webui.name}: {test.said}"
+        evidence = (said, f"{test.engine.variable}: {test.engine.url}", *why.evidence)
+        yield Finding("webui-cannot-reach-engine", "error", webui.name, what, evidence, why.cause, why.remedy)
+
+
+def _why(infra: Infra, webui: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+    if test.code == 0:
+        return _answered(test)
+    host, port = _endpoint(test.engine.url)
+    if host.startswith(_LOOPBACK):
+        return _itself(webui, test, machines)
+    engine = _at(host, machines)
+    if engine is None:
+        return _outside(infra, host, test)
+    if not engine.seen.running:
+        remedy = f"anklume-launch status {infra.file}, then apply"
+        return _Why(f"the engine's machine {engine.name} is {engine.seen.state}", remedy)
+    return _at_fault(engine, port) or _between(infra, webui, engine, port)
+
+
+def _answered(test: EngineTest) -> _Why:
+    if test.status in (401, 403):
+        return _Why("the engine wants a key, and not this one", "set open_webui_openai_key to the engine's key")
+    cause = f"something answers there, but not as an engine does (HTTP {test.status})"
+    return _Why(cause, f"correct {test.engine.variable} and apply")
+
+
+def _itself(webui: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+    host, port = _endpoint(test.engine.url)
+    if webui.services & {OLLAMA, LLAMA_SERVER}:
+        journal = _Why("the engine in the same machine does not answer", "look at its journal: anklume-launch logs")
+        return _at_fault(webui, port) or journal
+    return _Why(
+        f"{host} is the machine itself, and no engine is in it",
+        f"set {test.engine.variable} to the engine's machine, such as {_example(machines, port)}, and apply",
+    )
+
+
+def _endpoint(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _example(machines: Sequence[MachineEvidence], port: int) -> str:
+    engines = [machine for machine in machines if machine.services & {OLLAMA, LLAMA_SERVER}]
+    return f"http://{engines[0].seen.machine.address}:{port}" if engines else f"http://ADDRESS:{port}"
+
+
+def _at(host: str, machines: Sequence[MachineEvidence]) -> MachineEvidence | None:
+    """The machine that has this address or name; Incus' name server knows instances as `NAME.incus` too."""
+    for machine in machines:
+        names = {machine.seen.instance, f"{machine.seen.instance}.incus"}
+        if host == machine.seen.machine.address or host in machine.seen.addresses or host in names:
+            return machine
+    return None
+
+
+def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
+    variable = test.engine.variable
+    other = next((machine for machine in infra.machines() if machine.address == host), None)
+    if other is not None:
+        return _Why(f"it is the machine {other.name}, which was not looked at", "run doctor without --only and --tags")
+    if test.code == _RESOLVE:
+        return _Why(f"nobody knows the name {host}", f"set {variable} to an address, or a name that resolves")
+    return _Why(
+        f"{host} is no machine of this file, and does not answer",
+        f"correct {variable}; for a server elsewhere, see that it can be reached from the machine's network",
+    )
+
+
+def _between(infra: Infra, webui: MachineEvidence, engine: MachineEvidence, port: int) -> _Why:
+    """The engine listens as it should: what is in between?"""
+    source, target = webui.seen.machine, engine.seen.machine
+    evidence = (_listens(engine, port),)
+    if not allowed(infra, source, target, port):
+        policy = f"{{from: {source.domain}, to: {target.name}, ports: [{port}], protocol: tcp}}"
+        cause = f"no network policy lets {source.domain} reach {engine.name} ({target.domain}) at port {port}"
+        return _Why(cause, f"add to network_policies: {policy}, and apply", evidence)
+    return _Why(
+        "the engine listens and the file allows it, so something between them drops the packets",
+        f"anklume-launch plan {infra.file} shows what differs from the file (ACLs, addresses); look for a firewall "
+        "on the host too",
+        evidence,
+    )
+
+
+def _at_fault(engine: MachineEvidence, port: int) -> _Why | None:
+    """What is wrong at the engine's own end of the connection, if something is."""
+    service = OLLAMA if OLLAMA in engine.services else LLAMA_SERVER
+    variable, everywhere = _HOSTS[service]
+    evidence = (_listens(engine, port), f"{variable} in {engine.name}: {engine.settings[variable]}")
+    if not engine.settings.enabled(service):
+        switch = f"{'ollama' if service == OLLAMA else service}_service_enabled"
+        cause = f"the engine in {engine.name} is switched off"
+        return _Why(cause, f"set {switch} to true and apply", (f"{switch}: false",))
+    hosts = [socket.rpartition(":")[0] for socket in _at_port(engine, port)]
+    if not hosts:
+        return _Why(
+            f"nothing in {engine.name} listens at port {port}",
+            f"look at its journal (anklume-launch logs), and compare {variable} with the address in the URL",
+            evidence,
+        )
+    if all(host.startswith(_LOOPBACK) for host in hosts):
+        cause = f"the engine in {engine.name} listens on loopback only"
+        return _Why(cause, f"set {variable} to {everywhere.format(port=port)} for {engine.name} and apply", evidence)
+    return None
+
+
+def _at_port(engine: MachineEvidence, port: int) -> list[str]:
+    return [socket for socket in engine.listening if socket.rpartition(":")[2] == str(port)]
+
+
+def _listens(engine: MachineEvidence, port: int) -> str:
+    sockets = _at_port(engine, port) or engine.listening
+    return f"listening in {engine.name}: {', '.join(sockets) or 'nothing'}"
+
+
+def allowed(infra: Infra, source: Machine, target: Machine, port: int) -> bool:
+    """Whether the file lets one machine reach a TCP port of another."""
+    if source.domain == target.domain:
+        return True
+    here, there = {source.name, source.domain}, {target.name, target.domain}
+    return any(
+        policy.protocol == "tcp"
+        and (not policy.ports or port in policy.ports)
+        and (
+            (policy.source in here and policy.destination in there)
+            or (policy.bidirectional and policy.source in there and policy.destination in here)
+        )
+        for policy in infra.policies
+    )

@@ -1,0 +1,140 @@
+"""What `doctor` looks at, collected and frozen: the host, and each machine from inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Refusal
+    from launcher.gpu.nvidia_smi import Figures
+    from launcher.gpu.preflight import Obstacle
+    from launcher.inspect.services import Engine, Settings
+    from launcher.observe.instances import Seen
+    from launcher.observe.live import Lease
+
+__all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "NoAdministrator", "Pool", "Said"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One trouble: what it is, what shows it, where it comes from and what to do.
+
+    `subject` is a machine, or `host`; `code` is a stable word.
+    """
+
+    code: str
+    severity: Literal["error", "warning"]
+    subject: str
+    what: str
+    evidence: tuple[str, ...]
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool; sizes in bytes, 0 where Incus does not tell."""
+
+    name: str
+    driver: str
+    status: str
+    total: int = 0
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class HostEvidence:
+    """The host that the daemon runs on.
+
+    `error` and `hint` say why Incus cannot be used; the rest of its own answers is empty then. What is read from the
+    host's files is None where they are out of reach, on a remote.
+    """
+
+    address: str
+    error: str = ""
+    hint: str = ""
+    version: str = ""
+    pools: tuple[Pool, ...] = ()
+    cards: tuple[Card, ...] = ()
+    memory: tuple[int, int] = (0, 0)  # used and total, in bytes
+    container_tools: bool | None = None
+    lxc_hook: bool | None = None
+    ranges: tuple[str | None, str | None] = (None, None)  # /etc/subuid and /etc/subgid
+    controllers: tuple[str, ...] | None = None
+    filesystems: frozenset[str] | None = None
+    containers: int = 0  # that run
+    watch_limit: int | None = None  # fs.inotify.max_user_instances
+
+
+@dataclass(frozen=True)
+class Said:
+    """A command's exit code and what it said."""
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that Ollama holds in memory; sizes in bytes, `in_vram` of `size`."""
+
+    name: str
+    size: int
+    in_vram: int
+
+
+@dataclass(frozen=True)
+class EngineTest:
+    """A request to an engine from inside Open WebUI's machine: curl's exit code, the status, what was said."""
+
+    engine: Engine
+    code: int
+    status: int
+    said: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the engine answered."""
+        return self.code == 0 and self.status == 200
+
+
+@dataclass(frozen=True)
+class NoAdministrator:
+    """Open WebUI has no user although an administrator was asked for; `is_open`: whoever signs up first becomes one."""
+
+    reason: str
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class MachineEvidence:
+    """A machine, and how it looks from inside when it runs.
+
+    `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
+
+    `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
+    sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device, where it has
+    not its address.
+    """
+
+    seen: Seen
+    services: frozenset[str]
+    settings: Settings
+    wants_gpu: bool
+    refusals: tuple[Refusal, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    nvidia_smi: Said | None = None
+    cards: tuple[Figures, ...] = ()
+    journal: tuple[str, ...] = ()
+    loaded: tuple[Loaded, ...] = ()
+    listening: tuple[str, ...] = ()
+    tests: tuple[EngineTest, ...] = field(default=())
+    no_administrator: NoAdministrator | None = None
+    leases: tuple[Lease, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The machine's name in the file."""
+        return self.seen.machine.name

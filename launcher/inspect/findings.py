@@ -1,0 +1,192 @@
+"""The usual troubles of machines, recognised from evidence; nothing is looked at here.
+
+Lines of journals: Ollama's server and runner (server/routes.go, discover/, llm/server.go of https://github.com/ollama/
+ollama) and llama.cpp's CUDA and Vulkan backends (ggml/src/ of https://github.com/ggml-org/llama.cpp).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from anklume_images.console import human_size
+from launcher.gpu.cards import describe
+from launcher.inspect.administrator import administrator_findings
+from launcher.inspect.engines import engine_findings
+from launcher.inspect.facts import Finding
+from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.network import address_findings
+from launcher.inspect.services import LLAMA_SERVER, OLLAMA
+from launcher.observe.instances import MISSING, NOT_OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from launcher.infra.model import Infra
+    from launcher.inspect.facts import HostEvidence, MachineEvidence
+
+__all__ = ["machine_findings"]
+
+_SHOWN = 3  # lines of a journal in a finding
+_CPU = re.compile(
+    r"no compatible GPUs were discovered"
+    r"|unable to load (?:cuda|nvidia|vulkan)[ \w]*library"
+    r"|ggml_cuda_init: failed to initialize CUDA"
+    r"|no CUDA-capable device is detected"
+    r"|CUDA driver version is insufficient"
+    r"|offloaded 0/\d+ layers to GPU"
+    r"|no usable GPU found",
+    re.IGNORECASE,
+)
+# One such line for each device that Ollama will use: `msg="inference compute" id=… library=CUDA …`.
+_COMPUTE = re.compile(r'msg="inference compute".*?\blibrary=(\w+)')
+_NO_VRAM = re.compile(
+    r"cudaMalloc failed: out of memory"
+    r"|CUDA error: out of memory"
+    r"|ErrorOutOfDeviceMemory"
+    r"|failed to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer"
+    r"|unable to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer"
+    r"|insufficient VRAM to load any model layers",
+    re.IGNORECASE,
+)
+_NO_RAM = re.compile(r"model requires more system memory", re.IGNORECASE)
+
+
+def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: HostEvidence) -> list[Finding]:
+    """The troubles of these machines, in their order."""
+    found: list[Finding] = []
+    for machine in machines:
+        found += _cards(machine, host)
+        if not machine.seen.running:
+            found.append(_not_running(machine))
+            continue
+        found += address_findings(machine)
+        found += _no_nvidia_smi(machine, host)
+        found += _on_cpu(machine)
+        found += _out_of_memory(machine)
+        found += administrator_findings(infra, machine)
+        found += engine_findings(infra, machine, machines)
+    return found
+
+
+def _cards(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+    """What is in the way of the cards that the file gives the machine."""
+    cards = tuple(f"the host: {describe(card)}, driver {card.driver_version or 'none'}" for card in host.cards)
+    seen = cards or ("the host: no card (incus info --resources)",)
+    for refusal in machine.refusals:
+        cause = f"what the file says at {refusal.where} does not go with the host's cards"
+        yield Finding(refusal.code, "error", machine.name, refusal.message, seen, cause, refusal.hint)
+    for obstacle in machine.obstacles:
+        severity: Literal["error", "warning"] = "error" if obstacle.fatal else "warning"
+        what = "its card does not work without more" if obstacle.fatal else "its card may not work"
+        yield Finding("gpu-preflight", severity, machine.name, what, seen, obstacle.cause, obstacle.remedy)
+
+
+def _not_running(machine: MachineEvidence) -> Finding:
+    state, file = machine.seen.state, machine.seen.machine.where.partition(":")[0]
+    where = f"the instance {machine.seen.instance} in the project {machine.seen.project}"
+    if state == MISSING:
+        cause, remedy = "it was never launched, or was deleted", f"anklume-launch {file}"
+    elif state == NOT_OURS:
+        cause = "somebody else made an instance of this name"
+        remedy = "rename one of them, or take it over: --adopt"
+    else:
+        cause = "it was stopped, or ended by itself"
+        remedy = f"anklume-launch logs {file} {machine.name} shows its last words; anklume-launch {file} starts it"
+    what = f"{machine.name} does not run, so nothing in it was looked at"
+    return Finding("not-running", "warning", machine.name, what, (f"{where}: {state}",), cause, remedy)
+
+
+def _no_nvidia_smi(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+    said = machine.nvidia_smi
+    if said is None or said.code == 0 or not (any(card.is_nvidia for card in host.cards) or not host.cards):
+        return
+    missing = said.code == NOT_FOUND
+    code, what = ("nvidia-smi-not-found", "nvidia-smi is not in the machine")
+    if not missing:
+        code, what = ("nvidia-smi-fails", "nvidia-smi does not work in the machine")
+    evidence = [f"nvidia-smi ended with {said.code}: {said.text or 'no word'}"]
+    seen = machine.seen
+    if not seen.gpus:
+        cause = "the instance has no gpu device"
+        remedy = "set gpu: true, or give it a profile with a gpu device, and apply"
+        evidence.append("its devices: " + (", ".join(sorted(seen.devices)) or "none"))
+    elif seen.config.get("nvidia.runtime") != "true":
+        cause = "the instance has a card but not nvidia.runtime, which brings the driver's programs and libraries"
+        remedy = "let nvidia.runtime be true (the launcher sets it unless config says otherwise) and restart it"
+        evidence.append(f"nvidia.runtime: {seen.config.get('nvidia.runtime', 'not set')}")
+    elif host.container_tools is False or host.lxc_hook is False:
+        cause = "the host lacks what nvidia.runtime calls"
+        remedy = "see the finding about the host: libnvidia-container's tools and LXC's hook"
+        evidence.append(f"nvidia-container-cli: {_there(host.container_tools)}; LXC hook: {_there(host.lxc_hook)}")
+    elif not host.cards:
+        cause, remedy = "the host has no card that Incus lists", "see that nvidia-smi works on the host"
+    else:
+        cause = "the driver's files in the machine are not those of the host's running driver"
+        remedy = "restart the machine; after an update of the driver, restart the host"
+        evidence += [f"the host: {card.pci} ({card.model}), driver {card.driver_version}" for card in host.cards]
+    yield Finding(code, "error", machine.name, what, tuple(evidence), cause, remedy)
+
+
+def _there(found: bool | None) -> str:
+    return {True: "there", False: "missing", None: "not known"}[found]
+
+
+def _on_cpu(machine: MachineEvidence) -> Iterator[Finding]:
+    if not machine.wants_gpu or not machine.services & {OLLAMA, LLAMA_SERVER}:
+        return
+    lines = [line for line in machine.journal if _CPU.search(line)]
+    computes = [(line, found[1]) for line in machine.journal if (found := _COMPUTE.search(line))]
+    if computes and all(library.lower() == "cpu" for _, library in computes):
+        lines += [line for line, _ in computes]
+    lines = lines[-_SHOWN:]
+    lines += [
+        f"{model.name}: 0 of {human_size(model.size)} are in the card (/api/ps)"
+        for model in machine.loaded
+        if model.size and not model.in_vram
+    ]
+    if not lines:
+        return
+    cause = "the card is there, but the runner cannot use it: mostly a driver older than the runner's CUDA"
+    remedy = "update the host's driver, then restart the machine"
+    if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
+        lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
+        cause = "nvidia-smi does not work in the machine, so no program there can use the card"
+        remedy = "first the finding about nvidia-smi; then restart the machine"
+    elif (machine.seen.image or "").startswith("ollama-cpu@"):
+        cause, remedy = "the image ollama-cpu has no runners for cards", "name the image ollama"
+    what = "the engine computes on the CPU although the machine has a card"
+    yield Finding("engine-on-cpu", "error", machine.name, what, tuple(lines), cause, remedy)
+
+
+def _out_of_memory(machine: MachineEvidence) -> Iterator[Finding]:
+    lines = tuple(line for line in machine.journal if _NO_VRAM.search(line))[-_SHOWN:]
+    sizes = [
+        f"{card.pci}: {human_size(card.memory_used)} of {human_size(card.memory_total)} are in use"
+        for card in machine.cards
+        if card.memory_used is not None and card.memory_total
+    ]
+    partly = [
+        f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card (/api/ps)"
+        for model in machine.loaded
+        if 0 < model.in_vram < model.size
+    ]
+    remedy = (
+        "take a smaller model (llama3.2:3b needs about 2 GiB) or a stronger quantisation, or a shorter context; "
+        "anklume-launch gpu shows who else has the card"
+    )
+    if lines:
+        what = "the model does not fit into the card's memory"
+        cause = "model and context together are larger than what the card has free"
+        yield Finding("out-of-vram", "error", machine.name, what, (*lines, *partly, *sizes), cause, remedy)
+    elif partly and machine.wants_gpu:
+        what = "the model is only partly in the card's memory, and slow for it"
+        cause = "the rest of it had no room there"
+        yield Finding("partly-in-vram", "warning", machine.name, what, (*partly, *sizes), cause, remedy)
+    memory = tuple(line for line in machine.journal if _NO_RAM.search(line))[-_SHOWN:]
+    if memory:
+        what = "the model does not fit into the machine's memory"
+        cause = "it needs more than the machine has, or may use (limits.memory)"
+        yield Finding(
+            "out-of-memory", "error", machine.name, what, memory, cause, "take a smaller model, or give more memory"
+        )

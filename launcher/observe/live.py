@@ -1,0 +1,186 @@
+"""What is there: the state of a server in a few calls, whatever the number of machines.
+
+One call for each kind over all projects (and for each storage pool), recursion=1: see doc/rest-api.md of Incus.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from launcher.infra.names import NIC, owner_of
+from launcher.resources import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from anklume_images.incus.client import Incus
+
+__all__ = ["Lease", "Live", "addresses_of", "path_of", "read_astray", "read_leases", "read_live", "read_one"]
+
+_PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
+
+
+class Lease(NamedTuple):
+    """An address that a bridge's DHCP server gave out, as Incus tells it; static ones are wanted, and not yet had."""
+
+    address: str
+    hardware: str
+    hostname: str
+    static: bool
+
+
+@dataclass(frozen=True)
+class Live:
+    """The objects of a server by key, as its API gives them.
+
+    Images are by fingerprint. `resources` are the host's (empty when nobody asked), `host_networks` the addresses
+    (`192.168.1.7/24`) of its interfaces that Incus does not manage, by interface; `pools` are drivers by pool;
+    `astray` are the addresses of machines that run with others than their own.
+    """
+
+    objects: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
+    instances: tuple[Mapping[str, Any], ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    host_networks: tuple[tuple[str, str], ...] = ()
+    pools: Mapping[str, str] = field(default_factory=dict)
+    astray: Mapping[Key, str] = field(default_factory=dict)
+
+    def without(self, keys: Collection[Key]) -> Live:
+        """The same when some objects are gone."""
+        gone = {(key.project, key.name) for key in keys if key.kind == "machine"}
+        return replace(
+            self,
+            objects={key: there for key, there in self.objects.items() if key not in keys},
+            instances=tuple(there for there in self.instances if (there["project"], there["name"]) not in gone),
+        )
+
+    def get(self, key: Key) -> Mapping[str, Any] | None:
+        """The object of that key, or None."""
+        return self.objects.get(key)
+
+
+def read_live(incus: Incus, pools: Iterable[str] | None = None, *, resources: bool = False) -> Live:
+    """Read everything that a plan looks at; `pools` are those whose volumes count, all when it is None."""
+    objects: dict[Key, Mapping[str, Any]] = {}
+    for found in incus.get("projects", recursion=1):
+        objects[Key("project", "", found["name"])] = found
+    networks = _networks(incus)
+    for found in networks:
+        if found["managed"]:
+            objects[Key("network", "default", found["name"])] = found
+    for found in incus.get("network-acls", recursion=1):
+        objects[Key("acl", "default", found["name"])] = found
+    for found in incus.get("profiles", recursion=1, **_EVERYWHERE):
+        objects[Key("profile", found["project"], found["name"])] = found
+    for found in incus.get("images", recursion=1):
+        objects[Key("image", "default", found["fingerprint"])] = found
+    there = {pool["name"]: pool["driver"] for pool in incus.get("storage-pools", recursion=1)}
+    for pool in sorted(set(there if pools is None else pools) & set(there)):
+        for found in incus.get(f"storage-pools/{pool}/volumes/custom", recursion=1, **_EVERYWHERE):
+            objects[Key("volume", found["project"], f"{pool}/{found['name']}")] = found
+    instances = tuple(incus.get("instances", recursion=1, **_EVERYWHERE))
+    for found in instances:
+        objects[Key("machine", found["project"], found["name"])] = found
+    return Live(
+        objects,
+        instances,
+        incus.get("resources") if resources else {},
+        tuple(sorted(_host_networks(incus, networks))),
+        there,
+    )
+
+
+_EVERYWHERE = {"all-projects": "true"}
+_PENDING_SECONDS = 3.0
+
+
+def _networks(incus: Incus) -> list[Mapping[str, Any]]:
+    """All networks; one that is just being made is waited for, a little: it is pending, or its maker was killed."""
+    end = time.monotonic() + _PENDING_SECONDS
+    while True:
+        networks: list[Mapping[str, Any]] = incus.get("networks", recursion=1)
+        ours = [network for network in networks if owner_of(network.get("config") or {})]
+        if all(network["status"] != "Pending" for network in ours) or time.monotonic() > end:
+            return networks
+        time.sleep(0.2)
+
+
+_COLLECTIONS = {
+    "acl": "network-acls",
+    "image": "images",
+    "machine": "instances",
+    "network": "networks",
+    "profile": "profiles",
+    "project": "projects",
+}
+
+
+def path_of(key: Key) -> tuple[str, dict[str, str]]:
+    """Where an object is below /1.0, and the parameters of requests about it."""
+    params = {"project": key.project} if key.project else {}
+    if key.kind == "volume":
+        pool, _, name = key.name.partition("/")
+        return f"storage-pools/{pool}/volumes/custom/{name}", params
+    return f"{_COLLECTIONS[key.kind]}/{key.name}", params
+
+
+def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
+    """One object as it is now, or None."""
+    path, params = path_of(key)
+    found: Mapping[str, Any] | None = incus.find_one(path, **params)
+    return found
+
+
+def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:
+    """The leases on a bridge of the instances of a project, none where it has no such bridge.
+
+    Incus leaves out of its list whatever is both static and leased, so a static entry may be either.
+    """
+    found = incus.find_one(f"networks/{network}/leases", project=project) or ()
+    return [
+        Lease(entry["address"], entry["hwaddr"], entry["hostname"], entry["type"] == "static")
+        for entry in found
+        if entry["type"] in ("static", "dynamic")
+    ]
+
+
+def read_astray(incus: Incus, network: str, wanted: Mapping[Key, tuple[str, str]]) -> dict[Key, str]:
+    """The addresses of those machines that took others on a bridge than they are to have.
+
+    `wanted` are hardware address and address of machines of one project that run. The bridge's leases are asked first,
+    as that is one request, and a machine only when its lease is for another address.
+    """
+    found = {}
+    (project,) = {key.project for key in wanted}
+    leases = read_leases(incus, network, project)
+    for key, (hardware, address) in wanted.items():
+        if any(lease.hardware == hardware and lease.address != address and not lease.static for lease in leases):
+            there = addresses_of(incus.find_one(f"instances/{key.name}/state", project=project) or {})
+            if there and address not in there:
+                found[key] = ", ".join(there)
+    return found
+
+
+def addresses_of(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """IPv4 addresses of an instance's interfaces by its state, those of eth0 first."""
+    interfaces = state.get("network") or {}
+    return tuple(
+        address["address"]
+        for name, interface in sorted(interfaces.items(), key=lambda item: (item[0] != NIC, item[0]))
+        for address in interface.get("addresses") or ()
+        if address["family"] == "inet" and address["scope"] == "global" and name != "lo"
+    )
+
+
+def _host_networks(incus: Incus, networks: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    """The IPv4 addresses of the interfaces that reach beyond the host: it is to be found there neither."""
+    for network in networks:
+        if network["managed"] or network["type"] not in _PHYSICAL:
+            continue
+        state = incus.find_one(f"networks/{network['name']}/state") or {}
+        for address in state.get("addresses") or ():
+            if address["family"] == "inet" and not ipaddress.IPv4Address(address["address"]).is_loopback:
+                yield network["name"], f"{address['address']}/{address['netmask']}"

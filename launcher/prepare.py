@@ -1,0 +1,249 @@
+"""From a file and a server to a plan: reads the store, the host and what is live, decides nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError, PolicyError, StoreError
+from launcher.gpu.host import read_cards, read_figures
+from launcher.gpu.policy import GpuDecision, decide, members_of
+from launcher.gpu.preflight import preflight
+from launcher.infra.merge import layers
+from launcher.infra.names import NIC, names_for
+from launcher.infra.selection import selected
+from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.live import read_astray, read_live
+from launcher.observe.watches import crowded, running_containers
+from launcher.plan.desired import Circumstances, desired, volumes_of
+from launcher.plan.difference import Plan, difference, owned
+from launcher.plan.limits import capacity_of, limits_of
+from launcher.plan.removal import Removal, removal_of
+from launcher.resources import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from anklume_images.incus.client import Incus
+    from anklume_images.store.images import Image, Images
+    from launcher.gpu.cards import Card
+    from launcher.infra.model import Infra, Machine
+    from launcher.infra.names import Names
+    from launcher.observe.live import Live
+    from launcher.resources import Resource
+
+__all__ = ["ConflictError", "Prepared", "choose_images", "prepare"]
+
+
+_NODES = frozenset({"unix-char", "unix-block", "pci"})
+
+
+class ConflictError(AnklumeError):
+    """Things are there under the names that the file wants, and are not the file's."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what it was made from."""
+
+    infra: Infra
+    plan: Plan
+    live: Live
+    names: Names
+    gpus: GpuDecision
+    cards: tuple[Card, ...]
+    removal: Removal
+
+    def place(self, machine: Machine) -> tuple[str, str]:
+        """A machine's project and instance."""
+        return self.names.project(machine.domain), self.names.instance(machine.name)
+
+
+def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
+    """The image in the store for each machine that is made of one; StoreError names all that are not there."""
+    # Each reference is read once: it takes a millisecond, and a channel may move meanwhile.
+    found: dict[str, Image] = {}
+    missing: dict[str, tuple[str, StoreError]] = {}
+    machines = [machine for machine in infra.machines() if machine.image.store is not None]
+    for machine in machines:
+        ref = machine.image.ref
+        if ref in found or ref in missing:
+            continue
+        try:
+            found[ref] = images.resolve(ref)
+        except StoreError as error:
+            missing[ref] = (machine.where, error)
+    if missing:
+        message = "\n".join(f"{where}: {error.message}" for where, error in missing.values())
+        names = sorted({ref.partition("@")[0] for ref in missing})
+        channels = any(not ref.endswith("@latest") for ref in missing)
+        hint = next(iter(missing.values()))[1].hint if channels else f"anklume-images build {' '.join(names)}"
+        raise StoreError(message, hint=hint)
+    return {machine.name: found[machine.image.ref] for machine in machines}
+
+
+def prepare(
+    infra: Infra,
+    images: Images,
+    incus: Incus,
+    *,
+    only: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    adopt: bool = False,
+    replace: bool = False,
+    prune: bool = False,
+) -> Prepared:
+    """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
+
+    The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
+    the orphans are gone.
+    """
+    incus = incus.within(None)
+    only, tags = tuple(only), tuple(tags)
+    chosen = {machine.name for machine in selected(infra, only, tags)}
+    own_images = choose_images(infra, images)
+    gpu = _touches_cards(infra)
+    pools = _pools(infra, own_images)
+    live = read_live(incus, None if prune else pools, resources=infra.settings.resource_policy is not None)
+    _check_pools(infra, pools, live)
+    names = names_for(infra)
+    removal = _orphans(infra, names, own_images, live) if prune else Removal()
+    live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
+    cards = read_cards(incus) if gpu else ()
+    decision = _decide(infra, incus, cards, live, names) if gpu else GpuDecision()
+    decision.check()
+    decision.check_order(chosen)
+    limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
+    around = Circumstances(
+        names,
+        own_images,
+        decision.grants,
+        decision.waits,
+        limits.config if limits else {},
+        _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
+    )
+    wanted = desired(infra, around)
+
+    def is_chosen(resource: Resource) -> bool:
+        return resource.key.kind == "machine" and not chosen.isdisjoint(resource.machines)
+
+    everything = not only and not tags
+    plan = difference(
+        wanted.resources,
+        live,
+        infra.project_name,
+        adopt=adopt,
+        replace=replace,
+        chosen=None if everything else is_chosen,
+    )
+    if plan.conflicts:
+        message = "\n".join(conflict.message for conflict in plan.conflicts)
+        hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
+        raise ConflictError(message, where=incus.address, hint="; ".join(hints))
+    notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
+    notices += _preflight(infra, decision, incus)
+    notices += _watches(plan, live, incus)
+    orphans = (*removal.keys, *plan.orphans) if everything else ()
+    plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
+    return Prepared(infra, plan, live, names, decision, cards, removal)
+
+
+def _astray(infra: Infra, names: Names, live: Live, incus: Incus) -> dict[Key, str]:
+    """Machines that run with another address than their own, with it."""
+    found: dict[Key, str] = {}
+    for domain in infra.domains.values():
+        wanted = {}
+        for machine in domain.machines.values() if domain.enabled else ():
+            key = Key("machine", names.project(domain.name), names.instance(machine.name))
+            there = live.get(key) or {}
+            nic = (there.get("devices") or {}).get(NIC) or {}
+            hardware = nic.get("hwaddr") or (there.get("config") or {}).get(f"volatile.{NIC}.hwaddr")
+            if there.get("status") == "Running" and hardware and nic.get("ipv4.address") == machine.fixed_address:
+                wanted[key] = hardware.lower(), machine.fixed_address
+        if wanted:
+            found |= read_astray(incus, names.network(domain.name), wanted)
+    return found
+
+
+def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live) -> Removal:
+    """What is to go with --prune: all that is the file's and no longer in it, but for data."""
+    wanted = {resource.key for resource in desired(infra, Circumstances(names, images)).resources}
+    gone = [key for key in owned(live, infra.project_name) if key not in wanted]
+    return removal_of(live, infra.project_name, orphans=gone)
+
+
+def _touches_cards(infra: Infra) -> bool:
+    """Whether a machine could get at a card: as a gpu, or by a node, a PCI device or LXC's own configuration."""
+    for machine in infra.machines():
+        sources = layers(machine, infra.domains[machine.domain])
+        devices = [device for source in sources for device in source.devices.values()]
+        if machine.gpu or any("raw.lxc" in source.config for source in sources):
+            return True
+        if any(device.get("type") in _NODES or "/dev/" in device.get("source", "") for device in devices):
+            return True
+    return False
+
+
+def _host_addresses(live: Live, own: Collection[str]) -> tuple[str, ...]:
+    """Where the host is to be found beside the file's own bridges: on its interfaces, and on Incus' other bridges."""
+    others = (there for key, there in live.objects.items() if key.kind == "network" and key.name not in own)
+    bridges = ((there.get("config") or {}).get("ipv4.address", "") for there in others)
+    found = {text.partition("/")[0] for text in (*bridges, *(text for _, text in live.host_networks)) if "/" in text}
+    return tuple(sorted(found))
+
+
+def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:
+    default = infra.settings.storage_pool
+    volumes = itertools.chain.from_iterable(
+        volumes_of(machine, infra.domains[machine.domain], images.get(machine.name), default)
+        for machine in infra.machines()
+    )
+    return {default, *(volume.pool for volume in volumes)}
+
+
+def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
+    missing = sorted(pools - set(live.pools))
+    if missing:
+        there = ", ".join(sorted(live.pools)) or "none"
+        raise AnklumeError(
+            f"Incus has no storage pool called {', '.join(missing)}; there are: {there}",
+            where=infra.file,
+            hint="make one (incus admin init, incus storage create), or name one in global.storage_pool",
+        )
+
+
+def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, names: Names) -> GpuDecision:
+    def instance_of(machine: Machine) -> tuple[str, str]:
+        return names.project(machine.domain), names.instance(machine.name)
+
+    figures, mig = read_figures(incus, cards)
+    sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
+    members = members_of(infra, live.instances, instance_of)
+    return decide(infra, cards, live.instances, instance_of, members=members, memory=sizes, mig=mig)
+
+
+def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
+    """Whether more containers are to run than can watch their files."""
+    machines = (step.resource for step in plan.todo if step.key.kind == "machine")
+    wanted = {(there.key.project, there.key.name) for there in machines if there.body["type"] == "container"}
+    running = running_containers(live.instances)
+    limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
+    notice = None if limit is None else crowded(len(wanted | running), limit)
+    return [notice] if notice else []
+
+
+def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:
+    """What of the host is in the way of granted cards; PolicyError where it would only fail at the start."""
+    root = daemon_root(incus.address)
+    found = [
+        obstacle
+        for machine in infra.machines()
+        if machine.name in decision.grants
+        for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], root)
+    ]
+    fatal = [obstacle for obstacle in found if obstacle.fatal]
+    if fatal:
+        raise PolicyError("\n".join(str(obstacle) for obstacle in fatal), hint="anklume-launch doctor looks further")
+    return [str(obstacle) for obstacle in found]

@@ -1,0 +1,1 @@
+"""A real Incus out of a locked tree, in namespaces of its own: for `try`, the quickstart and tests."""

@@ -1,0 +1,93 @@
+"""Addresses that move between machines: each ends up with its own, by a real DHCP server and client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.launching import Launcher
+
+LAB = {"project": "lab"}
+FILE = "domains:\n  lab:\n    machines:\n"
+
+
+def write(tiny: Launcher, *machines: str) -> None:
+    """A file with these machines, in order: `name` or `name=address`."""
+    entries = (machine.partition("=") for machine in machines)
+    lines = (f"      {name}: {{image: tiny, ephemeral: true{ip and f', ip: {ip}'}}}\n" for name, _, ip in entries)
+    tiny.write(FILE + "".join(lines))
+
+
+def addresses(tiny: Launcher) -> dict[str, list[str]]:
+    """The addresses that machines have inside, once `status` calls all of them well."""
+    status = tiny.json("status")
+    assert status["ok"]
+    assert all(machine["address"]["wanted"] in machine["address"]["actual"] for machine in status["machines"])
+    return {machine["name"]: machine["address"]["actual"] for machine in status["machines"]}
+
+
+def reach_the_bridge(tiny: Launcher, *names: str) -> None:
+    """The address filter drops what comes from any address but the machine's own."""
+    connect = "use Socket; socket(S, 2, 1, 6); connect(S, sockaddr_in(53, inet_aton('10.120.0.254'))) or die $!"
+    for name in names:
+        result = tiny.execute("lab", name, "perl", "-e", connect)
+        assert result.code == 0, result.stderr
+
+
+def test_addresses_move_when_a_machine_comes_before_others_and_when_two_swap(tiny: Launcher) -> None:
+    write(tiny, "one", "two")
+    tiny("apply")
+    write(tiny, "first", "one", "two")
+    tiny("apply", "--yes")
+    assert addresses(tiny) == {"first": ["10.120.0.1"], "one": ["10.120.0.2"], "two": ["10.120.0.3"]}
+    reach_the_bridge(tiny, "first", "one", "two")
+    tiny.settled()
+    write(tiny, "first", "one=10.120.0.3", "two=10.120.0.2")
+    tiny("apply", "--yes")
+    assert addresses(tiny) == {"first": ["10.120.0.1"], "one": ["10.120.0.3"], "two": ["10.120.0.2"]}
+    reach_the_bridge(tiny, "first", "one", "two")
+    tiny.settled()
+
+
+def test_a_machine_of_another_name_is_told_who_has_its_address(tiny: Launcher) -> None:
+    tiny.write(FILE + "      old: {image: tiny}\n")
+    tiny("apply")
+    tiny.write(FILE + "      new: {image: tiny}\n")
+    for verb in ("plan", "apply"):
+        said = tiny(verb, code=1).stderr
+        assert "new is to have 10.120.0.1, which the instance old (project lab) has" in said
+        assert "--prune --force-protected" in said
+    with tiny.client() as client:
+        (there,) = client.get("instances", recursion=1, project="lab")
+    assert (there["name"], there["status"]) == ("old", "Running")
+    tiny("apply", "--yes", "--prune", "--force-protected")
+    assert addresses(tiny) == {"new": ["10.120.0.1"]}
+
+
+def test_a_machine_with_another_ones_address_is_no_success_and_put_right(tiny: Launcher) -> None:
+    write(tiny, "one")
+    tiny("apply")
+    with tiny.client() as client:  # it keeps its lease, as Incus does not ask it to let go
+        there = client.get("instances/one", project="lab")
+        eth0 = {key: value for key, value in there["devices"]["eth0"].items() if key != "ipv4.address"}
+        client.send("put", "instances/one", there | {"devices": {**there["devices"], "eth0": eth0}}, params=LAB)
+    write(tiny, "first")
+    said = tiny("apply", "--timeout", "3", code=1).stderr
+    assert "has to be 10.120.0.1" in said
+    (status,) = tiny.json("status", code=1)["machines"]
+    assert not status["ok"]
+    (wrong,) = status["address"]["actual"]
+    (finding,) = (found for found in tiny.json("doctor", code=1)["findings"] if found["subject"] == "first")
+    assert finding["code"] == "other-address"
+    assert any("lease of 10.120.0.1: one" in line for line in finding["evidence"])
+    (step,) = tiny.json("plan", code=3)["steps"]
+    assert (step["action"], step["changes"]) == (
+        "restart",
+        [{"key": "address", "before": wrong, "after": "10.120.0.1"}],
+    )
+    with tiny.client() as client:
+        client.send("put", "instances/one/state", {"action": "stop", "force": True}, params=LAB)
+        client.send("delete", "instances/one", params=LAB)
+    tiny("apply", "--yes")
+    assert addresses(tiny) == {"first": ["10.120.0.1"]}
+    tiny.settled()
