@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,14 +12,16 @@ from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
+from launcher.infra.host import own_routes, shadowed
 from launcher.infra.merge import layers
 from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
-from launcher.observe.daemon import daemon_root, watch_limit
+from launcher.observe.daemon import daemon_root, is_in_this_network, watch_limit
+from launcher.observe.filesystems import filesystem_of, shifts
 from launcher.observe.live import read_astray, read_live
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import Circumstances, desired, volumes_of
-from launcher.plan.difference import Plan, difference, owned
+from launcher.plan.difference import Plan, Step, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
 from launcher.resources import Key
@@ -145,6 +148,8 @@ def prepare(
     notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
     notices += _watches(plan, live, incus)
+    notices += _routes(plan, incus)
+    _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
     return Prepared(infra, plan, live, names, decision, cards, removal)
@@ -232,6 +237,52 @@ def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
     limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
     notice = None if limit is None else crowded(len(wanted | running), limit)
     return [notice] if notice else []
+
+
+def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
+    """Folders of the host whose owners cannot be shown as the machines' own are refused, each with its file system."""
+    folders = [
+        (machine, kind, entry)
+        for machine in machines
+        if machine.type == "lxc" and machine.config.get("security.privileged") != "true"
+        for kind, entries in (("persistent data", machine.persistent_data), ("shared volume", machine.shares))
+        for entry in entries
+        if entry.shift
+    ]
+    root = daemon_root(incus.address) if folders else None
+    if root is None:
+        return
+    types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
+    problems = [
+        f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {found} ({entry.source}), "
+        "whose owners cannot be shown to a container as its own"
+        for machine, kind, entry in folders
+        if (found := types[entry.source]) is not None and not shifts(found)
+    ]
+    if problems:
+        hint = "shift: false there leaves owners as they are on the host; or put the folder on ext4, xfs or btrfs"
+        raise AnklumeError("\n".join(problems), hint=hint)
+
+
+def _routes(plan: Plan, incus: Incus) -> list[str]:
+    """New bridges that have addresses in common with a route of the host, where its routes can be seen."""
+    new = {
+        step.key.name: step.resource.config["ipv4.address"]
+        for step in plan.todo
+        if step.key.kind == "network" and (step.action != "change" or _moves(step))
+    }
+    routes = own_routes() if new and is_in_this_network(daemon_root(incus.address)) else ()
+    bridges = {step.key.name for step in plan.steps if step.key.kind == "network"}
+    found = {}
+    for name, address in new.items():
+        subnet = ipaddress.IPv4Interface(address).network
+        if route := shadowed(subnet, routes, bridges):
+            found[name] = f"{name} ({subnet}) has addresses in common with the host's route {route[1]} over {route[0]}"
+    return list(found.values())
+
+
+def _moves(step: Step) -> bool:
+    return any(change.key == "config.ipv4.address" for change in step.changes)
 
 
 def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:

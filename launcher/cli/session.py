@@ -90,7 +90,7 @@ class Session:
         from launcher.infra.host import HostFacts
         from launcher.infra.load import load_infra
 
-        facts = replace(HostFacts.read(), networks=())
+        facts = replace(HostFacts.read(), networks=(), routes=())
         infra, warnings = load_infra(path, self.catalog(), yolo=yolo, host=facts)
         for warning in warnings if warn else ():
             self.console.warn(str(warning))
@@ -126,7 +126,7 @@ def _named_so_far(context: click.Context) -> Infra | None:
     # An option that lacks its value ends click's reading of the line; the words before it are in `args` then.
     named = context.params.get("infra") or next(iter(context.args), "infra.yml")
     specs = context.find_root().params.get("specs") or ()
-    facts = replace(HostFacts.read(), networks=())
+    facts = replace(HostFacts.read(), networks=(), routes=())
     try:
         return check_infra(Path(named), Catalog.load([*specs, builtin_specs()]), yolo=True, host=facts).infra
     except (AnklumeError, OSError):

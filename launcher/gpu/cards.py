@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "AMD",
     "ANYWHERE",
     "NVIDIA",
     "Card",
@@ -25,7 +24,7 @@ __all__ = [
     "describe",
 ]
 
-NVIDIA, AMD = "10de", "1002"
+NVIDIA = "10de"
 ANYWHERE = "none"  # what Incus calls the location of everything on a server that is no cluster
 # Chips that only draw a server's console: ASPEED, Matrox, Cirrus, QEMU's own. Nobody means them by `gpu: true`.
 _CONSOLES = frozenset({"1a03", "102b", "1013", "1234"})
@@ -76,12 +75,7 @@ class Card:
     @property
     def is_nvidia(self) -> bool:
         """Whether NVIDIA made it."""
-        return self.vendor_id == NVIDIA or self.nvidia is not None
-
-    @property
-    def is_amd(self) -> bool:
-        """Whether AMD made it."""
-        return self.vendor_id == AMD
+        return self.vendor_id == NVIDIA
 
     def at(self, location: str) -> bool:
         """Whether it is where an instance with this location runs."""
@@ -100,7 +94,7 @@ def _card(entry: Mapping[str, Any], member: str) -> Card:
     kinds = ("card", "render", "control")
     return Card(
         pci=pci_address(entry["pci_address"]) or str(entry["pci_address"]),
-        vendor_id=str(entry.get("vendor_id") or "").lower(),
+        vendor_id=str(entry.get("vendor_id") or (NVIDIA if entry.get("nvidia") else "")).lower(),
         product_id=str(entry.get("product_id") or "").lower(),
         vendor=str(entry.get("vendor") or ""),
         product=str(entry.get("product") or ""),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anklume_images.incus.values import is_true
 from launcher.gpu.grants import gpu_devices_of
-from launcher.gpu.nodes import KFD
-from launcher.infra.merge import merged_config, merged_devices
+from launcher.gpu.vendors import vendors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,11 +13,8 @@ if TYPE_CHECKING:
     from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Machine
 
-__all__ = ["CAPABILITIES", "RUNTIME", "gpu_config", "wants_runtime"]
+__all__ = ["gpu_config"]
 
-RUNTIME = "nvidia.runtime"
-CAPABILITIES = "nvidia.driver.capabilities"
-_COMPUTE = "compute,utility"  # CUDA, and nvidia-smi
 _NOTHING = {"type": "none"}  # hides a profile's device of the same name
 
 
@@ -29,8 +24,7 @@ def gpu_config(
     """Devices and config to lay over the machine's own.
 
     Each granted card is a gpu device by its PCI address; a device of the file that names none is replaced by name, or
-    hidden where there are fewer cards than such devices. NVIDIA containers get the NVIDIA runtime unless the file
-    says `nvidia.runtime`, AMD ones /dev/kfd.
+    hidden where there are fewer cards than such devices. Containers get what the cards' makers want beside.
     """
     grants = tuple(grants)
     if not grants:
@@ -40,25 +34,8 @@ def gpu_config(
         devices.setdefault(name, dict(_NOTHING))
     config: dict[str, str] = {}
     if machine.type == "lxc":
-        if any(grant.card.is_amd for grant in grants) and not _has_kfd(machine, domain):
-            name = next(name for name in ("kfd", "gpu-kfd") if name not in merged_devices(machine, domain))
-            devices[name] = {"type": "unix-char", "source": KFD, "path": KFD}
-        if any(grant.card.is_nvidia for grant in grants):
-            config = _runtime(machine, domain)
+        for vendor in vendors_of([grant.card for grant in grants]):
+            extras = vendor.extras(machine, domain)
+            devices |= {name: dict(keys) for name, keys in extras.devices.items()}
+            config |= extras.config
     return devices, config
-
-
-def wants_runtime(machine: Machine, domain: Domain) -> bool:
-    """Whether the file leaves the NVIDIA runtime on: `nvidia.runtime: "false"` in config switches it off."""
-    return is_true(merged_config(machine, domain).get(RUNTIME, "true"))
-
-
-def _runtime(machine: Machine, domain: Domain) -> dict[str, str]:
-    said = merged_config(machine, domain)
-    if not wants_runtime(machine, domain):
-        return {}
-    return {key: value for key, value in ((RUNTIME, "true"), (CAPABILITIES, _COMPUTE)) if key not in said}
-
-
-def _has_kfd(machine: Machine, domain: Domain) -> bool:
-    return any(KFD in (device.get("source"), device.get("path")) for device in merged_devices(machine, domain).values())

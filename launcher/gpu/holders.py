@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.incus.values import is_true
-from launcher.gpu.nodes import KFD, by_address, by_node, by_number, by_selector, mentioned
+from launcher.gpu.nodes import by_address, by_node, by_number, by_selector, mentioned
+from launcher.gpu.vendors import VENDORS, of_vendor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ _SELECTORS = ("pci", "id", "vendorid", "productid")
 _DIVIDED: tuple[Mode, ...] = ("mig", "sriov", "mdev")
 _ALLOW = frozenset({"lxc.cgroup.devices.allow", "lxc.cgroup2.devices.allow"})
 _LONGEST = 200  # letters of what gives an instance its card
-_VISIBLE = "NVIDIA_VISIBLE_DEVICES="
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _of_instance(cards: Sequence[Card], instance: Mapping[str, Any]) -> Iterator
     name = f"{instance.get('project', 'default')}/{instance['name']}"
     ways = [way for key, device in devices.items() for way in _by_device(here, name, key, device)]
     ways += _by_config(here, config)
-    ways += _by_kfd(here, devices, ways)
+    ways += _by_shared_node(here, devices, ways)
     for (card, mode, part), words in _together(ways).items():
         yield Holder(
             card=card,
@@ -191,15 +191,17 @@ def _by_node_device(cards: Sequence[Card], device: Mapping[str, str]) -> tuple[C
     return by_node(cards, _node(device))
 
 
-def _by_kfd(cards: Sequence[Card], devices: Mapping[str, Mapping[str, str]], ways: Sequence[_Way]) -> Iterator[_Way]:
-    """/dev/kfd without any AMD card's own nodes: which card it is meant for cannot be told, so all of them."""
-    if any(way.card.is_amd for way in ways):
-        return
-    for name, device in devices.items():
-        if device.get("type") in ("unix-char", "disk") and _node(device) == KFD:
-            for card in cards:
-                if card.is_amd:
-                    yield _Way(card, f"device {name} ({KFD})", "node")
+def _by_shared_node(
+    cards: Sequence[Card], devices: Mapping[str, Mapping[str, str]], ways: Sequence[_Way]
+) -> Iterator[_Way]:
+    """A node that a maker's cards share (/dev/kfd) and no card's own: nobody can tell for which, so for all."""
+    for vendor in VENDORS:
+        own = of_vendor(cards, vendor)
+        if not vendor.shared_node or any(way.card in own for way in ways):
+            continue
+        for name, device in devices.items():
+            if device.get("type") in ("unix-char", "disk") and _node(device) == vendor.shared_node:
+                yield from (_Way(card, f"device {name} ({vendor.shared_node})", "node") for card in own)
 
 
 # Configuration
@@ -222,8 +224,11 @@ def _by_line(cards: Sequence[Card], line: str, *, privileged: bool) -> tuple[Car
         return _by_rule(cards, value, privileged=privileged)
     if key == "lxc.mount.entry" and value:
         return by_node(cards, value.split()[0])
-    if key == "lxc.environment" and value.startswith(_VISIBLE):
-        return _by_visible(cards, value.removeprefix(_VISIBLE))
+    if key == "lxc.environment":
+        name, _, chosen = value.partition("=")
+        for vendor in VENDORS:
+            if choose := vendor.selected_by.get(name):
+                return choose(of_vendor(cards, vendor), chosen)
     return ()
 
 
@@ -243,22 +248,3 @@ def _by_rule(cards: Sequence[Card], rule: str, *, privileged: bool) -> tuple[Car
     if major == "*" and not privileged:
         return ()
     return by_number(cards, major, minor)
-
-
-def _by_visible(cards: Sequence[Card], value: str) -> tuple[Card, ...]:
-    """What NVIDIA's hook is told to show: `all`, `none`, `void`, or indexes and UUIDs; anything else counts as all."""
-    own = [card for card in cards if card.is_nvidia]
-    wanted = [word.strip() for word in value.split(",") if word.strip()]
-    if not wanted or wanted[0] in ("none", "void"):
-        return ()
-    found: list[Card] = []
-    for word in wanted:
-        matching = [
-            card
-            for place, card in enumerate(own)
-            if word == str(place) or (card.nvidia is not None and word.lower() == card.nvidia.uuid.lower())
-        ]
-        if not matching:
-            return tuple(own)
-        found += matching
-    return tuple(found)

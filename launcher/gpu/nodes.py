@@ -10,17 +10,16 @@ import re
 from typing import TYPE_CHECKING
 
 from anklume_images.incus.values import pci_address, pci_addresses_in
+from launcher.gpu.vendors import VENDORS, of_vendor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from launcher.gpu.cards import Card
 
-__all__ = ["KFD", "by_address", "by_node", "by_number", "by_selector", "mentioned"]
+__all__ = ["by_address", "by_node", "by_number", "by_selector", "mentioned"]
 
-KFD = "/dev/kfd"  # all AMD cards at once; which of them can be used, their render nodes decide
-_NVIDIA_MAJOR, _DRM_MAJOR = "195", "226"  # Documentation/admin-guide/devices.txt of the kernel; NVIDIA's own number
-_NVIDIA_NODE = re.compile(r"/dev/nvidia(\d+)", re.ASCII)
+_DRM_MAJOR = "226"  # Documentation/admin-guide/devices.txt of the kernel
 _NUMBER_NODE = re.compile(r"/dev/char/(\d+):(\d+)", re.ASCII)
 
 
@@ -56,8 +55,9 @@ def by_address(cards: Iterable[Card], address: str) -> tuple[tuple[Card, str | N
 def by_node(cards: Iterable[Card], path: str) -> tuple[Card, ...]:
     """The cards whose node is at `path`, or in it where it is a folder of nodes."""
     cards, path = tuple(cards), posixpath.normpath(f"/{path.strip().lstrip('/')}")
-    if match := _NVIDIA_NODE.fullmatch(path):
-        return by_number(cards, _NVIDIA_MAJOR, match[1])
+    for vendor in VENDORS:
+        if vendor.node is not None and (match := vendor.node.fullmatch(path)):
+            return by_number(cards, vendor.major, match[1])
     if match := _NUMBER_NODE.fullmatch(path):
         return by_number(cards, match[1], match[2])
     return tuple(card for card in cards if path == "/dev" or path in _paths(card))
@@ -73,24 +73,16 @@ def _paths(card: Card) -> set[str]:
 
 
 def by_number(cards: Iterable[Card], major: str, minor: str) -> tuple[Card, ...]:
-    """The cards with this device number; `*` stands for every minor, and for every major.
-
-    NVIDIA's tool tells Incus which card has which minor. Where it is missing they count in order of their addresses,
-    as the driver numbers them.
-    """
+    """The cards with this device number; `*` stands for every minor, and for every major."""
     cards = tuple(cards)
     found: list[Card] = []
-    if major in (_NVIDIA_MAJOR, "*"):
-        own = [card for card in cards if card.is_nvidia]
-        found += [card for place, card in enumerate(own) if minor in ("*", _nvidia_minor(card, place))]
+    for vendor in VENDORS:
+        if vendor.major and major in (vendor.major, "*"):
+            own = of_vendor(cards, vendor)
+            found += [card for place, card in enumerate(own) if minor in ("*", vendor.minor(card, place))]
     if major in (_DRM_MAJOR, "*"):
         found += [card for card in cards if card.drm and (minor == "*" or f"{_DRM_MAJOR}:{minor}" in card.numbers)]
     return tuple(card for card in cards if card in found)
-
-
-def _nvidia_minor(card: Card, place: int) -> str:
-    known = card.nvidia.node.removeprefix("nvidia") if card.nvidia is not None else ""
-    return known or str(place)
 
 
 def mentioned(cards: Iterable[Card], text: str) -> tuple[Card, ...]:

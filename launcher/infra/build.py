@@ -117,6 +117,6 @@ def _volumes(entry: Entry, pool: str) -> list[StorageVolume]:
 def _persistent_data(entry: Entry, base: str) -> list[PersistentData]:
     folder = f"{base.rstrip('/')}/{entry.domain}/{entry.name}"
     return [
-        PersistentData(name, f"{folder}/{name}", data["path"], data.get("readonly", False))
+        PersistentData(name, f"{folder}/{name}", data["path"], data.get("readonly", False), data.get("shift", True))
         for name, data in entry.data.get("persistent_data", {}).items()
     ]

@@ -86,7 +86,8 @@ class Text:
         """The reader's text, or WRONG."""
         odd = report.source.scalar(path)
         if odd is not None:
-            report.error(path, "changed-by-yaml", f"{_named(path)} is {odd}", hint=odd.quoted)
+            hint = f"{odd.quoted}; for a number {odd.plain}" if odd.other_number else odd.quoted
+            report.error(path, "changed-by-yaml", f"{_named(path)} is {odd}", hint=hint)
             return WRONG
         return read_value(self.reader, value, path, report)
 

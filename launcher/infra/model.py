@@ -115,12 +115,13 @@ class StorageVolume:
 
 @dataclass(frozen=True)
 class PersistentData:
-    """A folder of the host, `source`, at `path` in the machine."""
+    """A folder of the host, `source`, at `path` in the machine; with `shift` its owners are the machine's own."""
 
     name: str
     source: str
     path: str
     readonly: bool = False
+    shift: bool = True
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ Code = Literal[
     "domain-full",
     "public-subnet",
     "subnet-overlaps-host",
+    "subnet-shadows-route",
     # names and references
     "duplicate-machine",
     "reserved-name",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.entries import written_names
+from launcher.infra.host import shadowed
 from launcher.infra.model import Policy
 from launcher.infra.report import shown
 
@@ -66,6 +67,12 @@ def check_subnets(subnets: Mapping[str, ipaddress.IPv4Network], host: HostFacts,
                 hint = "set another subnet_id, or global.addressing.zone_base"
                 report.error(("domains", name), "subnet-overlaps-host", message, key=True, hint=hint)
                 break
+        else:
+            if found := shadowed(subnet, host.routes, bridges):
+                message = f"the subnet of '{name}', {subnet}, and this host's route {found[1]} over {shown(found[0])}"
+                message += " have addresses in common: of these, the host reaches only the machines, or none of them"
+                hint = "set another subnet_id, or global.addressing.zone_base"
+                report.warn(("domains", name), "subnet-shadows-route", message, key=True, hint=hint)
 
 
 def check_machines(machines: Sequence[Entry], host: HostFacts, names: Names, *, yolo: bool, report: Report) -> None:

@@ -215,7 +215,11 @@ _MACHINE = Section(
             )
         ),
         "persistent_data": Key(
-            Entries(_MOUNT_NAME, Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL)}), empty=True)
+            Entries(
+                _MOUNT_NAME,
+                Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL), "shift": Key(_BOOL)}),
+                empty=True,
+            )
         ),
         "os_image": Key(Value(readers.remote_image)),
         "image": Key(Value(readers.image_ref)),

@@ -13,11 +13,13 @@ from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
+from launcher.gpu.vendors.nvidia import has_hook, has_tool
 from launcher.infra.names import NIC
 from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY
 from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
 from launcher.inspect.guest import Inside
+from launcher.inspect.host_filters import read_filters
 from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.daemon import daemon_root, watch_limit
@@ -39,8 +41,6 @@ __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 _JOURNAL_LINES = 1000
 _CONNECT_SECONDS = 3  # for a list of models, from a neighbour
 _UNITS = {OLLAMA: "ollama", LLAMA_SERVER: "llama-server"}
-_TOOL, _HOOK = "nvidia-container-cli", "usr/share/lxc/hooks/nvidia"
-_PATHS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/incus/bin")
 
 
 def unreachable(error: IncusError) -> HostEvidence:
@@ -66,11 +66,12 @@ def host_evidence(incus: Incus) -> HostEvidence:
         pools=tuple(_pool(incus, pool) for pool in incus.within(None).get("storage-pools", recursion=1)),
         cards=read_cards(incus),
         memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
-        container_tools=None if root is None else any((root / place / _TOOL).exists() for place in _PATHS),
-        lxc_hook=None if root is None else (root / _HOOK).exists(),
+        container_tools=None if root is None else has_tool(root),
+        lxc_hook=None if root is None else has_hook(root),
         ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
+        filters=read_filters(root),
         containers=len(running_containers(instances)),
         watch_limit=watch_limit(root),
     )

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
 from anklume_images.plaintext import plain
+from launcher.infra.names import NIC
 from launcher.inspect.collect import host_evidence, machine_evidence
 from launcher.inspect.findings import machine_findings
+from launcher.inspect.firewall import Bridge, filter_findings
 from launcher.inspect.preflight import host_findings
 
 if TYPE_CHECKING:
@@ -47,8 +49,20 @@ def examine(incus: Incus, infra: Infra, found: Sequence[Seen], book: ImageBook) 
     machines = machine_evidence(incus, infra, found, book, host.cards)
     report = examine_host(host, infra.settings.storage_pool)
     looked = [f"{machine.name}: {machine.seen.state}" + _services(machine.services) for machine in machines]
-    findings = (*report.findings, *machine_findings(infra, machines, host))
+    filters = filter_findings(host.filters, _bridges(infra, found)) if host.filters else ()
+    findings = (*report.findings, *filters, *machine_findings(infra, machines, host))
     return Report((*report.looked_at, *looked), findings)
+
+
+def _bridges(infra: Infra, found: Sequence[Seen]) -> tuple[Bridge, ...]:
+    """The bridges of the domains whose machines are looked at and run."""
+    bridges: dict[str, Bridge] = {}
+    for seen in found:
+        network = (seen.devices.get(NIC) or {}).get("network")
+        if seen.running and network and seen.machine.fixed_address:
+            gateway = infra.domains[seen.machine.domain].gateway
+            bridges.setdefault(network, Bridge(network, seen.machine.fixed_address, gateway))
+    return tuple(bridges.values())
 
 
 def _services(services: frozenset[str]) -> str:

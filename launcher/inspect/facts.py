@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from launcher.observe.instances import Seen
     from launcher.observe.live import Lease
 
-__all__ = ["EngineTest", "Finding", "HostEvidence", "Loaded", "MachineEvidence", "NoAdministrator", "Pool", "Said"]
+__all__ = [
+    "EngineTest",
+    "Filters",
+    "Finding",
+    "HostEvidence",
+    "Loaded",
+    "MachineEvidence",
+    "NoAdministrator",
+    "Pool",
+    "Said",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,18 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Filters:
+    """The host's packet filters: what `nft --json list ruleset` and forms of `iptables-save` say.
+
+    `nft` is None where that did not answer. `uplink` is the interface of the default route.
+    """
+
+    nft: str | None = None
+    iptables: tuple[str, ...] = ()
+    uplink: str = ""
+
+
+@dataclass(frozen=True)
 class HostEvidence:
     """The host that the daemon runs on.
 
@@ -65,6 +87,7 @@ class HostEvidence:
     controllers: tuple[str, ...] | None = None
     filesystems: frozenset[str] | None = None
     containers: int = 0  # that run
+    filters: Filters | None = None
     watch_limit: int | None = None  # fs.inotify.max_user_instances
 
 

@@ -7,10 +7,15 @@ ollama) and llama.cpp's CUDA and Vulkan backends (ggml/src/ of https://github.co
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
-from launcher.gpu.cards import describe
+from launcher.gpu.cards import computing, describe
+from launcher.gpu.nodes import by_selector
+from launcher.gpu.vendors import vendors_of
+from launcher.gpu.vendors.nvidia import LOST, is_lost
+from launcher.gpu.vendors.vendor import Diagnosis
 from launcher.inspect.administrator import administrator_findings
 from launcher.inspect.engines import engine_findings
 from launcher.inspect.facts import Finding
@@ -34,6 +39,7 @@ _CPU = re.compile(
     r"|ggml_cuda_init: failed to initialize CUDA"
     r"|no CUDA-capable device is detected"
     r"|CUDA driver version is insufficient"
+    r"|cuda\w* driver[^:]*(?:: |failure: |context )\d{3}"
     r"|offloaded 0/\d+ layers to GPU"
     r"|no usable GPU found",
     re.IGNORECASE,
@@ -49,6 +55,11 @@ _NO_VRAM = re.compile(
     r"|insufficient VRAM to load any model layers",
     re.IGNORECASE,
 )
+# The runner is a process of its own, and this is what it or its server said last.
+_DIED = re.compile(
+    r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated|(?:CUDA|ROCm|HIP) error(?: \d+)?: \S",
+    re.IGNORECASE,
+)
 _NO_RAM = re.compile(r"model requires more system memory", re.IGNORECASE)
 
 
@@ -62,7 +73,8 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
             continue
         found += address_findings(machine)
         found += _no_nvidia_smi(machine, host)
-        found += _on_cpu(machine)
+        found += _on_cpu(machine, host)
+        found += _died(machine, host)
         found += _out_of_memory(machine)
         found += administrator_findings(infra, machine)
         found += engine_findings(infra, machine, machines)
@@ -107,7 +119,9 @@ def _no_nvidia_smi(machine: MachineEvidence, host: HostEvidence) -> Iterator[Fin
         code, what = ("nvidia-smi-fails", "nvidia-smi does not work in the machine")
     evidence = [f"nvidia-smi ended with {said.code}: {said.text or 'no word'}"]
     seen = machine.seen
-    if not seen.gpus:
+    if is_lost(said.text):
+        code, cause, remedy = LOST.code, LOST.cause, LOST.remedy
+    elif not seen.gpus:
         cause = "the instance has no gpu device"
         remedy = "set gpu: true, or give it a profile with a gpu device, and apply"
         evidence.append("its devices: " + (", ".join(sorted(seen.devices)) or "none"))
@@ -132,7 +146,7 @@ def _there(found: bool | None) -> str:
     return {True: "there", False: "missing", None: "not known"}[found]
 
 
-def _on_cpu(machine: MachineEvidence) -> Iterator[Finding]:
+def _on_cpu(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
     if not machine.wants_gpu or not machine.services & {OLLAMA, LLAMA_SERVER}:
         return
     lines = [line for line in machine.journal if _CPU.search(line)]
@@ -147,16 +161,47 @@ def _on_cpu(machine: MachineEvidence) -> Iterator[Finding]:
     ]
     if not lines:
         return
-    cause = "the card is there, but the runner cannot use it: mostly a driver older than the runner's CUDA"
-    remedy = "update the host's driver, then restart the machine"
+    why = _diagnosis(machine, host, lines)
     if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
         lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
-        cause = "nvidia-smi does not work in the machine, so no program there can use the card"
-        remedy = "first the finding about nvidia-smi; then restart the machine"
+        why = replace(
+            why,
+            cause="nvidia-smi does not work in the machine, so no program there can use the card",
+            remedy="first the finding about nvidia-smi; then restart the machine",
+        )
     elif (machine.seen.image or "").startswith("ollama-cpu@"):
-        cause, remedy = "the image ollama-cpu has no runners for cards", "name the image ollama"
+        why = replace(why, cause="the image ollama-cpu has no runners for cards", remedy="name the image ollama")
     what = "the engine computes on the CPU although the machine has a card"
-    yield Finding("engine-on-cpu", "error", machine.name, what, tuple(lines), cause, remedy)
+    yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
+
+
+def _diagnosis(machine: MachineEvidence, host: HostEvidence, lines: Sequence[str]) -> Diagnosis:
+    """What the maker of the machine's card makes of these lines."""
+    chosen = [card for device in machine.seen.gpus for card in by_selector(host.cards, device)]
+    for vendor in vendors_of(chosen or computing(host.cards)):
+        return vendor.diagnose(lines)
+    return Diagnosis(
+        "engine-on-cpu",
+        "the engine has no way to compute on the card",
+        "see which cards the image's engine can use; ls /dev/dri in the machine shows what it was given",
+    )
+
+
+def _died(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+    """A runner that ended while it computed: its own last words are the best that one can be told."""
+    lines = [line for line in machine.journal if _DIED.search(line) and not _NO_VRAM.search(line)][-_SHOWN:]
+    if not lines:
+        return
+    why = _diagnosis(machine, host, lines)
+    if why.code == "engine-on-cpu":  # nothing that is known
+        why = Diagnosis(
+            "runner-died",
+            f"the engine's runner ended as it computed; it said: {lines[-1].strip()}",
+            "restart the machine; if it comes again, try a smaller model or another version of the image, and look at "
+            "the kernel's log on the host (dmesg)",
+        )
+    what = "the process that runs the model ended by itself"
+    yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
 
 def _out_of_memory(machine: MachineEvidence) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.observe.watches import LIMIT
 
-__all__ = ["daemon_root", "watch_limit"]
+__all__ = ["daemon_root", "is_in_this_network", "watch_limit"]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -31,6 +31,14 @@ def daemon_root(address: str) -> Path | None:
     except OSError:
         return None
     return root
+
+
+def is_in_this_network(root: Path | None) -> bool:
+    """Whether the daemon has this process' own network: its interfaces and routes are those seen here."""
+    try:
+        return root is not None and (root.parent / "ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+    except OSError:
+        return False
 
 
 def watch_limit(root: Path | None) -> int | None:

@@ -279,7 +279,7 @@ class _Builder:
             devices[_device(f"vol-{volume.name}")] = disk
         shift = {"shift": "true"} if machine.type == "lxc" else {}
         for data in machine.persistent_data:
-            disk = {"type": "disk", "source": data.source, "path": data.path, **shift}
+            disk = {"type": "disk", "source": data.source, "path": data.path, **(shift if data.shift else {})}
             devices[_device(f"pd-{data.name}")] = disk | ({"readonly": "true"} if data.readonly else {})
         for share in machine.shares:
             disk = {"type": "disk", "source": share.source, "path": share.path, **(shift if share.shift else {})}

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
+from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
+from launcher.private_incus.init import HOME
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.ports import environment_name, publications
 from launcher.trial.shell_environment import ShellEnvironment
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from anklume_images.console import Console
@@ -139,6 +141,7 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
         clock.lap("incus")
         found = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
         _make_pools(incus, infra, images)
+        _make_folders(private, infra, machines)
         if models:
             _bring_models(pipeline, found, options, models, console)
             clock.lap("models")
@@ -258,6 +261,32 @@ def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
         wanted |= {volume.pool for volume in volumes}
     for pool in sorted(wanted - {entry["name"] for entry in incus.get("storage-pools", recursion=1)}):
         incus.send("post", "storage-pools", {"name": pool, "driver": "dir", "config": {}})
+
+
+_FOLDERS = """\
+for folder do
+    mkdir -p "$store$folder" "$folder"
+    [ -n "$(ls -A "$folder")" ] || mount --bind "$store$folder" "$folder"
+done
+"""
+
+
+def _make_folders(private: PrivateIncus, infra: Infra, machines: Iterable[Machine]) -> None:
+    """Put the host's folders of a file on a disk: the private root is an overlay, which shows no container its owners.
+
+    A folder of the private root that has something in it stays what it is.
+    """
+    settings = infra.settings
+    sources = {data.source for machine in machines for data in machine.persistent_data}
+    sources |= {share.source for machine in machines for share in machine.shares}
+    if sources:
+        folders = sorted({settings.persistent_data_base, settings.shared_volumes_base, *sources}, key=len)
+        store = storage.MOUNT if private.storage == "btrfs" else Path(HOME)
+        script = f"store={store}/folders\n{_FOLDERS}"
+        argv = ["sh", "-ec", script, "sh", *folders]
+        made = private.run(argv, capture_output=True, encoding="utf-8", errors="replace")
+        if made.returncode != 0:
+            raise HostError(f"the file's folders cannot be made in the private Incus: {made.stderr.strip()}")
 
 
 def _bring_models(

@@ -259,6 +259,17 @@ def test_pools_that_the_file_names_are_made(tiny: Tries) -> None:
     assert tiny(file, "--run", "incus exec --project web front -- ls -d /stuff").stdout == "/stuff\n"
 
 
+@pytest.mark.parametrize("version", ["6", "7"])
+def test_folders_of_the_host_are_the_machines_own(tiny: Tries, version: str) -> None:
+    data = "box: {image: {image}, persistent_data: {notes: {path: /notes}}}\n      cat: {image: {image}}"
+    file = tiny.write(data, "shared_volumes:\n  drop: {source: /home/me/drop, path: /drop, consumers: {web: rw}}\n")
+    into = "incus exec --project web box -- sh -c 'echo said > /drop/word && echo kept > /notes/word'"
+    look = "incus exec --project web cat -- sh -c 'cat /drop/word && stat -c %u /drop/word'"
+    again = "incus exec --project web box -- sh -c 'cat /notes/word'"
+    result = tiny(file, "--incus", version, "--", "sh", "-ec", f"{into}; {look}; {again}")
+    assert result.stdout == "said\n0\nkept\n"
+
+
 def test_only_what_is_selected_is_launched(tiny: Tries) -> None:
     file = tiny.write("front: {image: {image}}\n      back: {image: {image}}")
     result = tiny(file, "--only", "back", "--run", "incus list --all-projects --format csv --columns n")

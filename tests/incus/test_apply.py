@@ -326,6 +326,20 @@ shared_volumes:
     tiny.settled()
 
 
+def test_data_on_a_file_system_without_other_owners_is_refused_but_without_shift(tiny: Launcher) -> None:
+    """The private root is an overlay."""
+    data = ONE.replace("box", "one").replace("true}", "true, persistent_data: {notes: {path: /notes%s}}}")
+    tiny.write(data % "")
+    for verb in ("plan", "apply"):
+        said = tiny(verb, code=1).stderr
+        assert "demo.yml:7:7: the persistent data notes of one is on overlay (/srv/anklume/data/lab/one/notes)" in said
+        assert "shift: false" in said
+    tiny.write(data % ", shift: false")
+    tiny("apply")
+    assert tiny.execute("lab", "one", "stat", "-c", "%u", "/notes").stdout == b"65534\n"
+    tiny.settled()
+
+
 def test_a_machine_joins_the_volume_of_a_running_one(tiny: Launcher) -> None:
     one = "      one: {image: tiny, ephemeral: true, storage_volumes: {data: {path: /data}}}\n"
     tiny.write("domains:\n  lab:\n    machines:\n" + one)

@@ -91,3 +91,28 @@ def test_a_machine_with_another_ones_address_is_no_success_and_put_right(tiny: L
     tiny("apply", "--yes")
     assert addresses(tiny) == {"first": ["10.120.0.1"]}
     tiny.settled()
+
+
+FILTER = """\
+table inet filter {
+  chain input { type filter hook input priority filter; policy drop; iifname "lo" accept; }
+  chain forward { type filter hook forward priority filter; policy drop; }
+}
+"""
+
+
+def test_the_chain_of_the_host_that_drops_dhcp_is_named(tiny: Launcher) -> None:
+    write(tiny, "box")
+    tiny.incus.run(["nft", "-f", "-"], input=FILTER.encode(), check=True)
+    try:
+        assert "has to be 10.120.0.1" in tiny("apply", "--timeout", "1", code=1).stderr
+        assert not tiny.json("status", code=1)["ok"]
+        findings = {finding["code"]: finding for finding in tiny.json("doctor", code=1)["findings"]}
+        assert findings["firewall-input"]["evidence"][0].startswith("nft: chain inet filter input")
+        assert findings["firewall-forward"]["evidence"][0].startswith("nft: chain inet filter forward")
+        assert findings["no-address"]["subject"] == "box"
+        tiny.incus.run(["sh", "-c", findings["firewall-input"]["remedy"]], check=True)
+        assert tiny("apply").returncode == 0
+        assert addresses(tiny) == {"box": ["10.120.0.1"]}
+    finally:
+        tiny.incus.run(["nft", "delete", "table", "inet", "filter"], check=True)

@@ -129,6 +129,9 @@ def test_devices_of_a_profile_count() -> None:
     assert held(found) == [FIRST]
 
 
+LAST_STATE = {"boot.autostart": "last-state", "volatile.last_state.power": "RUNNING"}
+
+
 def test_every_project_counts_running_or_not() -> None:
     found = holders(
         two_cards(),
@@ -138,6 +141,7 @@ def test_every_project_counts_running_or_not() -> None:
             instance("c", project="two", config={"boot.autostart": "true"}, gpu=gpu(pci=SECOND)),
             instance("d", project="two", config={"volatile.last_state.power": "RUNNING"}, gpu=gpu(pci=SECOND)),
             instance("e", status="Frozen", gpu=gpu(pci=SECOND)),
+            instance("f", project="two", config=LAST_STATE, gpu=gpu(pci=SECOND)),
         ],
     )
     assert [(holder.project, holder.instance, holder.state) for holder in found] == [
@@ -146,6 +150,7 @@ def test_every_project_counts_running_or_not() -> None:
         ("default", "e", "running"),
         ("two", "c", "stopped, starts with Incus"),
         ("two", "d", "stopped, starts with Incus"),
+        ("two", "f", "stopped, starts with Incus"),
     ]
 
 

@@ -19,6 +19,8 @@ from launcher.inspect.preflight import host_findings
 from tests.unit.look import HOST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from launcher.inspect.facts import HostEvidence
 
 GIB = 1 << 30
@@ -143,16 +145,24 @@ def test_what_was_looked_at_is_said() -> None:
     assert "the host's own files: out of reach from here, not looked at" in remote
 
 
+def nodes(*modules: str) -> Iterator[ast.AST]:
+    for module in modules:
+        yield from ast.walk(ast.parse((Path(launcher.__file__).parent / f"{module}.py").read_text("utf-8")))
+
+
 def test_the_page_has_every_code() -> None:
-    root = Path(launcher.__file__).parent
-    words = [
-        node.value
-        for name in ("preflight", "findings", "engines", "administrator", "network")
-        for node in ast.walk(ast.parse((root / "inspect" / f"{name}.py").read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    judges = [
+        f"inspect/{name}" for name in ("preflight", "findings", "engines", "administrator", "network", "firewall")
     ]
+    words = [node.value for node in nodes(*judges) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
+    diagnoses = [
+        node.args[0]
+        for node in nodes(*(f"gpu/vendors/{name}" for name in ("nvidia", "amd", "intel")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Diagnosis"
+    ]
+    used |= {str(code.value) for code in diagnoses if isinstance(code, ast.Constant)}
     assert {"pool-full", "out-of-vram", "webui-cannot-reach-engine"} <= used
-    table = (root.parent / "docs/how-to/troubles.md").read_text().split("## All codes")[1]
+    table = (Path(launcher.__file__).parents[1] / "docs/how-to/troubles.md").read_text().split("## All codes")[1]
     cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     assert {code for code in re.findall(r"`([^`]+)`", cells) if not code.startswith("gpu-") or code in used} == used

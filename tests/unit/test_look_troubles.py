@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.gpu.cards import Card
 from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
@@ -103,6 +105,51 @@ def test_an_engine_on_the_cpu_is_known_by_its_journal(line: str) -> None:
     (finding,) = found(brain(journal=("starting", line, "Listening")))
     assert (finding.code, finding.evidence[0]) == ("engine-on-cpu", line)
     assert "the runner cannot use it" in finding.cause
+
+
+SUSPENDED = [
+    "ggml_cuda_init: failed to initialize CUDA: unknown error",
+    "cuda driver library failed to get device context 999time=2025-07-11T07:00:00.476Z level=WARN source=gpu.go:434",
+    'msg="unknown error initializing cuda driver library" error="cuda driver library init failure: 999"',
+    "CUDA error 999: unknown error",
+]
+
+
+@pytest.mark.parametrize("line", SUSPENDED)
+def test_after_a_suspend_the_module_is_to_be_loaded_again(line: str) -> None:
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=Said(0, ""), journal=(line,)))
+    assert (finding.code, finding.evidence) == ("gpu-after-suspend", (line,))
+    assert "modprobe nvidia_uvm" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error",
+        "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.  Reboot the system",
+    ],
+)
+def test_a_card_that_does_not_answer_is_lost(text: str) -> None:
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=Said(15, text)))
+    assert (finding.code, "Xid" in finding.remedy) == ("gpu-lost", True)
+
+
+def test_a_runner_that_died_is_quoted() -> None:
+    line = 'level=ERROR msg="error loading model" error="llama runner process has terminated: CUDA error: invalid"'
+    (finding,) = found(brain(journal=(line, "GIN 500")))
+    assert (finding.code, finding.evidence) == ("runner-died", (line,))
+    assert line in finding.cause
+    out_of_memory = "llama runner process has terminated: CUDA error: out of memory"
+    assert [finding.code for finding in found(brain(journal=(out_of_memory,)))] == ["out-of-vram"]
+
+
+@pytest.mark.parametrize("vendor", ["1002", "8086", "1d17"])
+def test_other_makers_cards_never_hear_of_cuda(vendor: str) -> None:
+    host = replace(HOST, cards=(Card("0000:03:00.0", vendor, driver="amdgpu"),))
+    quiet = brain(journal=(CPU_LINES[0], "no usable GPU found"))
+    (finding,) = machine_findings(infra(BRAIN), [quiet], host)
+    assert finding.code == "engine-on-cpu"
+    assert not re.search("CUDA|NVIDIA", f"{finding.cause} {finding.remedy}", re.IGNORECASE)
 
 
 def test_an_engine_on_the_cpu_is_known_by_where_its_model_is() -> None:

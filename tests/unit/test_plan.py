@@ -165,6 +165,16 @@ class TestDesired:
         assert found.machines == ("one", "two")
         assert found.config["security.shifted"] == "true"
 
+    @pytest.mark.parametrize("text", ["true", "1", "Yes"])
+    def test_volume_of_an_isolated_machine_is_shifted_whoever_isolates_it(self, text: str) -> None:
+        volume, isolated = StorageVolume("own", "/data", "default"), {"security.idmap.isolated": text}
+        by_itself = infra(machine(volumes=(volume,), config=isolated))
+        by_profile = infra(
+            machine(volumes=(volume,), profiles=("apart",)), profiles={"apart": Profile("apart", isolated)}
+        )
+        for file in (by_itself, by_profile):
+            assert wanted(file)[Key("volume", "lab", "default/own")].config["security.shifted"] == "true"
+
     def test_data_and_shares_become_disks(self) -> None:
         own = machine(
             persistent_data=(PersistentData("notes", "/srv/notes", "/notes", readonly=True),),

@@ -6,6 +6,7 @@
 #: image web debian@latest       of a machine        #: gpu web                    it is a GPU machine
 #: var web open_webui_port=80    of a machine        #: notice 'web': text         how a notice begins
 #: host eth0 10.120.0.5/16       an interface        #: level 1, #: vm_nested, #: yolo   of the host
+#: route wg0 10.0.0.0/8          a route of the host
 #: option --yolo                 of the command
 """
 
@@ -50,5 +51,8 @@ class Case:
             (name, ipaddress.IPv4Interface(address).network)
             for name, address in (line.split() for line in self.all("host"))
         )
+        routes = tuple(
+            (name, ipaddress.IPv4Network(network)) for name, network in (line.split() for line in self.all("route"))
+        )
         level = int(self.all("level")[0]) if self.all("level") else None
-        return HostFacts(networks, "vm_nested" in self.expected, "yolo" in self.expected, level)
+        return HostFacts(networks, "vm_nested" in self.expected, "yolo" in self.expected, level, routes)

@@ -14,7 +14,21 @@ from tests.unit.infra.corpus import Case
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 FILES = sorted(CORPUS.glob("*.yml"))
-WORDS = {"error", "warning", "address", "subnet", "image", "gpu", "var", "notice", "host", "level", "vm_nested", "yolo"}
+WORDS = {
+    "error",
+    "warning",
+    "address",
+    "subnet",
+    "image",
+    "gpu",
+    "var",
+    "notice",
+    "host",
+    "route",
+    "level",
+    "vm_nested",
+    "yolo",
+}
 
 # About more than one file, or a host or specs of its own: tested where those are made.
 ELSEWHERE = {"broken-spec", "several-images", "unused-variables", "file-ignored", "ansible-expression", "zone-full"}

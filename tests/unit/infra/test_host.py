@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.infra import host
-from launcher.infra.host import HostFacts, own_networks
+from launcher.infra.host import HostFacts, own_networks, own_routes
 
 LINUX = sys.platform == "linux"
 
@@ -86,3 +88,42 @@ def test_what_the_framework_says(tmp_path: Path, files: dict[str, str], facts: t
         (tmp_path / name).write_text(text, encoding="latin-1")
     found = HostFacts.read(tmp_path)
     assert (found.vm_nested, found.yolo, found.level) == facts
+
+
+def route(prefix: int, destination: str, *, protocol: int = 3, table: int = 254, kind: int = 1) -> bytes:
+    body = struct.pack("=BBBBBBBBI", 2, prefix, 0, 0, table, protocol, 0, kind, 0)
+    body += struct.pack("=HH", 8, 1) + ipaddress.IPv4Address(destination).packed + struct.pack("=HHI", 8, 4, 7)
+    return message(24, body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (route(8, "10.0.0.0"), ["10.0.0.0/8"]),
+        (route(8, "10.0.0.0", table=52), ["10.0.0.0/8"]),
+        (route(24, "10.1.1.0", protocol=2), []),  # an interface's own
+        (route(0, "10.0.0.0"), []),
+        (route(1, "128.0.0.0"), []),
+        (route(8, "10.0.0.0", kind=6), []),  # blackhole
+        (route(32, "10.1.1.1", table=255), []),
+    ],
+)
+def test_routes_of_the_kernel(answer: bytes, found: list[str]):
+    routes = [entry for _, body in host._messages(answer) for entry in host._route(body)]
+    assert [(index, str(network)) for index, network in routes] == [(7, network) for network in found]
+
+
+def test_routes_of_this_host_lead_over_its_interfaces():
+    assert {name for name, _ in own_routes()} <= {name for _, name in socket.if_nameindex()}
+
+
+def test_a_route_of_a_vpn_is_seen():
+    """In a network namespace of its own, as a process of its own, which is what may make one."""
+    script = (
+        "set -e; ip link add wg0 type veth peer name other; ip address add 10.64.3.2/32 dev wg0; ip link set wg0 up; "
+        "ip route add 10.0.0.0/8 dev wg0 table 52; ip route add default dev wg0; ip route add 128.0.0.0/1 dev wg0; "
+        f"exec {sys.executable} -c 'from launcher.infra.host import own_routes; print(own_routes())'"
+    )
+    argv = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", script]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(host.__file__).parents[2])
+    assert result.stdout == "(('wg0', IPv4Network('10.0.0.0/8')),)\n"

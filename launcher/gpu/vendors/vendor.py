@@ -1,0 +1,72 @@
+"""What one has to say of a maker of cards, so that the rest need not know who makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
+    from launcher.infra.model import Domain, Machine
+
+__all__ = ["Diagnosis", "Extras", "Obstacle", "Vendor"]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing in the way of a card: its cause and its remedy. One that is not `fatal` is only to be known."""
+
+    machine: str
+    cause: str
+    remedy: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {self.cause} ({self.remedy})"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why an engine does not use the card that it has; `code` is the finding's."""
+
+    code: str
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a container needs beside its gpu devices: devices by name, and keys of Incus' configuration."""
+
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """One maker of cards.
+
+    `pci_id` is its number on the PCI bus, four hexadecimal digits. `diagnose` reads the lines of an engine's journal
+    that say that it computes on the CPU. `shared_node` is a device node that all its cards share and need. `major` is
+    the number of its driver's own nodes, `node` their path with the minor number as its group, and `minor` that of a
+    card by its place among its maker's cards. `selected_by` names variables of a container's environment that choose
+    cards, and what each value chooses.
+    """
+
+    name: str
+    pci_id: str
+    diagnose: Callable[[Sequence[str]], Diagnosis]
+    extras: Callable[[Machine, Domain], Extras] = lambda _machine, _domain: Extras()
+    obstacles: Callable[[Machine, Domain, Sequence[Grant], Path | None], Iterator[Obstacle]] = (
+        lambda _machine, _domain, _grants, _root: iter(())
+    )
+    shared_node: str = ""
+    major: str = ""
+    node: re.Pattern[str] | None = None
+    minor: Callable[[Card, int], str] = lambda _card, place: str(place)
+    selected_by: Mapping[str, Callable[[Sequence[Card], str], tuple[Card, ...]]] = field(default_factory=dict)
