@@ -163,8 +163,8 @@ def _dumped(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         env=dict(environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         encoding="utf-8",
+        errors="replace",
         check=False,
     )
     for name, value in re.findall(r'^(\S+) "(.*)";$', done.stdout, re.MULTILINE):
@@ -178,8 +178,8 @@ def _detect(command: str, site: str) -> str | None:
             [command, site],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=_DETECTION,
         )
