@@ -87,7 +87,10 @@ def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
     wanted = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
     if not wanted:
         return True, ""
-    state = incus.instance_state(resource.key.object)
+    try:
+        state = incus.instance_state(resource.key.object)
+    except IncusError as error:  # the daemon may be starting again
+        return False, error.message
     if state["status"] != "Running":
         return False, _DOWN
     there = addresses_of(state)
