@@ -127,8 +127,9 @@ class Objects(Requests):
         self.send("post", what.collection, {**body, "name": what.name}, params=params, progress=progress)
 
     def instance_state(self, what: ObjectId) -> dict[str, Any]:
-        """Status, main process and interfaces of an instance; empty when there is none."""
-        return self.find_one(f"{what.path}/state", **what.params) or {}
+        """Status, main process and interfaces of an instance."""
+        state: dict[str, Any] = self.get(f"{what.path}/state", **what.params)
+        return state
 
     def set_instance_state(
         self,

@@ -5,11 +5,13 @@ One call for each kind over all projects (and for each storage pool), recursion=
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anklume_images.errors import IncusError
 from launcher.infra.names import NIC, owner_of
 from launcher.resources import Key
 
@@ -135,9 +137,10 @@ def read_astray(incus: Incus, network: str, wanted: Mapping[Key, tuple[str, str]
     leases = read_leases(incus, network, project)
     for key, (hardware, address) in wanted.items():
         if any(lease.hardware == hardware and lease.address != address and not lease.static for lease in leases):
-            there = addresses_of(incus.instance_state(key.object))
-            if there and address not in there:
-                found[key] = ", ".join(there)
+            with contextlib.suppress(IncusError):  # it may be gone by now
+                there = addresses_of(incus.instance_state(key.object))
+                if there and address not in there:
+                    found[key] = ", ".join(there)
     return found
 
 

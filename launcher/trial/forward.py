@@ -109,7 +109,7 @@ class Instance:
 
     def _find(self) -> int:
         try:
-            pid = self.incus.instance_state(ObjectId("instance", self.name)).get("pid")
+            pid = self.incus.instance_state(ObjectId("instance", self.name))["pid"]
         except IncusError as error:
             raise ConnectionRefusedError(errno.ECONNREFUSED, str(error)) from None
         if not pid:

@@ -10,7 +10,7 @@ import pytest
 from anklume_images.errors import AnklumeError, IncusError
 from anklume_images.ship.volume import VolumeFile, make_volume
 from launcher.private_incus.daemon import PrivateIncus
-from tests.support.instances import create_instance, delete_instance
+from tests.support.instances import create_instance, delete_instance, start_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def check_inside(incus: Incus, image: ImageFiles, files: list[VolumeFile]) -> No
     incus.import_image(image.metadata, image.rootfs, fingerprint=image.fingerprint)
     device = {"type": "disk", "pool": "default", "source": "llm-models", "path": "/var/lib/models"}
     create_instance(incus, "reader", fingerprint=image.fingerprint, devices={"models": device})
-    incus.start("reader")
+    start_instance(incus, "reader")
     for file in files:
         path = f"/var/lib/models/{file.path}"
         assert incus.execute("reader", ["cat", path]).stdout == file.source.read_bytes(), file.path

@@ -21,7 +21,7 @@ from launcher.gpu.claims import Claimant, claim, confirm
 from launcher.gpu.config import gpu_config
 from launcher.gpu.host import read_cards
 from launcher.gpu.policy import decide
-from tests.support.instances import create_instance
+from tests.support.instances import create_instance, start_instance
 from tests.unit.gpu_host import infra, machine
 
 __all__ = ["main"]
@@ -43,7 +43,7 @@ def _race(incus: Incus, name: str, fingerprint: str) -> dict[str, Any]:
             claim(incus, grant, claimant, cards)
         devices, config = gpu_config(entry, file.domains["default"], grants)
         create_instance(incus, name, fingerprint=fingerprint, devices=devices, config=config)
-        incus.start(name)
+        start_instance(incus, name)
         confirm(incus, grants, claimant, cards)
         answer["kept"] = True
     except AnklumeError as error:

@@ -102,7 +102,7 @@ class World:
         )
 
     def start(self, wanted: Machine) -> None:
-        self.client.within(wanted.domain).start(wanted.name)
+        start_instance(self.client.within(wanted.domain), wanted.name)
 
     def change(self, wanted: Machine, config: Mapping[str, str] | None = None, devices: Devices | None = None) -> None:
         """Stop it, change these keys and devices, and start it again."""
