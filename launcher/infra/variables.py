@@ -76,9 +76,10 @@ class _Reader:
         takers = [name for name, variable in variables.items() if variable.type == "environment"]
         hint = f"vars: {{{takers[0]}: {{NAME: …}}}} reaches the service" if takers else None
         for key, path in machine.settings("environment.").items():
+            own = path[: len(machine.path)] == machine.path
             message = f"{shown(key)} reaches what 'incus exec' starts, and no service of the machine"
-            problem = self._report.source.problem(path, "environment-not-of-services", message, key=True, hint=hint)
-            self._warnings[problem] = None
+            code, said = "environment-not-of-services", hint if own else None
+            self._warnings[self._report.source.problem(path, code, message, key=True, hint=said)] = None
 
     def finish(self) -> None:
         """Hand over what was found, each once."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.plan.changes import BASE_IMAGE, Change, changes_of, is_live
-from launcher.plan.names import CLAIM, IMAGE, MACHINE, owner_of
+from launcher.plan.names import CLAIM, IMAGE, MACHINE, UNFINISHED, owner_of
 from launcher.plan.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
@@ -231,8 +231,7 @@ def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bo
 
 def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Step:
     changes = changes_of(resource, there)
-    if resource.key.kind == "network" and there.get("status") == "Pending":
-        # Incus gives up making it when its client is killed, and takes the name for used for ever.
+    if _is_half_made(resource.key, there):
         return Step(resource, "replace", changes, stopped=True)
     if resource.key.kind != "machine":
         return Step(resource, "change" if changes else "none", changes)
@@ -244,6 +243,15 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool) -> Ste
     if there["status"] != "Running":
         return Step(resource, "start", changes, stopped)
     return Step(resource, "change" if changes else "none", changes)
+
+
+def _is_half_made(key: Key, there: Mapping[str, Any]) -> bool:
+    """Whether its making was cut off, and nothing can have used it."""
+    if key.kind == "network":
+        # Incus gives up making it when its client is killed, and takes the name for used for ever.
+        return there.get("status") == "Pending"
+    # A machine is made when its volumes are.
+    return key.kind == "volume" and (there.get("config") or {}).get(UNFINISHED) == "true"
 
 
 def _with_images(steps: list[Step]) -> list[Step]:
