@@ -39,7 +39,8 @@ class Resource:
 
     `body` is what Incus is told at its creation: `config` and, for some kinds, `devices`, `description`, `ingress`, …
     `machines` are the machines of the file that it is for, `domain` their domain. `plain` are the config keys of
-    variables whose values may be shown: those that its image declares and does not call secret.
+    variables whose values may be shown: those that its image declares and does not call secret. A new volume begins as
+    `image` is at the path `seed`.
     """
 
     key: Key
@@ -50,6 +51,7 @@ class Resource:
     machine: Machine | None = field(default=None, repr=False)
     image: Image | None = field(default=None, repr=False)
     plain: frozenset[str] = frozenset()
+    seed: str = ""
 
     @property
     def config(self) -> Mapping[str, str]:

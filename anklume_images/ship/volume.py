@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
-__all__ = ["VolumeFile", "make_volume"]
+__all__ = ["INDEX", "ROOT", "VolumeFile", "index_of", "make_volume"]
 
 _BLOCK = 512
 _PIECE = 1 << 20
-_INDEX, _ROOT = "backup/index.yaml", "backup/volume"
+INDEX, ROOT = "backup/index.yaml", "backup/volume"
+"""Where in the tarball the description of the volume is, and its content."""
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
-_NO_DATE = "1970-01-01T00:00:00Z"
+_NO_DATE, _NEVER = "1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def make_volume(
             where=f"pool {pool}, project {incus.project}",
             hint="push further files through an instance that has it: incus file push",
         )
-    archive = _Archive(_index(name, pool, config or {}, description), sorted(files, key=lambda file: file.path))
+    archive = _Archive(index_of(name, pool, config or {}, description), sorted(files, key=lambda file: file.path))
     try:
         incus.import_volume(what, archive, progress)
     finally:
         archive.close()
 
 
-def _index(name: str, pool: str, config: Mapping[str, str], description: str) -> bytes:
-    """What the volume is to be; JSON is YAML too."""
+def index_of(name: str, pool: str, config: Mapping[str, str], description: str, snapshot: str = "") -> bytes:
+    """What the volume is to be, and its one snapshot if it has one; JSON is YAML too."""
     volume = {
         "name": name,
         "type": "custom",
@@ -81,7 +82,13 @@ def _index(name: str, pool: str, config: Mapping[str, str], description: str) ->
         "created_at": _NO_DATE,
     }
     index: dict[str, Any] = {"name": name, "backend": "dir", "pool": pool, "type": "custom", "optimized": False}
-    return json.dumps({**index, "optimized_header": False, "config": {"volume": volume}}).encode()
+    found: dict[str, Any] = {"volume": volume}
+    if snapshot:
+        index["snapshots"] = [snapshot]
+        found["volume_snapshots"] = [
+            {"name": snapshot, "content_type": "filesystem", "config": {}, "created_at": _NO_DATE, "expires_at": _NEVER}
+        ]
+    return json.dumps({**index, "optimized_header": False, "config": found}).encode()
 
 
 class _Archive:
@@ -115,21 +122,21 @@ class _Archive:
         """All but the files' content."""
         yield from self._head()
         for file, size in self._files:
-            yield _header(f"{_ROOT}/{file.path}", size)
+            yield _header(f"{ROOT}/{file.path}", size)
         yield bytes(2 * _BLOCK)
 
     def _head(self) -> Iterator[bytes]:
-        yield _header(_INDEX, len(self._index))
+        yield _header(INDEX, len(self._index))
         yield self._index + bytes(-len(self._index) % _BLOCK)
-        yield _header(_ROOT, kind=tarfile.DIRTYPE)
+        yield _header(ROOT, kind=tarfile.DIRTYPE)
         folders = {parent for file, _ in self._files for parent in _parents(file.path)}
         for folder in sorted(folders):
-            yield _header(f"{_ROOT}/{folder}", kind=tarfile.DIRTYPE)
+            yield _header(f"{ROOT}/{folder}", kind=tarfile.DIRTYPE)
 
     def _all(self) -> Iterator[bytes]:
         yield from self._head()
         for file, size in self._files:
-            yield _header(f"{_ROOT}/{file.path}", size)
+            yield _header(f"{ROOT}/{file.path}", size)
             yield from self._content(file, size)
         yield bytes(2 * _BLOCK)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
 from anklume_images.ship.publish import image_files, publish
+from anklume_images.ship.seed import make_seeded_volume
 from launcher.apply.unpacked import Unpacked, is_idle, never_ran
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
@@ -68,9 +69,10 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
     elif step.key.kind == "profile" and step.key.name == "default":
         _change(step, incus)  # Incus makes it with the project
     elif step.action in ("create", "replace"):
-        if step.action == "replace":
+        if step.action == "replace":  # what was left half made
             incus.delete_object(step.key.object)
-        _make(step.resource, incus)
+        if not (step.resource.seed and _seed(step.resource, incus, context)):
+            _make(step.resource, incus)
     else:
         _change(step, incus)
 
@@ -88,6 +90,32 @@ def _publish(resource: Resource, incus: Incus, context: Context) -> None:
         files = image_files(image, context.images, context.store)
         # By version only: other aliases may be somebody else's, and machines are made by fingerprint.
         publish(replace(files, aliases=(f"{image.name}/{image.version}",)), incus)
+
+
+def _seed(resource: Resource, incus: Incus, context: Context) -> bool:
+    """Make a volume that begins as its image is at that path; False when the image has nothing there.
+
+    It is marked until it is filled: what is cut off between shows as half made, and is made anew.
+    """
+    assert resource.image is not None  # noqa: S101 - its plan says so
+    rootfs = resource.image.rootfs.sha256
+    pool, _, name = resource.key.name.partition("/")
+    with context.store.lease() as lease:
+        lease.add([rootfs])
+        blob = context.store.blobs.path(rootfs)
+        config, description = {**resource.config, UNFINISHED: "true"}, resource.body["description"]
+        within = incus.within(resource.key.project)
+        if not make_seeded_volume(within, pool, name, blob, resource.seed, config=config, description=description):
+            return False
+    _finish(resource, incus)
+    return True
+
+
+def _finish(resource: Resource, incus: Incus) -> None:
+    """Take the mark of what is half made off a volume."""
+    there = incus.get_object(resource.key.object)
+    config = {name: value for name, value in there["config"].items() if name != UNFINISHED}
+    incus.put_object(resource.key.object, {"description": resource.body["description"], "config": config})
 
 
 def _make(resource: Resource, incus: Incus) -> None:

@@ -179,7 +179,7 @@ class _Builder:
         if image:
             needs.append(self._image(image, machine))
         volumes = volumes_of(machine, domain, image, self.pool)
-        needs += [self._volume(domain, machine, volume) for volume in volumes]
+        needs += [self._volume(domain, machine, volume, image) for volume in volumes]
         granted, runtime = gpu_config(machine, domain, self.around.grants.get(machine.name, ()))
         variables, plain = self._variables(machine, image)
         body: dict[str, Any] = {
@@ -216,7 +216,7 @@ class _Builder:
         self.found[key] = Resource(key, {}, machines=machines, image=image)
         return key
 
-    def _volume(self, domain: Domain, machine: Machine, volume: StorageVolume) -> Key:
+    def _volume(self, domain: Domain, machine: Machine, volume: StorageVolume, image: Image | None) -> Key:
         project = self.names.project(domain.name)
         key = Key("volume", project, f"{volume.pool}/{volume.name}")
         config = dict(self.mark) | ({"size": volume.size} if volume.size else {})
@@ -224,7 +224,9 @@ class _Builder:
         if there is None:
             text = f"{volume.path} of {machine.name}"
             body = {"description": text, "config": config}
-            self.found[key] = Resource(key, body, domain.name, (machine.name,), (Key("project", "", project),))
+            needs = (Key("project", "", project),)
+            seed = volume.path if image else ""
+            self.found[key] = Resource(key, body, domain.name, (machine.name,), needs, image=image, seed=seed)
         else:
             machines = (*there.machines, machine.name)
             shared = {**there.config, **config, "security.shifted": "true"}

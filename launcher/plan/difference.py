@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.infra.names import CLAIM, IMAGE, MACHINE, NIC, owner_of
+from launcher.infra.names import CLAIM, IMAGE, MACHINE, NIC, UNFINISHED, owner_of
 from launcher.plan.changes import ASTRAY, BASE_IMAGE, SHARED, Change, changes_of, is_live
 from launcher.plan.held import held_addresses, share_volumes
 from launcher.resources import KINDS, Key, Resource
@@ -249,8 +249,7 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool, astray
     changes = changes_of(resource, there)
     if astray is not None and resource.machine is not None:
         changes += (Change(ASTRAY, astray, resource.machine.fixed_address),)
-    if resource.key.kind == "network" and there.get("status") == "Pending":
-        # Incus gives up making it when its client is killed, and takes the name for used for ever.
+    if _is_half_made(resource.key, there):
         return Step(resource, "replace", changes, stopped=True)
     if resource.key.kind != "machine":
         return Step(resource, "change" if changes else "none", changes)
@@ -262,6 +261,15 @@ def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool, astray
     if there["status"] != "Running":
         return Step(resource, "start", changes, stopped)
     return Step(resource, "change" if changes else "none", changes)
+
+
+def _is_half_made(key: Key, there: Mapping[str, Any]) -> bool:
+    """Whether its making was cut off, and nothing can have used it."""
+    if key.kind == "network":
+        # Incus gives up making it when its client is killed, and takes the name for used for ever.
+        return there.get("status") == "Pending"
+    # A machine is made when its volumes are.
+    return key.kind == "volume" and (there.get("config") or {}).get(UNFINISHED) == "true"
 
 
 def _with_images(steps: list[Step]) -> list[Step]:

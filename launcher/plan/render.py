@@ -103,7 +103,7 @@ def document(plan: Plan) -> dict[str, Any]:
                 "name": step.key.name,
                 "domain": step.resource.domain or None,
                 "machines": list(step.resource.machines),
-                "image": step.resource.image.ref if step.resource.image else None,
+                "image": step.resource.image.ref if step.resource.image and step.key.kind != "volume" else None,
                 "action": "start" if step.action == "restart" and step.stopped else step.action,
                 "changes": [
                     {

@@ -11,7 +11,7 @@ import pytest
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from launcher.infra.names import MACHINE, OWNER
+from launcher.infra.names import MACHINE, OWNER, UNFINISHED
 from launcher.observe.watches import watched_containers
 from tests.support.incus_images import make_image
 from tests.support.tiny_store import put_tiny
@@ -422,3 +422,32 @@ def test_aliases_of_others_stay(tiny: Launcher, tiny_rootfs: Path, tmp_path: Pat
         tiny.write(ONE)
         tiny("apply")
         assert client.aliases()["tiny"] == other.fingerprint
+
+
+def test_a_new_volume_begins_as_the_image_is_there_and_another_is_left_alone(tiny: Launcher) -> None:
+    tiny.write("domains: {lab: {machines: {box: {image: tiny, storage_volumes: {old: {path: /root/old}}}}}}\n")
+    tiny("apply")
+    told = tiny.execute("lab", "box", "stat", "-c", "%a %u %g", "/root/models", "/root/models/sub/first").stdout
+    assert told == b"2750 33 44\n600 34 45\n"
+    assert tiny.execute("lab", "box", "cat", "/root/models/link").stdout == b"begun\n"
+    assert tiny.execute("lab", "box", "stat", "-c", "%a %u", "/root/old").stdout == b"711 0\n"
+    tiny.settled()
+    assert tiny.execute("lab", "box", "sh", "-c", "echo mine > /root/models/sub/first").code == 0
+    tiny("destroy", "--yes", "--force-protected")
+    tiny("apply")
+    assert tiny.execute("lab", "box", "cat", "/root/models/sub/first").stdout == b"mine\n"
+
+
+def test_a_volume_that_is_half_filled_is_filled_anew(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    tiny("destroy", "--yes", "--force-protected")
+    with tiny.client() as client:  # as a daemon that is killed while it unpacks leaves it
+        volume = "storage-pools/default/volumes/custom/box-models"
+        config = client.get(volume, project="lab")["config"] | {UNFINISHED: "true"}
+        client.send("delete", volume, params={"project": "lab"})
+        body = {"name": "box-models", "type": "custom", "config": config}
+        client.send("post", "storage-pools/default/volumes/custom", body, params={"project": "lab"})
+    tiny("apply", "--yes")
+    assert tiny.execute("lab", "box", "cat", "/root/models/link").stdout == b"begun\n"
+    tiny.settled()

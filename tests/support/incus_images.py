@@ -71,7 +71,10 @@ cat > usr/sbin/init; chmod 755 usr/sbin/init
 cat > usr/sbin/dhcp <<'END'
 {DHCP}END
 echo root:x:0:0:root:/root:/bin/sh > etc/passwd; echo root:x:0: > etc/group
-mksquashfs . /srv/trial/tiny.squashfs -quiet -no-progress -comp zstd -all-root
+chown -R 0:0 .
+mkdir -p root/models/sub; echo begun > root/models/sub/first; ln -s sub/first root/models/link
+chmod 2750 root/models; chmod 600 root/models/sub/first; chown 33:44 root/models; chown 34:45 root/models/sub/first
+mksquashfs . /srv/trial/tiny.squashfs -quiet -no-progress -comp zstd
 rm -r /tmp/r
 """
 

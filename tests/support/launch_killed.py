@@ -18,7 +18,7 @@ from launcher.cli.main import main
 def arm(number: int, *, after: bool) -> None:
     """Have the process killed before or after the request of that number is sent."""
     count = itertools.count(1)
-    send, upload = Incus.send, Incus._upload
+    send, upload = Incus.send, Incus.upload
 
     def counted(real: Any) -> Any:
         def call(self: Incus, *arguments: Any, **options: Any) -> Any:
@@ -33,7 +33,7 @@ def arm(number: int, *, after: bool) -> None:
         return call
 
     Incus.send = counted(send)  # type: ignore[method-assign]
-    Incus._upload = counted(upload)  # type: ignore[method-assign]
+    Incus.upload = counted(upload)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
