@@ -151,9 +151,17 @@ class Objects(Requests):
         """Give an instance a new root file system, out of an image."""
         self.send("post", f"{what.path}/rebuild", {"source": source}, params=what.params)
 
+    def delete_snapshot(self, what: ObjectId, snapshot: str) -> None:
+        """Delete a snapshot of an instance or of a volume."""
+        self.send("delete", f"{what.path}/snapshots/{_quoted(snapshot)}", params=what.params)
+
     def console_log(self, name: str) -> bytes:
         """What an instance wrote on its console since its last start."""
         return self.read(f"instances/{_quoted(name)}/console")
+
+    def instance_log(self, name: str, log: str) -> bytes:
+        """One of the logs that Incus keeps of an instance, such as `lxc.log`."""
+        return self.read(f"instances/{_quoted(name)}/logs/{_quoted(log)}")
 
     # Networks and pools
 

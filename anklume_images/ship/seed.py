@@ -14,8 +14,8 @@ import io
 import tarfile
 import tempfile
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from anklume_images.incus.objects import ObjectId
 from anklume_images.ship.volume import INDEX, ROOT, index_of
 
 if TYPE_CHECKING:
@@ -69,13 +69,11 @@ def make_seeded_volume(
                 tar.addfile(*_member(entry, inside))
             if snapshot:
                 tar.addfile(*_member(folder, f"{ROOT}/."))
-        headers = {"Content-Type": "application/octet-stream", "X-Incus-name": name}
-        volumes = f"storage-pools/{quote(pool, safe='')}/volumes/custom"
-        incus.upload(volumes, _Body(archive), headers)
+        volume = ObjectId("volume", f"{pool}/{name}")
+        incus.import_volume(volume, _Body(archive))
     if snapshot:
-        volume = f"{volumes}/{quote(name, safe='')}"
-        incus.send("put", volume, {"restore": snapshot})
-        incus.send("delete", f"{volume}/snapshots/{snapshot}")
+        incus.put_object(volume, {"restore": snapshot})
+        incus.delete_snapshot(volume, snapshot)
     return True
 
 

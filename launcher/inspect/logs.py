@@ -62,12 +62,12 @@ def last_words(incus: Incus, seen: Seen, lines: int) -> str:
     """What the console said, and below it the log of the last start; both bounded."""
     project = incus.within(seen.project)
     found = []
-    for title, path in (
-        ("console", f"instances/{seen.instance}/console"),
-        *((name, f"instances/{seen.instance}/logs/{name}") for name in _FILES),
-    ):
+    for title in ("console", *_FILES):
         try:
-            text = project.read(path).decode(errors="replace")
+            log = (
+                project.console_log(seen.instance) if title == "console" else project.instance_log(seen.instance, title)
+            )
+            text = log.decode(errors="replace")
         except IncusError:  # there is none
             continue
         kept = [plain(line.rstrip()) for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
