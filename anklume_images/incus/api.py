@@ -16,6 +16,7 @@ from anklume_images.errors import IncusError
 from anklume_images.incus.connection import Server, open_api, open_session
 from anklume_images.incus.errors import explain, is_missing, translated
 from anklume_images.incus.remotes import Address, addresses
+from anklume_images.incus.transport import root_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,7 +110,7 @@ class Requests:
         return self._with(self.session, project)
 
     def _with(self, session: requests.Session, project: str | None) -> Self:
-        api = type(self._api)(self._api._api_endpoint, session, project=project)  # noqa: SLF001 - pylxd has no other way
+        api = root_for(self._api, session, project)
         return type(self)(api, self.address, self.server, project or "default", self._open_session)
 
     @property

@@ -1,9 +1,8 @@
-"""Opening a connection to an Incus server through pylxd, and looking at who answers."""
+"""Opening a connection to an Incus server, and looking at who answers."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from anklume_images.errors import IncusError
+from anklume_images.incus.transport import open_root, session_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,30 +39,25 @@ class Server:
 
 def open_session(endpoint: str, *, cert: Path | None, key: Path | None, server_cert: Path | None) -> requests.Session:
     """A session for a socket's path or an https URL; `server_cert` is the only certificate then accepted."""
-    os.environ.setdefault("PYLXD_WARNINGS", "none")  # newer servers have attributes that pylxd does not know
     import requests.utils
-    from pylxd.client import get_session_for_url
 
-    session: requests.Session
     if endpoint.startswith("https://"):
         pair = (str(cert), str(key)) if cert and key else None
-        session = get_session_for_url(endpoint, cert=pair, verify=str(server_cert) if server_cert else True)
+        session = session_for(endpoint, cert=pair, verify=str(server_cert) if server_cert else True)
         session.proxies = requests.utils.get_environ_proxies(endpoint)
     else:
         _check_socket(endpoint)
-        session = get_session_for_url(_socket_url(endpoint))
+        session = session_for(_socket_url(endpoint))
     # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment would take the place of the pinned certificate.
     session.trust_env = False
     return session
 
 
 def open_api(endpoint: str, session: requests.Session, project: str | None) -> tuple[Any, Server]:
-    """pylxd's root of the API below /1.0, and who answers there; closes the session when it is nobody to work with."""
-    import pylxd
-
+    """The root of the API below /1.0, and who answers there; closes the session when it is nobody to work with."""
     try:
-        client = pylxd.Client(endpoint, project=project, session=session)
-        return client.api, check_server(client.host_info, endpoint)
+        root, info = open_root(endpoint, session, project)
+        return root, check_server(info, endpoint)
     except BaseException:
         session.close()
         raise
@@ -110,10 +105,8 @@ def check_server(info: Mapping[str, Any], endpoint: str) -> Server:
 
 def is_ready(path: Path) -> bool:
     """Say whether a daemon listens on the socket and has finished starting (what `incusd waitready` asks)."""
-    from pylxd.client import get_session_for_url
-
     url = _socket_url(str(path))
-    with contextlib.suppress(OSError, IncusError), get_session_for_url(url) as session:
+    with contextlib.suppress(OSError, IncusError), session_for(url) as session:
         _check_socket(str(path))
         return bool(session.get(f"{url}/internal/ready").status_code == 200)
     return False

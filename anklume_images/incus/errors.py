@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
+from anklume_images.incus.transport import failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +33,17 @@ _HINTS = (
 
 @contextlib.contextmanager
 def translated(address: str) -> Iterator[None]:
-    """Turn the exceptions of pylxd and requests into IncusError; `address` is the server's."""
+    """Turn the exceptions of the transport into IncusError; `address` is the server's."""
     import requests
-    from pylxd import exceptions
+
+    known = failures()
 
     try:
         yield
-    except exceptions.LXDAPIException as error:
-        raise explain(str(error) or f"status {error.response.status_code}", address) from error
-    except (exceptions.ClientConnectionFailed, requests.RequestException, OSError) as error:
+    except known.refused as error:
+        response: Any = getattr(error, "response", None)
+        raise explain(str(error) or f"status {response.status_code}", address) from error
+    except (known.unreachable, requests.RequestException, OSError) as error:
         raise _unreachable(error, address) from error
 
 
@@ -53,9 +56,7 @@ def explain(message: str, address: str) -> IncusError:
 
 def is_missing(error: IncusError) -> bool:
     """Whether the server said that there is no such thing."""
-    from pylxd.exceptions import NotFound
-
-    return isinstance(error.__cause__, NotFound)
+    return isinstance(error.__cause__, failures().missing)
 
 
 def _unreachable(error: BaseException, address: str) -> IncusError:
