@@ -1,36 +1,43 @@
-"""Point each Open WebUI at its model server where nobody said which: in its own domain, else where policies let it."""
+"""Point each page at its engine where nobody said which: in its own domain, else where policies let it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.specs.listen import OLLAMA_PORT, hosts, listen
+from anklume_images.specs.values import value_text
+from launcher.engines import ENGINES, PAGE
+from launcher.engines.settings import Settings
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from launcher.engines.engine import Engine
+    from launcher.engines.page import Connection
     from launcher.infra.entries import Entry
     from launcher.infra.images import Shelf
     from launcher.infra.model import ImageChoice, Policy
 
 __all__ = ["wire"]
 
-_OLLAMA_URL, _OLLAMA_ENABLED = "open_webui_ollama_url", "open_webui_ollama_enabled"
-_OPENAI_URL, _OPENAI_KEY = "open_webui_openai_url", "open_webui_openai_key"
-
 Variables = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class _Server:
-    """A machine that serves models, and the port at which others reach it."""
+    """A machine that serves models, the engine that does, and the port at which others reach it."""
 
+    engine: Engine
     name: str
     domain: str
     address: str
     port: int
+
+    @property
+    def url(self) -> str:
+        """What the page is told."""
+        return self.engine.connection.url(self.address, self.port)
 
 
 def wire(
@@ -47,79 +54,84 @@ def wire(
         if machine.enabled:
             by_image.setdefault(str(choices[machine.name].store), []).append(machine)
     domains = {machine.domain for machine in machines}
-    ollamas = _Reach(_servers("ollama_server", _ollama_port, by_image, addresses, variables, shelf), domains, policies)
-    llamas = _Reach(_servers("llama_server", _llama_port, by_image, addresses, variables, shelf), domains, policies)
+    servers = _servers(by_image, addresses, variables, shelf)
+    reaches = {
+        connection: _Reach([one for one in servers if one.engine.connection == connection], domains, policies)
+        for connection in PAGE.connections
+    }
+    usual = PAGE.connections[0]
     lines: list[str] = []
     for image, users in by_image.items():
-        if _OLLAMA_URL in shelf.variables(image) and "ollama_server" not in shelf.provided(
-            image
-        ):  # else its own is right
+        provided = shelf.provided(image)
+        own = any(engine.role in provided for engine in ENGINES.values() if engine.connection == usual)
+        if usual.url_variable in shelf.variables(image) and not own:  # else its own is right
             for machine in users:
-                lines += _wire_one(machine, ollamas, llamas, variables)
+                lines += _wire_one(machine, reaches, variables)
     return lines
 
 
 def _servers(
-    role: str,
-    port: Callable[[Mapping[str, str], Mapping[str, str]], int | None],
     by_image: Mapping[str, Sequence[Entry]],
     addresses: Mapping[str, ipaddress.IPv4Address],
     variables: Variables,
     shelf: Shelf,
 ) -> list[_Server]:
-    """The machines whose image provides a role, and which others can reach."""
+    """The machines whose image provides an engine, and which others can reach."""
     found = []
-    for image, users in by_image.items():
-        if role not in shelf.provided(image):
-            continue
-        defaults = {name: str(variable.default) for name, variable in shelf.variables(image).items()}
-        for machine in users:
-            number = port(variables[machine.name], defaults)
-            if number is not None:
-                found.append(_Server(machine.name, machine.domain, str(addresses[machine.name]), number))
+    for engine in ENGINES.values():
+        for image, users in by_image.items():
+            if engine.role not in shelf.provided(image):
+                continue
+            texts = {name: value_text(variable.default) for name, variable in shelf.variables(image).items()}
+            declared = {name: text for name, text in texts.items() if text}
+            for machine in users:
+                port = engine.served_port(Settings(variables[machine.name], {**engine.defaults, **declared}))
+                if port is not None:
+                    address = str(addresses[machine.name])
+                    found.append(_Server(engine, machine.name, machine.domain, address, port))
     return found
 
 
-def _wire_one(machine: Entry, ollamas: _Reach, llamas: _Reach, variables: Variables) -> list[str]:
+def _wire_one(machine: Entry, reaches: Mapping[Connection, _Reach], variables: Variables) -> list[str]:
+    """Take the first connection by which something is reached."""
     own = variables[machine.name]
-    lines: list[str] = []
-    if own.get(_OLLAMA_ENABLED) != "false":
-        if _OLLAMA_URL in own:
+    used = [one for one in reaches if not (one.switch and own.get(one.switch) == "false")]
+    for connection in used:
+        if connection.url_variable in own:
             return []
-        found, why = ollamas.of(machine)
+        found, why = reaches[connection].of(machine)
         if len(found) == 1:
-            own[_OLLAMA_URL] = f"http://{found[0].address}:{found[0].port}"
-            return [f"'{machine.name}': {_OLLAMA_URL} is {own[_OLLAMA_URL]}, the Ollama of '{found[0].name}' ({why})"]
+            return _connect(machine, found[0], why, variables)
         if found:
-            return [_undecided(machine, found, why, _OLLAMA_URL)]
-    if _OPENAI_URL in own:
+            return [_undecided(machine, found, why)]
+    usual = PAGE.connections[0]
+    if usual not in used:
         return []
-    found, why = llamas.of(machine)
-    if len(found) == 1:
-        own[_OPENAI_URL] = f"http://{found[0].address}:{found[0].port}/v1"
-        lines.append(
-            f"'{machine.name}': {_OPENAI_URL} is {own[_OPENAI_URL]}, llama-server of '{found[0].name}' ({why})"
-        )
-        own.setdefault(_OLLAMA_ENABLED, "false")
-        key = variables[found[0].name].get("llama_server_api_key")
-        if key and _OPENAI_KEY not in own:
-            own[_OPENAI_KEY] = key
-            lines.append(f"'{machine.name}': {_OPENAI_KEY} is the llama_server_api_key of '{found[0].name}'")
-    elif found:
-        lines.append(_undecided(machine, found, why, _OPENAI_URL))
-    elif own.get(_OLLAMA_ENABLED) != "false":
-        lines.append(
-            f"'{machine.name}' reaches no model server of this file: set {_OLLAMA_URL}, or add a network policy to one"
-        )
+    instead = f"set {usual.url_variable}, or add a network policy to one"
+    return [f"'{machine.name}' reaches no model server of this file: {instead}"]
+
+
+def _connect(machine: Entry, server: _Server, why: str, variables: Variables) -> list[str]:
+    """Name the server to the page, with its key, and turn off what is not used."""
+    own = variables[machine.name]
+    engine, connection = server.engine, server.engine.connection
+    own[connection.url_variable] = server.url
+    lines = [f"'{machine.name}': {connection.url_variable} is {server.url}, {engine.title} of '{server.name}' ({why})"]
+    for other in PAGE.connections:
+        if other != connection and other.switch:
+            own.setdefault(other.switch, "false")
+    key = variables[server.name].get(engine.key_variable)
+    if key and connection.key_variable and connection.key_variable not in own:
+        own[connection.key_variable] = key
+        lines.append(f"'{machine.name}': {connection.key_variable} is the {engine.key_variable} of '{server.name}'")
     return lines
 
 
-def _undecided(machine: Entry, found: Sequence[_Server], why: str, variable: str) -> str:
+def _undecided(machine: Entry, found: Sequence[_Server], why: str) -> str:
     names = ", ".join(f"'{server.name}'" for server in found)
-    first = f"http://{found[0].address}:{found[0].port}" + ("/v1" if variable == _OPENAI_URL else "")
     return (
         f"'{machine.name}' has a choice of {names} ({why}), and none was chosen: "
-        f"set one in its vars, such as {variable}: {first}"
+        f"set one in its vars, such as {found[0].engine.connection.url_variable}: {found[0].url}"
     )
 
 
@@ -157,20 +169,3 @@ class _Reach:
         if end in self._domains:
             return self._by_domain.get(end, ())
         return [self._by_name[end]] if end in self._by_name else []
-
-
-def _ollama_port(own: Mapping[str, str], defaults: Mapping[str, str]) -> int | None:
-    """The port of an Ollama that others reach."""
-    if own.get("ollama_service_enabled") == "false":
-        return None
-    where = listen(own.get("ollama_host") or defaults.get("ollama_host") or f"0.0.0.0:{OLLAMA_PORT}")
-    return where.port if where.served else None
-
-
-def _llama_port(own: Mapping[str, str], defaults: Mapping[str, str]) -> int | None:
-    """The port of a llama-server that others reach."""
-    if own.get("llama_server_service_enabled") == "false":
-        return None
-    port = int(own.get("llama_server_port") or defaults.get("llama_server_port") or 8080)
-    where = hosts(own.get("llama_server_host") or defaults.get("llama_server_host") or "0.0.0.0", port)  # noqa: S104
-    return where.port if where.served else None

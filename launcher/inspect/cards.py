@@ -4,20 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from launcher.engines.probe import SHOWN, Outcome, failed
+from launcher.gpu.nvidia_smi import nvidia_smi
+from launcher.inspect.guest import NOT_FOUND
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from launcher.engines.probe import Inside
     from launcher.gpu.cards import Card
     from launcher.gpu.nvidia_smi import Figures
 
-__all__ = ["QUERY", "strangers"]
+__all__ = ["QUERY", "check_cards", "strangers"]
 
-# What `nvidia_smi` of launcher/apply reads.
+# What `nvidia_smi` of launcher/gpu reads.
 QUERY = (
     "nvidia-smi",
     "--query-gpu=pci.bus_id,uuid,name,memory.total,memory.used,driver_version",
     "--format=csv",
 )
+
+
+def check_cards(inside: Inside, cards: Sequence[Card]) -> Outcome:
+    """nvidia-smi inside shows cards, and they are the host's, `cards`."""
+    if cards and not any(card.is_nvidia for card in cards):
+        return Outcome("skipped", "the host has no NVIDIA card; nvidia-smi knows no other")
+    result = inside.run(*QUERY)
+    said = (result.stderr or result.stdout).decode(errors="replace").strip()
+    if result.code == NOT_FOUND:
+        return failed("there is no nvidia-smi in the machine: anklume-launch doctor says why")
+    if result.code:
+        return failed(f"nvidia-smi ended with {result.code}: {said[:SHOWN]}")
+    found = nvidia_smi(result.stdout.decode(errors="replace"))
+    if not found:
+        return failed(f"nvidia-smi lists no card: {said[:SHOWN]}")
+    text = "; ".join(_described(card) for card in found)
+    if others := strangers(found, cards):
+        return failed(f"not a card of this host: {'; '.join(_described(card) for card in others)}")
+    return Outcome("ok", f"{text}: the host's")
+
+
+def _described(card: Figures) -> str:
+    return f"{card.name}, {card.uuid}, {card.pci}, driver {card.driver_version}"
 
 
 def strangers(inner: Iterable[Figures], host: Iterable[Card]) -> tuple[Figures, ...]:

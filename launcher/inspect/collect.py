@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
+from launcher.engines import PAGE, engines_of
 from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.nvidia import has_hook, has_tool
 from launcher.infra.names import NIC
-from launcher.inspect.administrator import missing_administrator
 from launcher.inspect.cards import QUERY
-from launcher.inspect.facts import EngineTest, HostEvidence, Loaded, MachineEvidence, Pool, Said
+from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool, Said
 from launcher.inspect.guest import Inside
 from launcher.inspect.host_filters import read_filters
-from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url, offered, wants_gpu
+from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.daemon import daemon_root, watch_limit
 from launcher.observe.live import read_leases
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anklume_images.incus.client import Incus, Result
+    from launcher.engines.engine import Engine, Loaded
+    from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
     from launcher.infra.model import Infra
     from launcher.inspect.images import ImageBook
@@ -40,7 +42,6 @@ __all__ = ["host_evidence", "machine_evidence", "unreachable"]
 
 _JOURNAL_LINES = 1000
 _CONNECT_SECONDS = 3  # for a list of models, from a neighbour
-_UNITS = {OLLAMA: "ollama", LLAMA_SERVER: "llama-server"}
 
 
 def unreachable(error: IncusError) -> HostEvidence:
@@ -120,13 +121,13 @@ def _with_cards(entry: MachineEvidence, infra: Infra, cards: Sequence[Card], roo
 
 def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
     facts = book.facts(seen)
-    services, settings, gpu = offered(seen, facts), Settings.of(seen, facts), wants_gpu(seen)
+    services, settings, gpu = offered(seen, facts), settings_of(seen, facts), wants_gpu(seen)
     if not seen.running:
         return MachineEvidence(seen, services, settings, gpu)
     inside = Inside(incus, seen)
     smi = inside.run(*QUERY) if gpu else None
-    engine = next((service for service in (OLLAMA, LLAMA_SERVER) if service in services), None)
-    webui = OPEN_WEBUI in services
+    engine = next(iter(engines_of(services)), None)
+    page = PAGE.role in services
     return MachineEvidence(
         seen,
         services,
@@ -134,11 +135,11 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
         gpu,
         nvidia_smi=None if smi is None else Said(smi.code, _said(smi)),
         cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
-        journal=_journal(inside, _UNITS[engine]) if engine else (),
-        loaded=_loaded(inside, settings) if engine == OLLAMA else (),
+        journal=_journal(inside, engine.unit) if engine else (),
+        loaded=_loaded(inside, engine, settings) if engine and engine.loaded_path else (),
         listening=_listening(inside) if engine else (),
-        tests=_tests(inside, settings) if webui else (),
-        no_administrator=missing_administrator(inside, settings) if webui else None,
+        tests=_tests(inside, settings) if page else (),
+        no_administrator=PAGE.missing_administrator(inside, settings) if page else None,
         leases=() if seen.has_address else _leases(incus, seen),
     )
 
@@ -164,14 +165,9 @@ def _journal(inside: Inside, unit: str) -> tuple[str, ...]:
     return tuple(inside.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
 
 
-def _loaded(inside: Inside, settings: Settings) -> tuple[Loaded, ...]:
-    answer = inside.request(f"{listening_url(OLLAMA, settings)}/api/ps")
-    document = answer.json() if answer.ok else None
-    models = document.get("models") if isinstance(document, dict) else None
-    return tuple(
-        Loaded(str(model.get("name")), int(model.get("size") or 0), int(model.get("size_vram") or 0))
-        for model in models or ()
-    )
+def _loaded(inside: Inside, engine: Engine, settings: Settings) -> tuple[Loaded, ...]:
+    answer = inside.request(f"{engine.own_url(settings)}{engine.loaded_path}")
+    return engine.loaded(answer.json()) if answer.ok else ()
 
 
 def _listening(inside: Inside) -> tuple[str, ...]:
@@ -183,7 +179,7 @@ def _listening(inside: Inside) -> tuple[str, ...]:
 
 def _tests(inside: Inside, settings: Settings) -> tuple[EngineTest, ...]:
     found = []
-    for engine in settings.engines:
-        answer = inside.request(engine.probe, bearer=engine.key, seconds=_CONNECT_SECONDS)
-        found.append(EngineTest(engine, answer.code, answer.status, answer.said()))
+    for upstream in PAGE.upstreams(settings):
+        answer = inside.request(upstream.probe, bearer=upstream.key, seconds=_CONNECT_SECONDS)
+        found.append(EngineTest(upstream, answer.code, answer.status, answer.said()))
     return tuple(found)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from launcher.engines import engines_of
+
 if TYPE_CHECKING:
+    from launcher.engines.engine import Engine, Loaded
+    from launcher.engines.page import NoAdministrator, Upstream
+    from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Refusal
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
-    from launcher.inspect.services import Engine, Settings
     from launcher.observe.instances import Seen
     from launcher.observe.live import Lease
 
@@ -19,9 +23,7 @@ __all__ = [
     "Filters",
     "Finding",
     "HostEvidence",
-    "Loaded",
     "MachineEvidence",
-    "NoAdministrator",
     "Pool",
     "Said",
 ]
@@ -100,19 +102,10 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model that Ollama holds in memory; sizes in bytes, `in_vram` of `size`."""
-
-    name: str
-    size: int
-    in_vram: int
-
-
-@dataclass(frozen=True)
 class EngineTest:
-    """A request to an engine from inside Open WebUI's machine: curl's exit code, the status, what was said."""
+    """A request to an engine from inside the page's machine: curl's exit code, the status, what was said."""
 
-    engine: Engine
+    upstream: Upstream
     code: int
     status: int
     said: str
@@ -121,14 +114,6 @@ class EngineTest:
     def ok(self) -> bool:
         """Whether the engine answered."""
         return self.code == 0 and self.status == 200
-
-
-@dataclass(frozen=True)
-class NoAdministrator:
-    """Open WebUI has no user although an administrator was asked for; `is_open`: whoever signs up first becomes one."""
-
-    reason: str
-    is_open: bool
 
 
 @dataclass(frozen=True)
@@ -161,3 +146,8 @@ class MachineEvidence:
     def name(self) -> str:
         """The machine's name in the file."""
         return self.seen.machine.name
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine that it offers, the first one of several."""
+        return next(iter(engines_of(self.services)), None)

@@ -1,12 +1,10 @@
 """The usual troubles of machines, recognised from evidence; nothing is looked at here.
 
-Lines of journals: Ollama's server and runner (server/routes.go, discover/, llm/server.go of https://github.com/ollama/
-ollama) and llama.cpp's CUDA and Vulkan backends (ggml/src/ of https://github.com/ggml-org/llama.cpp).
+What lines of an engine's journal mean is the engine's to say: launcher/engines.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,50 +15,22 @@ from launcher.gpu.vendors import vendors_of
 from launcher.gpu.vendors.nvidia import LOST, is_lost
 from launcher.gpu.vendors.vendor import Diagnosis
 from launcher.inspect.administrator import administrator_findings
-from launcher.inspect.engines import engine_findings
+from launcher.inspect.connections import connection_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
 from launcher.inspect.network import address_findings
-from launcher.inspect.services import LLAMA_SERVER, OLLAMA
 from launcher.observe.instances import MISSING, NOT_OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.engines.engine import Engine, Journal
     from launcher.infra.model import Infra
     from launcher.inspect.facts import HostEvidence, MachineEvidence
 
 __all__ = ["machine_findings"]
 
 _SHOWN = 3  # lines of a journal in a finding
-_CPU = re.compile(
-    r"no compatible GPUs were discovered"
-    r"|unable to load (?:cuda|nvidia|vulkan)[ \w]*library"
-    r"|ggml_cuda_init: failed to initialize CUDA"
-    r"|no CUDA-capable device is detected"
-    r"|CUDA driver version is insufficient"
-    r"|cuda\w* driver[^:]*(?:: |failure: |context )\d{3}"
-    r"|offloaded 0/\d+ layers to GPU"
-    r"|no usable GPU found",
-    re.IGNORECASE,
-)
-# One such line for each device that Ollama will use: `msg="inference compute" id=… library=CUDA …`.
-_COMPUTE = re.compile(r'msg="inference compute".*?\blibrary=(\w+)')
-_NO_VRAM = re.compile(
-    r"cudaMalloc failed: out of memory"
-    r"|CUDA error: out of memory"
-    r"|ErrorOutOfDeviceMemory"
-    r"|failed to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer"
-    r"|unable to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer"
-    r"|insufficient VRAM to load any model layers",
-    re.IGNORECASE,
-)
-# The runner is a process of its own, and this is what it or its server said last.
-_DIED = re.compile(
-    r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated|(?:CUDA|ROCm|HIP) error(?: \d+)?: \S",
-    re.IGNORECASE,
-)
-_NO_RAM = re.compile(r"model requires more system memory", re.IGNORECASE)
 
 
 def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: HostEvidence) -> list[Finding]:
@@ -73,11 +43,12 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
             continue
         found += address_findings(machine)
         found += _no_nvidia_smi(machine, host)
-        found += _on_cpu(machine, host)
-        found += _died(machine, host)
-        found += _out_of_memory(machine)
+        if machine.engine is not None:
+            found += _on_cpu(machine, machine.engine, host)
+            found += _died(machine, machine.engine.journal, host)
+            found += _out_of_memory(machine, machine.engine)
         found += administrator_findings(infra, machine)
-        found += engine_findings(infra, machine, machines)
+        found += connection_findings(infra, machine, machines)
     return found
 
 
@@ -146,22 +117,23 @@ def _there(found: bool | None) -> str:
     return {True: "there", False: "missing", None: "not known"}[found]
 
 
-def _on_cpu(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
-    if not machine.wants_gpu or not machine.services & {OLLAMA, LLAMA_SERVER}:
+def _on_cpu(machine: MachineEvidence, engine: Engine, host: HostEvidence) -> Iterator[Finding]:
+    if not machine.wants_gpu:
         return
-    lines = [line for line in machine.journal if _CPU.search(line)]
-    computes = [(line, found[1]) for line in machine.journal if (found := _COMPUTE.search(line))]
+    lines = [line for line in machine.journal if engine.journal.on_cpu.search(line)]
+    computes = [(line, found[1]) for line in machine.journal if (found := engine.journal.devices.search(line))]
     if computes and all(library.lower() == "cpu" for _, library in computes):
         lines += [line for line, _ in computes]
     lines = lines[-_SHOWN:]
     lines += [
-        f"{model.name}: 0 of {human_size(model.size)} are in the card (/api/ps)"
+        f"{model.name}: 0 of {human_size(model.size)} are in the card ({engine.loaded_path})"
         for model in machine.loaded
         if model.size and not model.in_vram
     ]
     if not lines:
         return
     why = _diagnosis(machine, host, lines)
+    image = (machine.seen.image or "").partition("@")[0]
     if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
         lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
         why = replace(
@@ -169,8 +141,8 @@ def _on_cpu(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
             cause="nvidia-smi does not work in the machine, so no program there can use the card",
             remedy="first the finding about nvidia-smi; then restart the machine",
         )
-    elif (machine.seen.image or "").startswith("ollama-cpu@"):
-        why = replace(why, cause="the image ollama-cpu has no runners for cards", remedy="name the image ollama")
+    elif other := engine.cpu_images.get(image):
+        why = replace(why, cause=f"the image {image} has no runners for cards", remedy=f"name the image {other}")
     what = "the engine computes on the CPU although the machine has a card"
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
@@ -187,9 +159,10 @@ def _diagnosis(machine: MachineEvidence, host: HostEvidence, lines: Sequence[str
     )
 
 
-def _died(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+def _died(machine: MachineEvidence, journal: Journal, host: HostEvidence) -> Iterator[Finding]:
     """A runner that ended while it computed: its own last words are the best that one can be told."""
-    lines = [line for line in machine.journal if _DIED.search(line) and not _NO_VRAM.search(line)][-_SHOWN:]
+    said = [line for line in machine.journal if journal.died.search(line)]
+    lines = [line for line in said if not journal.no_vram.search(line)][-_SHOWN:]
     if not lines:
         return
     why = _diagnosis(machine, host, lines)
@@ -204,20 +177,20 @@ def _died(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
 
-def _out_of_memory(machine: MachineEvidence) -> Iterator[Finding]:
-    lines = tuple(line for line in machine.journal if _NO_VRAM.search(line))[-_SHOWN:]
+def _out_of_memory(machine: MachineEvidence, engine: Engine) -> Iterator[Finding]:
+    lines = tuple(line for line in machine.journal if engine.journal.no_vram.search(line))[-_SHOWN:]
     sizes = [
         f"{card.pci}: {human_size(card.memory_used)} of {human_size(card.memory_total)} are in use"
         for card in machine.cards
         if card.memory_used is not None and card.memory_total
     ]
     partly = [
-        f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card (/api/ps)"
+        f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card ({engine.loaded_path})"
         for model in machine.loaded
         if 0 < model.in_vram < model.size
     ]
     remedy = (
-        "take a smaller model (llama3.2:3b needs about 2 GiB) or a stronger quantisation, or a shorter context; "
+        f"take a smaller model ({engine.smaller_model}) or a stronger quantisation, or a shorter context; "
         "anklume-launch gpu shows who else has the card"
     )
     if lines:
@@ -228,7 +201,7 @@ def _out_of_memory(machine: MachineEvidence) -> Iterator[Finding]:
         what = "the model is only partly in the card's memory, and slow for it"
         cause = "the rest of it had no room there"
         yield Finding("partly-in-vram", "warning", machine.name, what, (*partly, *sizes), cause, remedy)
-    memory = tuple(line for line in machine.journal if _NO_RAM.search(line))[-_SHOWN:]
+    memory = tuple(line for line in machine.journal if engine.journal.no_ram.search(line))[-_SHOWN:]
     if memory:
         what = "the model does not fit into the machine's memory"
         cause = "it needs more than the machine has, or may use (limits.memory)"

@@ -8,44 +8,36 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
 from anklume_images.plaintext import plain
+from launcher.engines import services
+from launcher.engines.probe import Probe, failed
 from launcher.gpu.host import read_cards
-from launcher.inspect import probes
+from launcher.inspect.cards import check_cards
 from launcher.inspect.guest import Inside
-from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, offered, wants_gpu
+from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.instances import RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from anklume_images.incus.client import Incus
+    from launcher.engines.probe import Outcome
+    from launcher.engines.service import Service
+    from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
     from launcher.inspect.images import Facts, ImageBook
-    from launcher.inspect.probes import Outcome
     from launcher.observe.instances import Seen
 
 __all__ = ["Check", "as_json", "as_text", "checks_of", "verified"]
 
-_PROBES = {
-    "gpu": probes.gpu,
-    "ollama-api": probes.ollama_api,
-    "ollama-inference": probes.ollama_inference,
-    "llama-health": probes.llama_health,
-    "llama-models": probes.llama_models,
-    "llama-inference": probes.llama_inference,
-    "webui-page": probes.webui_page,
-    "webui-engine": probes.webui_engine,
-}
-_OF_SERVICE = {
-    OLLAMA: ("ollama-api", "ollama-inference"),
-    LLAMA_SERVER: ("llama-health", "llama-models", "llama-inference"),
-    OPEN_WEBUI: ("webui-page", "webui-engine"),
-}
+_GPU = "gpu"
+_OFF = "the service is switched off by the machine's settings"
 
 
 @dataclass(frozen=True)
@@ -61,11 +53,16 @@ class Check:
 
 def checks_of(seen: Seen, facts: Facts, settings: Settings) -> tuple[tuple[str, str | None], ...]:
     """The checks of a machine, each with the reason for leaving it out, or None."""
-    found: list[tuple[str, str | None]] = [("gpu", None)] if wants_gpu(seen) else []
-    for service in sorted(offered(seen, facts)):
-        off = None if settings.enabled(service) else "the service is switched off by the machine's settings"
-        found += [(name, off) for name in _OF_SERVICE[service]]
+    found: list[tuple[str, str | None]] = [(_GPU, None)] if wants_gpu(seen) else []
+    for service in _services(seen, facts):
+        off = None if service.enabled(settings) else _OFF
+        found += [(name, off) for name in service.checks]
     return tuple(found)
+
+
+def _services(seen: Seen, facts: Facts) -> list[Service]:
+    roles = offered(seen, facts)
+    return sorted((service for service in services() if service.role in roles), key=lambda service: service.role)
 
 
 def verified(incus: Incus, found: Iterable[Seen], book: ImageBook, *, prompt: str, seconds: int) -> list[Check]:
@@ -84,29 +81,38 @@ def _machine(
     incus: Incus, seen: Seen, book: ImageBook, cards: tuple[Card, ...], prompt: str, seconds: int
 ) -> list[Check]:
     facts = book.facts(seen)
-    settings = Settings.of(seen, facts)
+    settings = settings_of(seen, facts)
     name = seen.machine.name
     if seen.state != RUNNING:
         names = [check for check, _ in checks_of(seen, facts, settings)] or ["running"]
         return [Check(check, name, "failed", f"the machine is {seen.state}") for check in names]
-    probe = probes.Probe(Inside(incus, seen), settings, cards, prompt, seconds)
-    checks = []
-    for check, reason in checks_of(seen, facts, settings):
-        if reason:
-            checks.append(Check(check, name, "skipped", reason))
-            continue
-        begin = time.monotonic()
-        outcome = _run(check, probe)
-        checks.append(Check(check, name, outcome.state, outcome.evidence, time.monotonic() - begin))
-        probe = replace(probe, models=outcome.models or probe.models)
+    inside = Inside(incus, seen)
+    checks = [_timed(_GPU, name, lambda: check_cards(inside, cards))[0]] if wants_gpu(seen) else []
+    for service in _services(seen, facts):
+        url, key = service.own_url(settings), settings[service.key_variable]
+        checks += _of_service(service, name, Probe(inside, settings, url, key, prompt, seconds))
     return checks
 
 
-def _run(check: str, probe: probes.Probe) -> Outcome:
+def _of_service(service: Service, name: str, probe: Probe) -> Iterator[Check]:
+    """The checks of a service in the machine `name`, each told what an earlier one found."""
+    for check, run in service.checks.items():
+        if not service.enabled(probe.settings):
+            yield Check(check, name, "skipped", _OFF)
+            continue
+        result, models = _timed(check, name, partial(run, probe))
+        probe = replace(probe, models=models or probe.models)
+        yield result
+
+
+def _timed(check: str, name: str, run: Callable[[], Outcome]) -> tuple[Check, tuple[str, ...]]:
+    """The check's result, and the models that it found."""
+    begin = time.monotonic()
     try:
-        return _PROBES[check](probe)
+        outcome = run()
     except IncusError as error:
-        return probes.failed(error.message)
+        outcome = failed(error.message)
+    return Check(check, name, outcome.state, outcome.evidence, time.monotonic() - begin), outcome.models
 
 
 def as_json(checks: Iterable[Check]) -> dict[str, Any]:

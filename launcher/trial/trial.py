@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
 from anklume_images.incus.objects import ObjectId
+from launcher.engines import ENGINES, engines_of
 from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Published", "Trial", "TrialOptions", "check_host", "trial"]
 
 POOL_SIZE = 20 * GIBIBYTE  # sparse
-OLLAMA_HOME = "/root/.ollama"  # a store of Ollama's own making, not a folder of GGUF files
 
 
 @dataclass(frozen=True)
@@ -238,15 +238,19 @@ def _model_volumes(infra: Infra, machines: tuple[Machine, ...], images: dict[str
 
     found: set[tuple[str, str]] = set()
     for machine in machines:
-        declared = images[machine.name].spec.get("volumes", ())
-        paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] != OLLAMA_HOME]
+        spec = images[machine.name].spec
+        declared = spec.get("volumes", ())
+        engines = engines_of({*spec.get("provides", ()), *machine.roles}) or ENGINES.values()
+        own_stores = {engine.model_store for engine in engines}  # which hold no GGUF files
+        paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] not in own_stores]
         volumes = volumes_of(machine, infra.domains[machine.domain], images[machine.name], infra.settings.storage_pool)
         found.update((machine.domain, f"{volume.pool}/{volume.name}") for volume in volumes if volume.path in paths)
     if not found:
+        takes = " or ".join(engine.title for engine in ENGINES.values() if not engine.model_store)
         raise AnklumeError(
             "no machine serves GGUF files, so --model has nowhere to go",
             where=infra.file,
-            hint="llama-server is an image that does; Ollama pulls models into a store of its own",
+            hint=f"{takes} does; others keep models in a store of their own",
         )
     return found
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.engines.open_webui import OLLAMA_API
+from launcher.engines.page import Upstream
+from launcher.engines.settings import Settings
 from launcher.gpu.cards import Card, Nvidia
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy
 from launcher.infra.model import Settings as FileSettings
 from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool
-from launcher.inspect.services import Engine, Settings
 from launcher.observe.instances import Seen
 
 CARD = Card(
@@ -64,4 +66,4 @@ def evidence(one: Machine, *services: str, state: str = "running", given: Any = 
 
 
 def engine_test(url: str, *, code: int = 0, status: int = 200, said: str = "") -> EngineTest:
-    return EngineTest(Engine("open_webui_ollama_url", url, f"{url}/api/tags"), code, status, said)
+    return EngineTest(Upstream(OLLAMA_API, url), code, status, said)

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 # What a package of the launcher may import of the launcher; the verbs may import all.
 BELOW = {
-    "infra": {"infra"},
+    "engines": {"engines"},
+    "infra": {"infra", "engines"},
     "resources": {"infra"},
     "observe": {"observe", "resources", "infra"},
     "gpu": {"gpu", "observe", "infra"},
     "plan": {"plan", "gpu", "observe", "resources", "infra"},
     "prepare": {"plan", "gpu", "observe", "resources", "infra"},
     "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},
-    "inspect": {"inspect", "gpu", "observe", "infra"},
+    "inspect": {"inspect", "gpu", "observe", "infra", "engines"},
     "private_incus": {"private_incus"},
-    "trial": {"trial", "private_incus", "apply", "prepare", "plan", "infra"},
+    "trial": {"trial", "private_incus", "apply", "prepare", "plan", "infra", "engines"},
 }
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.engines.engine import Loaded
+from launcher.engines.page import NoAdministrator
 from launcher.gpu.cards import Card
 from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
 from launcher.infra.model import Policy
-from launcher.inspect.facts import Loaded, NoAdministrator, Said
+from launcher.inspect.facts import Said
 from launcher.inspect.findings import machine_findings
 from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen

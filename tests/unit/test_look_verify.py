@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from anklume_images.incus.client import Result
-from launcher.inspect import probes
+from launcher.engines import ENGINES, PAGE
+from launcher.engines.probe import Outcome, Probe
+from launcher.engines.settings import Settings
+from launcher.inspect.cards import check_cards
 from launcher.inspect.guest import Answer
 from launcher.inspect.images import Facts
-from launcher.inspect.probes import Probe
-from launcher.inspect.services import LLAMA_SERVER, OLLAMA, OPEN_WEBUI, Settings, listening_url
 from launcher.inspect.verify import Check, as_json, as_text, checks_of
 from tests.unit.look import CARD, machine, seen
 
@@ -40,10 +41,17 @@ class StandIn:
         return found if isinstance(found, Answer) else Answer(0, 200, json.dumps(found))
 
 
-def probe(inside: StandIn, models: tuple[str, ...] = (), **given: str) -> Probe:
+OLLAMA, LLAMA = ENGINES["ollama_server"], ENGINES["llama_server"]
+
+
+def run(check: str, inside: StandIn, models: tuple[str, ...] = (), **given: str) -> Outcome:
+    """A check, of the service that has it."""
     defaults = {"ollama_host": "0.0.0.0:11434", "llama_server_host": "::", "llama_server_port": "8080"}
     defaults |= {"open_webui_port": "3000", "open_webui_ollama_enabled": "true"}
-    return Probe(inside, Settings(given, defaults), (CARD,), "hello", 60, models)  # type: ignore[arg-type]
+    settings = Settings(given, defaults)
+    service = next(one for one in (OLLAMA, LLAMA, PAGE) if check in one.checks)
+    probe = Probe(inside, settings, service.own_url(settings), settings[service.key_variable], "hello", 60, models)
+    return service.checks[check](probe)
 
 
 # which checks
@@ -94,13 +102,13 @@ def test_a_service_that_is_switched_off_is_left_out_with_the_reason() -> None:
     ],
 )
 def test_ollama_is_asked_where_it_listens(host: str, url: str) -> None:
-    assert listening_url(OLLAMA, Settings({}, {"ollama_host": host})) == url
+    assert OLLAMA.own_url(Settings({}, {"ollama_host": host})) == url
 
 
 def test_others_are_asked_where_they_listen() -> None:
     given = {"llama_server_host": "127.0.0.1,::1", "llama_server_port": "80", "open_webui_port": "8080"}
-    assert listening_url(LLAMA_SERVER, Settings(given, {})) == "http://127.0.0.1:80"
-    assert listening_url(OPEN_WEBUI, Settings(given, {})) == "http://127.0.0.1:8080"
+    assert LLAMA.own_url(Settings(given, {})) == "http://127.0.0.1:80"
+    assert PAGE.own_url(Settings(given, {})) == "http://127.0.0.1:8080"
 
 
 def test_engines_that_open_webui_was_given() -> None:
@@ -110,20 +118,20 @@ def test_engines_that_open_webui_was_given() -> None:
         "open_webui_openai_key": "k",
     }
     defaults = {"open_webui_ollama_enabled": "true"}
-    found = Settings(given, defaults).engines
+    found = PAGE.upstreams(Settings(given, defaults))
     assert [(engine.probe, engine.key) for engine in found] == [
         ("http://a:1/api/tags", ""),
         ("http://b/v1/models", "k"),
     ]
-    off = Settings(given | {"open_webui_ollama_enabled": "false"}, defaults).engines
-    assert [engine.variable for engine in off] == ["open_webui_openai_url"]
+    off = PAGE.upstreams(Settings(given | {"open_webui_ollama_enabled": "false"}, defaults))
+    assert [engine.connection.url_variable for engine in off] == ["open_webui_openai_url"]
 
 
 # the card
 
 
 def test_the_hosts_card_inside_is_proof() -> None:
-    found = probes.gpu(probe(StandIn()))
+    found = check_cards(StandIn(), (CARD,))
     assert (found.state, CARD.pci in found.evidence) == ("ok", True)
 
 
@@ -137,7 +145,7 @@ def test_the_hosts_card_inside_is_proof() -> None:
     ],
 )
 def test_anything_else_is_none(result: Result, evidence: str) -> None:
-    found = probes.gpu(probe(StandIn(result=result)))
+    found = check_cards(StandIn(result=result), (CARD,))
     assert found.state == "failed"
     assert evidence in found.evidence
 
@@ -147,9 +155,9 @@ def test_anything_else_is_none(result: Result, evidence: str) -> None:
 
 def test_models_of_ollama_are_listed_and_one_is_asked() -> None:
     inside = StandIn({"/api/tags": {"models": [{"name": "a:latest"}, {"name": "b:1"}]}})
-    assert probes.ollama_api(probe(inside)).models == ("a:latest", "b:1")
+    assert run("ollama-api", inside).models == ("a:latest", "b:1")
     inside.answers["/api/generate"] = {"response": "hi there", "eval_count": 10, "eval_duration": 500_000_000}
-    found = probes.ollama_inference(probe(inside, ("a:latest", "b:1"), ollama_default_model="b:1"))
+    found = run("ollama-inference", inside, ("a:latest", "b:1"), ollama_default_model="b:1")
     assert (found.state, found.evidence) == ("ok", "b:1: 'hi there' (10 tokens, 20.0 a second)")
     assert inside.asked[-1][1]["model"] == "b:1"
     assert inside.asked[-1][1]["prompt"] == "hello"
@@ -164,7 +172,7 @@ def test_models_of_ollama_are_listed_and_one_is_asked() -> None:
     ],
 )
 def test_a_model_that_is_not_there(wanted: str, models: tuple[str, ...], state: str, evidence: str) -> None:
-    found = probes.ollama_inference(probe(StandIn(), models, ollama_default_model=wanted))
+    found = run("ollama-inference", StandIn(), models, ollama_default_model=wanted)
     assert found.state == state
     assert evidence in found.evidence
 
@@ -182,7 +190,7 @@ def test_a_model_that_is_not_there(wanted: str, models: tuple[str, ...], state: 
     ],
 )
 def test_what_is_an_answer_of_ollama(answer: Any, state: str) -> None:
-    assert probes.ollama_inference(probe(StandIn({"/api/generate": answer}), ("a",))).state == state
+    assert run("ollama-inference", StandIn({"/api/generate": answer}), ("a",)).state == state
 
 
 @pytest.mark.parametrize(
@@ -198,7 +206,7 @@ def test_what_is_an_answer_of_ollama(answer: Any, state: str) -> None:
 )
 def test_what_is_an_answer_of_llama_server(answer: Any, state: str) -> None:
     inside = StandIn({"/v1/chat/completions": answer})
-    assert probes.llama_inference(probe(inside, ("tiny",), llama_server_api_key="k")).state == state
+    assert run("llama-inference", inside, ("tiny",), llama_server_api_key="k").state == state
     assert inside.asked[-1][2] == "k"
 
 
@@ -242,7 +250,7 @@ def test_a_key_reaches_the_server_and_no_process_list() -> None:
     ],
 )
 def test_what_is_the_page(answer: Answer, state: str) -> None:
-    assert probes.webui_page(probe(StandIn({"/": answer}, Result(1, b"", b"")))).state == state
+    assert run("webui-page", StandIn({"/": answer}, Result(1, b"", b""))).state == state
 
 
 def test_a_page_without_the_administrator_that_was_asked_for_fails() -> None:
@@ -250,19 +258,19 @@ def test_a_page_without_the_administrator_that_was_asked_for_fails() -> None:
     open_to_all = page | {"/api/config": {"onboarding": True}}
     asked = {"open_webui_admin_password": "x"}
     no_file = Result(1, b"", b"cat: no such file")
-    assert probes.webui_page(probe(StandIn(open_to_all, no_file), **asked)).state == "failed"
-    assert probes.webui_page(probe(StandIn(open_to_all, no_file))).state == "ok"
-    assert probes.webui_page(probe(StandIn(page | {"/api/config": {}}, no_file), **asked)).state == "ok"
-    closed = probes.webui_page(probe(StandIn({}, Result(0, b"not made: why\n", b""))))
+    assert run("webui-page", StandIn(open_to_all, no_file), **asked).state == "failed"
+    assert run("webui-page", StandIn(open_to_all, no_file)).state == "ok"
+    assert run("webui-page", StandIn(page | {"/api/config": {}}, no_file), **asked).state == "ok"
+    closed = run("webui-page", StandIn({}, Result(0, b"not made: why\n", b"")))
     assert (closed.state, closed.evidence) == ("failed", "there is no administrator: not made: why")
 
 
 def test_all_engines_must_answer_and_none_is_a_reason_to_skip() -> None:
     inside = StandIn({"http://a/api/tags": {"models": []}})
-    assert probes.webui_engine(probe(inside, open_webui_ollama_url="http://a")).state == "ok"
-    two = probes.webui_engine(probe(inside, open_webui_ollama_url="http://a", open_webui_openai_url="http://b/v1"))
+    assert run("webui-engine", inside, open_webui_ollama_url="http://a").state == "ok"
+    two = run("webui-engine", inside, open_webui_ollama_url="http://a", open_webui_openai_url="http://b/v1")
     assert (two.state, two.evidence) == ("failed", "http://a/api/tags: HTTP 200; http://b/v1/models: refused")
-    assert probes.webui_engine(probe(inside)).state == "skipped"
+    assert run("webui-engine", inside).state == "skipped"
 
 
 # shown

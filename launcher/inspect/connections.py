@@ -1,4 +1,4 @@
-"""Why Open WebUI cannot reach its engine, told from both ends of the connection; nothing is looked at here."""
+"""Why the page cannot reach its engine, told from both ends of the connection; nothing is looked at here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from launcher.engines import PAGE, engines_of
 from launcher.inspect.facts import Finding
-from launcher.inspect.services import LLAMA_SERVER, OLLAMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,14 +15,10 @@ if TYPE_CHECKING:
     from launcher.infra.model import Infra, Machine
     from launcher.inspect.facts import EngineTest, MachineEvidence
 
-__all__ = ["allowed", "engine_findings"]
+__all__ = ["allowed", "connection_findings"]
 
 _RESOLVE = 6  # exit code of curl
 _LOOPBACK = ("127.", "[::1]", "::1", "localhost")
-_HOSTS = {  # the variable, and its value for every address
-    OLLAMA: ("ollama_host", "0.0.0.0:{port}"),
-    LLAMA_SERVER: ("llama_server_host", "0.0.0.0"),  # noqa: S104 - of an instance
-}
 
 
 @dataclass(frozen=True)
@@ -32,48 +28,53 @@ class _Why:
     evidence: tuple[str, ...] = ()
 
 
-def engine_findings(infra: Infra, webui: MachineEvidence, machines: Sequence[MachineEvidence]) -> Iterator[Finding]:
+def connection_findings(infra: Infra, page: MachineEvidence, machines: Sequence[MachineEvidence]) -> Iterator[Finding]:
     """A finding for each engine that did not answer."""
-    for test in webui.tests:
+    for test in page.tests:
         if test.ok:
             continue
-        why = _why(infra, webui, test, machines)
-        what = f"Open WebUI cannot reach its engine at {test.engine.url}"
-        said = f"{test.engine.probe} from inside {webui.name}: {test.said}"
-        evidence = (said, f"{test.engine.variable}: {test.engine.url}", *why.evidence)
-        yield Finding("webui-cannot-reach-engine", "error", webui.name, what, evidence, why.cause, why.remedy)
+        why = _why(infra, page, test, machines)
+        what = f"{PAGE.title} cannot reach its engine at {test.upstream.url}"
+        said = f"{test.upstream.probe} from inside {page.name}: {test.said}"
+        evidence = (said, f"{test.upstream.connection.url_variable}: {test.upstream.url}", *why.evidence)
+        yield Finding("webui-cannot-reach-engine", "error", page.name, what, evidence, why.cause, why.remedy)
 
 
-def _why(infra: Infra, webui: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+def _why(infra: Infra, page: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
     if test.code == 0:
         return _answered(test)
-    host, port = _endpoint(test.engine.url)
+    host, port = _endpoint(test.upstream.url)
     if host.startswith(_LOOPBACK):
-        return _itself(webui, test, machines)
+        return _itself(page, test, machines)
     engine = _at(host, machines)
     if engine is None:
         return _outside(infra, host, test)
     if not engine.seen.running:
         remedy = f"anklume-launch status {infra.file}, then apply"
         return _Why(f"the engine's machine {engine.name} is {engine.seen.state}", remedy)
-    return _at_fault(engine, port) or _between(infra, webui, engine, port)
+    return _at_fault(engine, test, port) or _between(infra, page, engine, port)
 
 
 def _answered(test: EngineTest) -> _Why:
+    connection = test.upstream.connection
     if test.status in (401, 403):
-        return _Why("the engine wants a key, and not this one", "set open_webui_openai_key to the engine's key")
+        cause = "the engine wants a key, and not this one"
+        if connection.key_variable:
+            return _Why(cause, f"set {connection.key_variable} to the engine's key")
+        return _Why(cause, f"{PAGE.title} sends no key to {connection.url_variable}: correct the address")
     cause = f"something answers there, but not as an engine does (HTTP {test.status})"
-    return _Why(cause, f"correct {test.engine.variable} and apply")
+    return _Why(cause, f"correct {connection.url_variable} and apply")
 
 
-def _itself(webui: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
-    host, port = _endpoint(test.engine.url)
-    if webui.services & {OLLAMA, LLAMA_SERVER}:
+def _itself(page: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+    host, port = _endpoint(test.upstream.url)
+    if page.engine:
         journal = _Why("the engine in the same machine does not answer", "look at its journal: anklume-launch logs")
-        return _at_fault(webui, port) or journal
+        return _at_fault(page, test, port) or journal
+    variable, example = test.upstream.connection.url_variable, _example(machines, port)
     return _Why(
         f"{host} is the machine itself, and no engine is in it",
-        f"set {test.engine.variable} to the engine's machine, such as {_example(machines, port)}, and apply",
+        f"set {variable} to the engine's machine, such as {example}, and apply",
     )
 
 
@@ -83,7 +84,7 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def _example(machines: Sequence[MachineEvidence], port: int) -> str:
-    engines = [machine for machine in machines if machine.services & {OLLAMA, LLAMA_SERVER}]
+    engines = [machine for machine in machines if machine.engine]
     return f"http://{engines[0].seen.machine.address}:{port}" if engines else f"http://ADDRESS:{port}"
 
 
@@ -97,7 +98,7 @@ def _at(host: str, machines: Sequence[MachineEvidence]) -> MachineEvidence | Non
 
 
 def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
-    variable = test.engine.variable
+    variable = test.upstream.connection.url_variable
     other = next((machine for machine in infra.machines() if machine.address == host), None)
     if other is not None:
         return _Why(f"it is the machine {other.name}, which was not looked at", "run doctor without --only and --tags")
@@ -109,9 +110,9 @@ def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
     )
 
 
-def _between(infra: Infra, webui: MachineEvidence, engine: MachineEvidence, port: int) -> _Why:
+def _between(infra: Infra, page: MachineEvidence, engine: MachineEvidence, port: int) -> _Why:
     """The engine listens as it should: what is in between?"""
-    source, target = webui.seen.machine, engine.seen.machine
+    source, target = page.seen.machine, engine.seen.machine
     evidence = (_listens(engine, port),)
     if not allowed(infra, source, target, port):
         policy = f"{{from: {source.domain}, to: {target.name}, ports: [{port}], protocol: tcp}}"
@@ -125,35 +126,39 @@ def _between(infra: Infra, webui: MachineEvidence, engine: MachineEvidence, port
     )
 
 
-def _at_fault(engine: MachineEvidence, port: int) -> _Why | None:
+def _at_fault(machine: MachineEvidence, test: EngineTest, port: int) -> _Why | None:
     """What is wrong at the engine's own end of the connection, if something is."""
-    service = OLLAMA if OLLAMA in engine.services else LLAMA_SERVER
-    variable, everywhere = _HOSTS[service]
-    evidence = (_listens(engine, port), f"{variable} in {engine.name}: {engine.settings[variable]}")
-    if not engine.settings.enabled(service):
-        switch = f"{'ollama' if service == OLLAMA else service}_service_enabled"
-        cause = f"the engine in {engine.name} is switched off"
-        return _Why(cause, f"set {switch} to true and apply", (f"{switch}: false",))
-    hosts = [socket.rpartition(":")[0] for socket in _at_port(engine, port)]
+    connection = test.upstream.connection
+    engines = engines_of(machine.services)
+    engine = next((one for one in engines if one.connection == connection), machine.engine)
+    if engine is None:
+        remedy = f"set {connection.url_variable} to a machine that has one, or see in {machine.name} what listens"
+        return _Why(f"{machine.name} offers no engine that is known here", remedy)
+    variable = engine.host_variable
+    evidence = (_listens(machine, port), f"{variable} in {machine.name}: {machine.settings[variable]}")
+    if not engine.enabled(machine.settings):
+        cause = f"the engine in {machine.name} is switched off"
+        return _Why(cause, f"set {engine.switch} to true and apply", (f"{engine.switch}: false",))
+    hosts = [socket.rpartition(":")[0] for socket in _at_port(machine, port)]
     if not hosts:
         return _Why(
-            f"nothing in {engine.name} listens at port {port}",
+            f"nothing in {machine.name} listens at port {port}",
             f"look at its journal (anklume-launch logs), and compare {variable} with the address in the URL",
             evidence,
         )
     if all(host.startswith(_LOOPBACK) for host in hosts):
-        cause = f"the engine in {engine.name} listens on loopback only"
-        return _Why(cause, f"set {variable} to {everywhere.format(port=port)} for {engine.name} and apply", evidence)
+        cause = f"the engine in {machine.name} listens on loopback only"
+        return _Why(cause, f"set {variable} to {engine.everywhere(port)} for {machine.name} and apply", evidence)
     return None
 
 
-def _at_port(engine: MachineEvidence, port: int) -> list[str]:
-    return [socket for socket in engine.listening if socket.rpartition(":")[2] == str(port)]
+def _at_port(machine: MachineEvidence, port: int) -> list[str]:
+    return [socket for socket in machine.listening if socket.rpartition(":")[2] == str(port)]
 
 
-def _listens(engine: MachineEvidence, port: int) -> str:
-    sockets = _at_port(engine, port) or engine.listening
-    return f"listening in {engine.name}: {', '.join(sockets) or 'nothing'}"
+def _listens(machine: MachineEvidence, port: int) -> str:
+    sockets = _at_port(machine, port) or machine.listening
+    return f"listening in {machine.name}: {', '.join(sockets) or 'nothing'}"
 
 
 def allowed(infra: Infra, source: Machine, target: Machine, port: int) -> bool:

@@ -1,0 +1,116 @@
+"""What one has to say of a server of language models, so that the rest need not know which one it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from anklume_images.specs.listen import Listen, ListenError, hosts, listen
+from launcher.engines.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from launcher.engines.page import Connection
+    from launcher.engines.settings import Settings
+
+__all__ = ["Engine", "Journal", "Loaded", "any_of"]
+
+_NEVER = re.compile(r"(?!)")
+
+
+def any_of(*patterns: str) -> re.Pattern[str]:
+    """A pattern that is found where one of these is; letters in either case."""
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Patterns that are searched for in the lines of an engine's journal.
+
+    `on_cpu`: it computes on the CPU. `devices`: a line for each device that it uses, with the library as its group,
+    which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
+    machine's is. `died`: the process that runs the model ended.
+    """
+
+    on_cpu: re.Pattern[str] = _NEVER
+    devices: re.Pattern[str] = _NEVER
+    no_vram: re.Pattern[str] = _NEVER
+    no_ram: re.Pattern[str] = _NEVER
+    died: re.Pattern[str] = _NEVER
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that an engine holds in memory; sizes in bytes, `in_vram` of `size`."""
+
+    name: str
+    size: int
+    in_vram: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine(Service):
+    """One server of language models.
+
+    `listens_as` is the type that its spec gives the variable `PREFIX_host`: `listen` has the port in it, and `hosts`
+    has it in `PREFIX_port`. `connection` is the one by which Open WebUI uses it. `smaller_model` is advice for a card
+    that is too small, as a part of a sentence. `model_store` is the path of its volume of models where these are of a
+    form of its own; empty for one that serves GGUF files. `cpu_images` are images whose engine cannot use cards, each
+    with the image whose engine can. `loaded_path` is where it tells which models it holds, and `loaded` reads the JSON
+    that it answers; empty where it tells nothing.
+    """
+
+    connection: Connection
+    smaller_model: str
+    listens_as: Literal["listen", "hosts"] = "hosts"
+    journal: Journal = Journal()
+    model_store: str = ""
+    cpu_images: Mapping[str, str] = field(default_factory=dict)
+    loaded_path: str = ""
+    loaded: Callable[[Any], tuple[Loaded, ...]] = lambda _document: ()
+
+    @property
+    def host_variable(self) -> str:
+        """The variable that says where it listens."""
+        return f"{self.prefix}_host"
+
+    @property
+    def switch(self) -> str:
+        """The variable that says whether it is started."""
+        return f"{self.prefix}_service_enabled"
+
+    def everywhere(self, port: int) -> str:
+        """The value of `host_variable` for every address, and this port where the port is in it."""
+        return f"0.0.0.0:{port}" if self.listens_as == "listen" else "0.0.0.0"  # noqa: S104 - of an instance
+
+    @property
+    def defaults(self) -> Mapping[str, str]:
+        """Every address, its port, and that it is started."""
+        found = {self.host_variable: self.everywhere(self.port), self.switch: "true"}
+        return found if self.listens_as == "listen" else found | {self.port_variable: str(self.port)}
+
+    def enabled(self, settings: Settings) -> bool:
+        """Whether it is to be started at all."""
+        return settings[self.switch] == "true"
+
+    def listening(self, settings: Settings) -> Listen:
+        """Where it is told to listen; what was set past the file and cannot be is its own machine's loopback."""
+        text, port = settings[self.host_variable], self.port
+        if self.listens_as == "hosts":
+            number = settings[self.port_variable]
+            port = int(number) if number.isdecimal() else 0
+        try:
+            return listen(text, port) if self.listens_as == "listen" else hosts(text, port)
+        except ListenError:
+            return Listen(("127.0.0.1",), port)
+
+    def own_url(self, settings: Settings) -> str:
+        """Where it answers its own machine."""
+        return self.listening(settings).own_url
+
+    def served_port(self, settings: Settings) -> int | None:
+        """The port at which other machines reach it, None where they do not."""
+        where = self.listening(settings)
+        return where.port if self.enabled(settings) and where.served else None

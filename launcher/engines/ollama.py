@@ -1,0 +1,105 @@
+"""Ollama: models in a store of its own, and an interface of its own.
+
+The interface: https://github.com/ollama/ollama/blob/main/docs/api.md. Lines of its journal: its server and runner
+(server/routes.go, discover/, llm/server.go of https://github.com/ollama/ollama), and ggml's, which is in the runner.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from anklume_images.specs.listen import OLLAMA_PORT
+from launcher.engines import ggml
+from launcher.engines.engine import Engine, Journal, Loaded, any_of
+from launcher.engines.open_webui import OLLAMA_API
+from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
+
+if TYPE_CHECKING:
+    from launcher.engines.probe import Probe
+
+__all__ = ["ENGINE"]
+
+_JOURNAL = Journal(
+    on_cpu=any_of(
+        *ggml.ON_CPU,
+        r"no compatible GPUs were discovered",
+        r"unable to load (?:cuda|nvidia|vulkan)[ \w]*library",
+        r"cuda\w* driver[^:]*(?:: |failure: |context )\d{3}",
+    ),
+    # One such line for each device that it will use: `msg="inference compute" id=… library=CUDA …`.
+    devices=re.compile(r'msg="inference compute".*?\blibrary=(\w+)'),
+    no_vram=any_of(*ggml.NO_VRAM, r"insufficient VRAM to load any model layers"),
+    no_ram=any_of(r"model requires more system memory"),
+    # The runner is a process of its own, and this is what it or its server said last.
+    died=any_of(r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated", *ggml.DIED),
+)
+
+
+def _list_models(probe: Probe) -> Outcome:
+    """GET /api/tags lists the models."""
+    reply = probe.inside.request(f"{probe.url}/api/tags")
+    models = names_in(reply, "models", "name")
+    if models is None:
+        return failed(f"/api/tags: {reply.said()}")
+    return Outcome("ok", f"/api/tags: HTTP 200, models: {', '.join(models) or 'none'}", models)
+
+
+def _answer(probe: Probe) -> Outcome:
+    """POST /api/generate answers a prompt."""
+    wanted = probe.settings["ollama_default_model"]
+    model = _choose(wanted, probe.models)
+    if model is None:
+        if wanted:
+            return failed(f"the model {wanted} is not there: anklume-launch logs … --unit ollama-models says why")
+        return Outcome("skipped", "there is no model: set ollama_default_model, or bring one into the volume")
+    body = {"model": model, "prompt": probe.prompt, "stream": False, "options": {"num_predict": TOKENS}}
+    reply = probe.inside.request(f"{probe.url}/api/generate", body, seconds=probe.seconds)
+    document = reply.json() if reply.ok else None
+    if not isinstance(document, dict) or not isinstance(document.get("response"), str):
+        return failed(f"{model}: /api/generate: {reply.said()}")
+    text = document["response"] or document.get("thinking")  # a model that thinks first may not come further
+    if not text:
+        return failed(f"{model}: /api/generate: HTTP 200, but the answer is empty")
+    return Outcome("ok", f"{model}: {shown(str(text))}{_speed(document)}")
+
+
+def _choose(wanted: str, models: tuple[str, ...]) -> str | None:
+    if not wanted:
+        return models[0] if models else None
+    # A name without a tag means `latest`.
+    return next((model for model in models if model in (wanted, f"{wanted}:latest")), None)
+
+
+def _speed(document: dict[str, Any]) -> str:
+    """Tokens in a second, where Ollama tells count and nanoseconds."""
+    count, duration = document.get("eval_count"), document.get("eval_duration")
+    if not isinstance(count, int) or not isinstance(duration, int) or not duration:
+        return ""
+    return f" ({count} tokens, {count / duration * 1e9:.1f} a second)"
+
+
+def _loaded(document: Any) -> tuple[Loaded, ...]:
+    models = document.get("models") if isinstance(document, dict) else None
+    return tuple(
+        Loaded(str(model.get("name")), int(model.get("size") or 0), int(model.get("size_vram") or 0))
+        for model in models or ()
+    )
+
+
+ENGINE = Engine(
+    role="ollama_server",
+    title="Ollama",
+    unit="ollama",
+    prefix="ollama",
+    port=OLLAMA_PORT,
+    listens_as="listen",
+    connection=OLLAMA_API,
+    checks={"ollama-api": _list_models, "ollama-inference": _answer},
+    journal=_JOURNAL,
+    smaller_model="llama3.2:3b needs about 2 GiB",
+    model_store="/root/.ollama",
+    cpu_images={"ollama-cpu": "ollama"},
+    loaded_path="/api/ps",
+    loaded=_loaded,
+)
