@@ -2,6 +2,7 @@
 # make images    build the default images (IMAGES="debian llama-server" chooses)
 # make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
 # make check     lint, types and unit tests: under a minute, for while you write
+# make test-full the same with both versions of Incus for every test, and every moment of a kill
 # make bench     figures, three runs each, to standard output
 # make unit      the tests that need neither root nor a network
 #
@@ -15,7 +16,7 @@ READY := .venv/.ready
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test check unit lint bench requirements clean
+.PHONY: quickstart images test test-full check unit lint bench requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -28,6 +29,9 @@ test: $(READY) lint
 	@.venv/bin/pytest $(ARGS)
 
 check: lint unit
+
+test-full: $(READY) lint
+	@.venv/bin/pytest --full $(ARGS)
 
 unit: $(READY)
 	@.venv/bin/pytest tests/unit $(ARGS)

@@ -100,6 +100,7 @@ def completed(world: World, reference: World, name: str = "tiny") -> None:
     assert os.listdir(world.store / "partial") == []
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_build_is_killed(moment: str, fresh: World, built_once: World) -> None:
     with fresh.start("build", "tiny") as process:
@@ -110,6 +111,7 @@ def test_a_build_is_killed(moment: str, fresh: World, built_once: World) -> None
     completed(fresh, built_once)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_build_is_interrupted(moment: str, fresh: World, built_once: World) -> None:
     with fresh.start("build", "tiny") as process:
@@ -150,6 +152,7 @@ def test_interrupted_as_its_thread_starts(fresh: World, built_once: World, monke
     completed(fresh, built_once)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("part", [(number + TIMES.random()) / KILLS for number in range(KILLS)])
 def test_a_build_over_a_base_is_killed_at_any_time(part: float, world: World, built_once: World, usual: float) -> None:
     image = Images(Store(world.store)).resolve("tiny-app")
@@ -174,6 +177,7 @@ def usual(built_once: World, tmp_path_factory: pytest.TempPathFactory) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("arrived", [-1, 1, 2_000_000])
 def test_a_fetch_is_ended(arrived: int, how: signal.Signals, fresh: World, rootfs: bytes) -> None:
@@ -246,6 +250,7 @@ HELD = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("moment", HELD)
 def test_a_lock_is_ended(moment: str, how: signal.Signals, locking: Locking) -> None:

@@ -366,6 +366,7 @@ MOMENTS: dict[str, Callable[[Tries], object]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ended_at_any_moment_it_leaves_nothing(tiny: Tries, moment: str, number: signal.Signals) -> None:

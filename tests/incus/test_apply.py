@@ -74,6 +74,7 @@ def test_more_machines_than_the_kernel_lets_watch_are_told_of(tiny: Launcher) ->
     assert notice.startswith(f"{enough + 1} containers will run here, and fs.inotify.max_user_instances = ")
 
 
+@pytest.mark.both_versions
 def test_file_comes_to_life_and_a_second_run_does_nothing(tiny: Launcher) -> None:
     tiny.write(TWO)
     planned = tiny.json("plan", code=3)
@@ -424,6 +425,7 @@ def test_aliases_of_others_stay(tiny: Launcher, tiny_rootfs: Path, tmp_path: Pat
         assert client.aliases()["tiny"] == other.fingerprint
 
 
+@pytest.mark.both_versions
 def test_a_new_volume_begins_as_the_image_is_there_and_another_is_left_alone(tiny: Launcher) -> None:
     tiny.write("domains: {lab: {machines: {box: {image: tiny, storage_volumes: {old: {path: /root/old}}}}}}\n")
     tiny("apply")
@@ -438,6 +440,7 @@ def test_a_new_volume_begins_as_the_image_is_there_and_another_is_left_alone(tin
     assert tiny.execute("lab", "box", "cat", "/root/models/sub/first").stdout == b"mine\n"
 
 
+@pytest.mark.both_versions
 def test_a_volume_that_is_half_filled_is_filled_anew(tiny: Launcher) -> None:
     tiny.write(ONE)
     tiny("apply")

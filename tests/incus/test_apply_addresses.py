@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.support.launching import Launcher
+
+pytestmark = pytest.mark.both_versions
 
 LAB = {"project": "lab"}
 FILE = "domains:\n  lab:\n    machines:\n"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.both_versions
+
 MANY = "domains:\n  lab:\n    machines:\n" + "".join(
     f"      box-{number}: {{image: tiny, ephemeral: true}}\n" for number in range(6)
 )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
+pytestmark = pytest.mark.both_versions
+
 RENEW = "python -m tests.support.incus_keys"
 
 

@@ -6,8 +6,12 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.support.launching import Launcher
+
+pytestmark = pytest.mark.both_versions
 
 INFRA = """\
 domains:

@@ -70,6 +70,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_caller_killed_while_it_starts(moment: str, incus_tree: Callable[[str], Path], home: Path) -> None:
     with hold(incus_tree("incus-6"), home) as process:
@@ -80,6 +81,7 @@ def test_caller_killed_while_it_starts(moment: str, incus_tree: Callable[[str], 
     assert nothing_left(home)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_interrupted_while_it_starts(moment: str, incus_tree: Callable[[str], Path], home: Path) -> None:
     with hold(incus_tree("incus-6"), home) as process:

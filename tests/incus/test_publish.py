@@ -216,6 +216,7 @@ def uploads(incus: PrivateIncus) -> list[str]:
     return sorted(path.name for path in (incus.home / "state/images").iterdir())
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("die_at", [0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0, "before-alias"])
 def test_killed_publish_leaves_no_half_image(
     die_at: float | str, incus: PrivateIncus, client: Incus, image: ImageFiles, large_rootfs: Path, tmp_path: Path

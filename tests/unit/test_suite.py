@@ -20,7 +20,18 @@ def holds_tests(path: Path) -> bool:
 
 
 def test_every_test_file_is_collected() -> None:
-    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "--full",
+    ]
     listed = subprocess.run([*argv, "-n", "0"], cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
     collected = {line.partition("::")[0] for line in listed.splitlines() if "::" in line}
     there = {
