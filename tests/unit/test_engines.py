@@ -232,12 +232,14 @@ def test_lines_of_its_journal_mean_what_its_file_says(line: str, code: str) -> N
 LLM, WEB = machine("llm", "ai", 1), machine("webui", "ai", 2)
 
 
-def cause(*services: str, settings: dict[str, str] | None = None, status: int = 0, sockets: Any = ()) -> str:
+def cause(
+    *services: str, llm: Machine = LLM, settings: dict[str, str] | None = None, status: int = 0, sockets: Any = ()
+) -> str:
     """Why the page does not reach the engine at its machine."""
     test = EngineTest(Upstream(OPENAI_API, "http://10.1.0.1:8000/v1"), 0 if status else 7, status, "said")
-    there = evidence(LLM, *services, listening=sockets)
+    there = evidence(llm, *services, listening=sockets)
     there = replace(there, settings=Settings(settings or {}, own_defaults()))
-    (finding,) = machine_findings(infra(LLM, WEB), [there, evidence(WEB, PAGE.role, tests=(test,))], HOST)
+    (finding,) = machine_findings(infra(llm, WEB), [there, evidence(WEB, PAGE.role, tests=(test,))], HOST)
     assert (finding.code, finding.subject) == ("webui-cannot-reach-engine", "webui")
     return f"{finding.cause} | {finding.remedy} | {finding.evidence}"
 
@@ -253,6 +255,7 @@ def test_the_connection_to_it_is_judged_at_both_ends() -> None:
 
 def test_a_machine_without_a_known_engine_is_told_as_one() -> None:
     assert "llm offers no engine that is known here | set open_webui_openai_url" in cause(ROLE)
+    assert "no network policy lets ai reach llm (far)" in cause(ROLE, llm=replace(LLM, domain="far"))
 
 
 # the table
