@@ -12,6 +12,7 @@ from launcher.inspect.facts import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.engines.engine import Engine
     from launcher.infra.model import Infra, Machine
     from launcher.inspect.facts import EngineTest, MachineEvidence
 
@@ -46,13 +47,17 @@ def _why(infra: Infra, page: MachineEvidence, test: EngineTest, machines: Sequen
     host, port = _endpoint(test.upstream.url)
     if host.startswith(_LOOPBACK):
         return _itself(page, test, machines)
-    engine = _at(host, machines)
-    if engine is None:
+    machine = _at(host, machines)
+    if machine is None:
         return _outside(infra, host, test)
-    if not engine.seen.running:
+    if not machine.seen.running:
         remedy = f"anklume-launch status {infra.file}, then apply"
-        return _Why(f"the engine's machine {engine.name} is {engine.seen.state}", remedy)
-    return _at_fault(engine, test, port) or _between(infra, page, engine, port)
+        return _Why(f"the engine's machine {machine.name} is {machine.seen.state}", remedy)
+    engine = _engine(machine, test)
+    if engine is None:
+        return _forbidden(infra, page, machine, port) or _unknown(machine, test)
+    fault = _at_fault(machine, engine, port) or _forbidden(infra, page, machine, port)
+    return fault or _dropped(infra, machine, port)
 
 
 def _answered(test: EngineTest) -> _Why:
@@ -68,9 +73,9 @@ def _answered(test: EngineTest) -> _Why:
 
 def _itself(page: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
     host, port = _endpoint(test.upstream.url)
-    if page.engine:
+    if engine := _engine(page, test):
         journal = _Why("the engine in the same machine does not answer", "look at its journal: anklume-launch logs")
-        return _at_fault(page, test, port) or journal
+        return _at_fault(page, engine, port) or journal
     variable, example = test.upstream.connection.url_variable, _example(machines, port)
     return _Why(
         f"{host} is the machine itself, and no engine is in it",
@@ -110,30 +115,43 @@ def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
     )
 
 
-def _between(infra: Infra, page: MachineEvidence, engine: MachineEvidence, port: int) -> _Why:
-    """The engine listens as it should: what is in between?"""
-    source, target = page.seen.machine, engine.seen.machine
-    evidence = (_listens(engine, port),)
-    if not allowed(infra, source, target, port):
-        policy = f"{{from: {source.domain}, to: {target.name}, ports: [{port}], protocol: tcp}}"
-        cause = f"no network policy lets {source.domain} reach {engine.name} ({target.domain}) at port {port}"
-        return _Why(cause, f"add to network_policies: {policy}, and apply", evidence)
+def _engine(machine: MachineEvidence, test: EngineTest) -> Engine | None:
+    """The machine's engine: of several, the one that is used in the way that was tried."""
+    engines = engines_of(machine.services)
+    return next((one for one in engines if one.connection == test.upstream.connection), machine.engine)
+
+
+def _unknown(machine: MachineEvidence, test: EngineTest) -> _Why:
+    variable = test.upstream.connection.url_variable
+    return _Why(
+        f"{machine.name} offers no engine that is known here",
+        f"set {variable} to a machine that has one, or see in {machine.name} what listens",
+    )
+
+
+def _forbidden(infra: Infra, page: MachineEvidence, machine: MachineEvidence, port: int) -> _Why | None:
+    """That the file does not let the one reach the other."""
+    source, target = page.seen.machine, machine.seen.machine
+    if allowed(infra, source, target, port):
+        return None
+    policy = f"{{from: {source.domain}, to: {target.name}, ports: [{port}], protocol: tcp}}"
+    cause = f"no network policy lets {source.domain} reach {machine.name} ({target.domain}) at port {port}"
+    evidence = (_listens(machine, port),) if machine.engine else ()
+    return _Why(cause, f"add to network_policies: {policy}, and apply", evidence)
+
+
+def _dropped(infra: Infra, machine: MachineEvidence, port: int) -> _Why:
+    """The engine listens as it should, and may be reached."""
     return _Why(
         "the engine listens and the file allows it, so something between them drops the packets",
         f"anklume-launch plan {infra.file} shows what differs from the file (ACLs, addresses); look for a firewall "
         "on the host too",
-        evidence,
+        (_listens(machine, port),),
     )
 
 
-def _at_fault(machine: MachineEvidence, test: EngineTest, port: int) -> _Why | None:
+def _at_fault(machine: MachineEvidence, engine: Engine, port: int) -> _Why | None:
     """What is wrong at the engine's own end of the connection, if something is."""
-    connection = test.upstream.connection
-    engines = engines_of(machine.services)
-    engine = next((one for one in engines if one.connection == connection), machine.engine)
-    if engine is None:
-        remedy = f"set {connection.url_variable} to a machine that has one, or see in {machine.name} what listens"
-        return _Why(f"{machine.name} offers no engine that is known here", remedy)
     variable = engine.host_variable
     evidence = (_listens(machine, port), f"{variable} in {machine.name}: {machine.settings[variable]}")
     if not engine.enabled(machine.settings):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.engines import services
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -124,3 +126,26 @@ def test_no_path_of_the_api_is_written_outside_the_adapter() -> None:
                     found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
     assert found == []
     assert PATHS.fullmatch("instances/")
+
+
+def strings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Texts of the code, those in f-strings too; docstrings are told apart by being statements of their own."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node
+
+
+def test_only_the_engines_know_engines_by_name() -> None:
+    names = {name.lower() for service in services() for name in (service.prefix, service.title, service.unit)}
+    known = re.compile("|".join(re.escape(name) for name in names), re.IGNORECASE)
+    rooms = ("launcher.infra.", "launcher.inspect.", "launcher.plan.", "launcher.apply.", "launcher.trial.")
+    trees = modules()
+    assert [node.value for node in strings(trees["launcher.engines.ollama"]) if known.search(str(node.value))]
+    found = [
+        f"{name}:{node.lineno}: {node.value}"
+        for name, tree in trees.items()
+        for node in strings(tree)
+        if name.startswith(rooms) and known.search(str(node.value))
+    ]
+    assert found == []
