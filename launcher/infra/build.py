@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.specs.values import value_text
 from launcher.infra.addressing import GATEWAY, Addresses
 from launcher.infra.model import (
     Domain,
@@ -18,6 +19,7 @@ from launcher.infra.model import (
     Settings,
     StorageVolume,
 )
+from launcher.infra.schema import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,12 +29,9 @@ if TYPE_CHECKING:
     from launcher.infra.mounts import Shares
     from launcher.infra.report import Report
 
-__all__ = ["build_infra"]
+__all__ = ["AS_WRITTEN", "build_infra"]
 
-_AS_WRITTEN = (
-    *("type", "description", "weight", "boot_autostart", "boot_priority", "snapshots_schedule", "snapshots_expiry"),
-    *("config", "devices", "gpu_memory", "target"),
-)
+AS_WRITTEN = ("type", "description", "weight", "config", "devices", "gpu_memory", "target")
 
 
 def build_infra(
@@ -67,7 +66,8 @@ def build_infra(
             volumes=tuple(_volumes(entry, settings.storage_pool)),
             persistent_data=tuple(_persistent_data(entry, settings.persistent_data_base)),
             shares=shares.get(name, ()),
-            **{key: entry.data[key] for key in _AS_WRITTEN if key in entry.data},
+            keys=_incus_keys(entry),
+            **{key: entry.data[key] for key in AS_WRITTEN if key in entry.data},
         )
     domains = {
         name: Domain(
@@ -89,6 +89,12 @@ def build_infra(
         policies=tuple(policies),
         notices=tuple(report.notices),
     )
+
+
+def _incus_keys(entry: Entry) -> dict[str, str]:
+    """What the keys that become one of Incus' say there."""
+    written = {key.incus: entry.data[name] for name, key in MACHINE.keys.items() if key.incus and name in entry.data}
+    return {name: value_text(value) for name, value in written.items()}
 
 
 def _settings(written: Mapping[str, Any]) -> Settings:

@@ -146,11 +146,15 @@ class Entries:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a section; a `foreign` one is the framework's own and does nothing here."""
+    """A key of a section; a `foreign` one is the framework's own and does nothing here.
+
+    `incus` is the key of an instance's configuration that a machine's value becomes, where that is all it does.
+    """
 
     kind: Kind
     required: bool = False
     foreign: bool = False
+    incus: str = ""
 
 
 @dataclass(frozen=True)

@@ -139,10 +139,10 @@ class SharedMount:
 class Machine:
     """One machine.
 
-    `gpu` is true for `gpu: true` and for every gpu device that it has, by a profile or itself. `devices` are those of
-    the file only: network, volumes, data and generated gpu devices are the plan's. `variables` are those that somebody
-    set (or wiring did), as Incus config holds them; defaults are the image's. `gpu_memory` is in bytes. `where` is
-    `file:line:column`.
+    `keys` are keys of Incus' configuration that keys of the file stand for. `gpu` is true for `gpu: true` and for every
+    gpu device that it has, by a profile or itself. `devices` are those of the file only: network, volumes, data and
+    generated gpu devices are the plan's. `variables` are those that somebody set (or wiring did), as Incus config holds
+    them; defaults are the image's. `gpu_memory` is in bytes. `where` is `file:line:column`.
     """
 
     name: str
@@ -158,10 +158,7 @@ class Machine:
     gpu_memory: int | None = None
     profiles: tuple[str, ...] = ("default",)
     weight: int = 1
-    boot_autostart: bool | None = None
-    boot_priority: int | None = None
-    snapshots_schedule: str | None = None
-    snapshots_expiry: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     roles: tuple[str, ...] = ()

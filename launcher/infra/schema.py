@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from launcher.infra.kinds import Kind
     from launcher.infra.report import Report
 
-__all__ = ["INFRA", "TRUST_LEVELS"]
+__all__ = ["INFRA", "MACHINE", "TRUST_LEVELS"]
 
 TRUST_LEVELS = ("admin", "trusted", "semi-trusted", "untrusted", "disposable")
 
@@ -191,7 +191,7 @@ _GLOBAL = Section(
     }
 )
 
-_MACHINE = Section(
+MACHINE = Section(
     {
         "description": Key(_LINE),
         "type": Key(Value(choice("lxc", "vm"))),
@@ -200,10 +200,10 @@ _MACHINE = Section(
         "gpu": Key(_BOOL),
         "profiles": Key(Items(Value(_WORD), numbered=True)),
         "weight": Key(Value(integer(1, 1_000_000))),
-        "boot_autostart": Key(_BOOL),
-        "boot_priority": Key(Value(integer(0, 100))),
-        "snapshots_schedule": Key(Value(readers.cron)),
-        "snapshots_expiry": Key(Value(readers.expiry)),
+        "boot_autostart": Key(_BOOL, incus="boot.autostart"),
+        "boot_priority": Key(Value(integer(0, 100)), incus="boot.autostart.priority"),
+        "snapshots_schedule": Key(Value(readers.cron), incus="snapshots.schedule"),
+        "snapshots_expiry": Key(Value(readers.expiry), incus="snapshots.expiry"),
         "config": Key(_CONFIG),
         "devices": Key(_DEVICES),
         "roles": Key(Items(Value(_WORD))),
@@ -242,7 +242,7 @@ _DOMAIN = Section(
         "profiles": Key(
             Entries(_WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True)
         ),
-        "machines": Key(Entries(_MACHINE_NAME, _MACHINE, empty=True)),
+        "machines": Key(Entries(_MACHINE_NAME, MACHINE, empty=True)),
         "ai_provider": Key(Value(choice("local", "cloud", "local-first")), foreign=True),
         "ai_sanitize": Key(Value(choice(True, False, "always")), foreign=True),
         "file_portal": Key(Anything(), foreign=True),

@@ -240,15 +240,7 @@ class _Builder:
     @staticmethod
     def _own_config(machine: Machine) -> dict[str, str]:
         keys = {"security.protection.delete": "false" if machine.ephemeral else "true"}
-        if machine.boot_autostart is not None:
-            keys["boot.autostart"] = "true" if machine.boot_autostart else "false"
-        if machine.boot_priority is not None:
-            keys["boot.autostart.priority"] = str(machine.boot_priority)
-        if machine.snapshots_schedule is not None:
-            keys["snapshots.schedule"] = machine.snapshots_schedule
-        if machine.snapshots_expiry is not None:
-            keys["snapshots.expiry"] = machine.snapshots_expiry
-        return keys
+        return keys | dict(machine.keys)
 
     def _variables(self, machine: Machine, image: Image | None) -> tuple[dict[str, str], set[str]]:
         """Config of the variables; Incus holds no empty values, so an empty one is left to the image's default."""

@@ -135,7 +135,9 @@ class TestDesired:
 
     def test_what_the_file_says_of_a_machine_wins(self) -> None:
         own = machine(config={"boot.autostart": "false"}, devices={"eth0": {"type": "nic", "network": "other"}})
-        body = box(wanted(infra(replace(own, boot_autostart=True)), limits={"box": {"limits.memory": "1GiB"}}))
+        body = box(
+            wanted(infra(replace(own, keys={"boot.autostart": "true"})), limits={"box": {"limits.memory": "1GiB"}})
+        )
         assert body["config"]["boot.autostart"] == "false"
         assert body["config"]["limits.memory"] == "1GiB"
         assert body["devices"]["eth0"] == {"type": "nic", "network": "other"}

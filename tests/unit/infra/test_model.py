@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import launcher
 from anklume_images.errors import InvalidFileError
+from launcher.infra.build import AS_WRITTEN
 from launcher.infra.host import HostFacts
 from launcher.infra.load import RefusedFileError, load_infra
 from launcher.infra.model import (
@@ -20,10 +23,9 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
+from launcher.infra.schema import MACHINE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anklume_images.specs.catalog import Catalog
 
 HEAD = "project_name: p\nglobal: {addressing: {}}\n"
@@ -49,7 +51,7 @@ def test_defaults(tmp_path: Path, catalog: Catalog):
         "semi-trusted",
     )
     assert (web.type, web.ephemeral, web.gpu, web.weight, web.profiles) == ("lxc", False, False, 1, ("default",))
-    assert (web.boot_autostart, web.boot_priority, web.snapshots_schedule, web.target) == (None, None, None, None)
+    assert (web.keys, web.target) == ({}, None)
     assert web.where == f"{tmp_path}/infra.yml:3:28"
     assert infra.file == str(tmp_path / "infra.yml")
 
@@ -128,8 +130,14 @@ shared_volumes:
     assert (ai.address, db.address) == ("10.63.0.1", "10.63.0.2")
     assert (ai.ephemeral, db.ephemeral) == (False, True)
     assert ai.profiles == ("default", "cuda")
-    assert (ai.weight, ai.boot_autostart, ai.boot_priority) == (3, False, 7)
-    assert (ai.snapshots_schedule, ai.snapshots_expiry, db.snapshots_expiry) == ("0 2 * * *", "24H", "60M")
+    assert ai.weight == 3
+    assert ai.keys == {
+        "boot.autostart": "false",
+        "boot.autostart.priority": "7",
+        "snapshots.schedule": "0 2 * * *",
+        "snapshots.expiry": "24H",
+    }
+    assert db.keys == {"snapshots.expiry": "60M"}
     assert ai.config == {"limits.cpu": "4", "limits.memory.swap": "false", "user.ratio": "0.5"}
     assert ai.devices == {"web": {"type": "proxy", "nat": "true"}}
     assert ai.volumes == (
@@ -205,3 +213,22 @@ def test_warnings_come_with_it(tmp_path: Path, catalog: Catalog):
     assert [str(warning) for warning in warnings] == [
         f"{file}:3:38: 10.120.0.100 is given out by DHCP (10.120.0.1 to 10.120.0.99 are for machines)"
     ]
+
+
+def test_every_key_of_a_machine_does_something() -> None:
+    """A key is written through, becomes one of Incus', or is read where it says."""
+    elsewhere = {
+        "addressing.py": {"ip"},
+        "build.py": {"ephemeral", "gpu_devices", "roles", "storage_volumes", "persistent_data"},
+        "entries.py": {"profiles", "gpu"},
+        "images.py": {"image", "os_image"},
+        "variables.py": {"vars"},
+    }
+    known = {name for name, key in MACHINE.keys.items() if not key.foreign}
+    through = set(AS_WRITTEN) | {name for name, key in MACHINE.keys.items() if key.incus}
+    assert known == through | {name for names in elsewhere.values() for name in names}
+    for module, names in elsewhere.items():
+        text = (Path(launcher.__file__).parent / "infra" / module).read_text("utf-8")
+        assert {name for name in names if f'"{name}"' not in text} == set()
+    page = (Path(launcher.__file__).parents[1] / "docs/reference/infra.md").read_text("utf-8")
+    assert {name for name in MACHINE.keys if f"`{name}`" not in page} == set()
