@@ -33,7 +33,10 @@ MARKS = {
 
 VERSIONS = ("incus-6", "incus-7")
 SAMPLE = 3  # one in so many of a matrix
-SHARED = {"hosts", "look_images"}  # fixtures that several modules share, and that take long
+SHARED = {  # modules that share what takes long to start
+    "hosts": {"test_llama_server.py", "test_ollama.py"},
+    "look": {"test_look.py", "test_look_command.py"},
+}
 
 
 def own_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -54,31 +57,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def version_of(item: pytest.Item) -> str | None:
+def version_of(nodeid: str) -> str | None:
     """The version of Incus that a test is for, where it is for one of them."""
-    callspec = getattr(item, "callspec", None)
-    return next((value for value in callspec.params.values() if value in VERSIONS), None) if callspec else None
+    found = re.search(rf"\[(?:.*-)?({'|'.join(VERSIONS)})(?:-.*)?\]", nodeid)
+    return found[1] if found else None
 
 
-def chosen_version(item: pytest.Item) -> str:
+def chosen_version(nodeid: str) -> str:
     """The version that a test takes which needs only one: always the same, and each version for half of the tests.
 
     Those of a module that boots its machines once share it.
     """
-    whole = folder_of(item.path) != "incus"
-    name = item.path.name if whole else re.sub("|".join(VERSIONS), "", item.nodeid)
+    module = nodeid.partition("::")[0]
+    name = re.sub("|".join(VERSIONS), "", nodeid) if module.startswith("tests/incus/") else module
     return VERSIONS[crc32(name.encode()) % 2]
 
 
-def group_of(item: pytest.Item) -> str | None:
+def group_of(nodeid: str) -> str:
     """What must run in one worker, as it shares what is slow to start: a private Incus, a world of machines."""
-    fixtures = set(getattr(item, "fixturenames", ()))
-    if shared := fixtures & SHARED:
-        return min(shared)
-    version = version_of(item)
+    module, version = nodeid.partition("::")[0], version_of(nodeid)
+    for group, modules in SHARED.items():
+        if Path(module).name in modules:
+            return group
     if version is None:
-        return None
-    return version if folder_of(item.path) == "incus" else f"{item.path.stem}-{version}"
+        return nodeid
+    return version if module.startswith("tests/incus/") else f"{module} {version}"
+
+
+def rank_of(nodeid: str) -> int:
+    """When a test begins: first what takes long, and last of that what keeps many machines until the end."""
+    group = group_of(nodeid)
+    if nodeid.startswith("tests/unit/"):
+        return 4
+    ranks = {"look": 2, nodeid: 3} | dict.fromkeys(VERSIONS, 0)
+    return ranks.get(group, 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker one group after the other, in the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 def pytest_configure() -> None:
@@ -87,16 +111,13 @@ def pytest_configure() -> None:
     os.environ.update(kept)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups then
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for mark in MARKS.get(folder_of(item.path), ()):
             item.add_marker(mark)
-        if group := group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
     if not config.option.full:
         _leave_out(config, items)
-    items.sort(key=lambda item: folder_of(item.path) == "unit")  # what takes long begins first
+    items.sort(key=lambda item: rank_of(item.nodeid))
     if config.option.collectonly or (os.geteuid() == 0 and sys.platform == "linux"):
         return
     if any(item.get_closest_marker("root") for item in items):
@@ -114,7 +135,10 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     def is_left_out(item: pytest.Item) -> bool:
         if item.get_closest_marker("matrix") and crc32(f"{seed} {item.nodeid}".encode()) % SAMPLE:
             return True
-        return not item.get_closest_marker("both_versions") and version_of(item) not in (None, chosen_version(item))
+        return not item.get_closest_marker("both_versions") and version_of(item.nodeid) not in (
+            None,
+            chosen_version(item.nodeid),
+        )
 
     if any("[" in argument for argument in config.args):  # somebody knows which
         return
