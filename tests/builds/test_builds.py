@@ -45,7 +45,7 @@ def edit(world: World, path: str, change: Callable[[str], str]) -> None:
 def test_bases_are_built_first_and_asking_again_is_present(fresh: World) -> None:
     first = fresh.json("build", "tiny-app")["images"]
     assert [(entry["name"], entry["status"]) for entry in first] == [("tiny", "built"), ("tiny-app", "built")]
-    second = fresh.json("build", "tiny-app", "tiny", "--offline")["images"]
+    second = fresh.json("build", "tiny", "tiny-app", "--offline")["images"]
     assert [(entry["name"], entry["status"]) for entry in second] == [("tiny", "present"), ("tiny-app", "present")]
     assert [entry["fingerprint"] for entry in first] == [entry["fingerprint"] for entry in second]
     assert not list((fresh.store / "scratch").iterdir())
