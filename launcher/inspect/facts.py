@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from launcher.gpu.cards import Card
-    from launcher.gpu.grants import Refusal
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
+    from launcher.gpu_policy.refusals import Refusal
     from launcher.inspect.services import Engine, Settings
     from launcher.observe.instances import Seen
     from launcher.observe.live import Lease

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 # What a package of the launcher may import of the launcher; the verbs may import all.
 BELOW = {
-    "infra": {"infra"},
+    "gpu_policy": {"gpu_policy"},
+    "infra": {"infra", "gpu_policy"},
     "resources": {"infra"},
     "observe": {"observe", "resources", "infra"},
-    "gpu": {"gpu", "observe", "infra"},
+    "gpu": {"gpu", "observe", "infra", "gpu_policy"},
     "plan": {"plan", "gpu", "observe", "resources", "infra"},
     "prepare": {"plan", "gpu", "observe", "resources", "infra"},
     "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},

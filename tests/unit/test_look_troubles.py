@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.gpu.cards import Card
-from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
+from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
 from launcher.inspect.facts import Loaded, NoAdministrator, Said
 from launcher.inspect.findings import machine_findings
