@@ -178,7 +178,7 @@ class Pipeline:
         except FetchError as error:
             if not (self.options.refresh_missing and error.missing) or error.unreachable:
                 raise
-            gone = ", ".join(entry.path.rsplit("/", 1)[-1] for entry in error.missing[:5])
+            gone = ", ".join(path.rsplit("/", 1)[-1] for path in error.missing[:5])
             self._console.warn(
                 f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); resolving anew"
             )

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import canonical
 from anklume_images.errors import LockError, StoreError
 from anklume_images.inputs.debian import DebianRequest, Suite
-from anklume_images.inputs.lockfile import Lock, canonical, load_locks
+from anklume_images.inputs.lockfile import Lock, load_locks
 
 if TYPE_CHECKING:
     import tarfile

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, InvalidFileError, Problem
+from anklume_images.nearest import nearest
 from anklume_images.specs.loader import load_specs
 from anklume_images.specs.model import Spec, Variable, request_of
-from anklume_images.specs.yamlfile import KeyPath, load, nearest
+from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

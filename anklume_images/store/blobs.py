@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from anklume_images.errors import StoreError
-from anklume_images.store.files import fsync_directory
+from anklume_images.files import CHUNK, fsync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["CHUNK", "Blobs", "hash_file"]
-
-CHUNK = 1 << 20
+__all__ = ["Blobs", "hash_file"]
 
 
 def hash_file(path: Path) -> str:

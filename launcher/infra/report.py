@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from anklume_images.specs.yamlfile import nearest
+from anklume_images.nearest import nearest
 from launcher.gpu_policy.refusals import FileCode
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
 from anklume_images.store.blobs import Blobs
-from anklume_images.store.files import write_atomic
 from anklume_images.store.store import Store, unless_held
 
 if TYPE_CHECKING:
