@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from anklume_images.inputs.lockfile import LockedFile
+from typing import ClassVar
 
 __all__ = [
     "AnklumeError",
@@ -79,8 +76,8 @@ class LockError(AnklumeError):
 class FetchError(AnklumeError):
     """Inputs could not be had from any mirror, or arrived with the wrong bytes.
 
-    `missing` are those that every address answered not to have (any more): locking anew helps. `unreachable` are the
-    others: no mirror known, no answer, or wrong bytes.
+    `missing` are the paths, below their archives, of those that every address answered not to have (any more): locking
+    anew helps. `unreachable` are those of the others: no mirror known, no answer, or wrong bytes.
     """
 
     def __init__(
@@ -89,8 +86,8 @@ class FetchError(AnklumeError):
         *,
         where: str | None = None,
         hint: str | None = None,
-        missing: tuple[LockedFile, ...] = (),
-        unreachable: tuple[LockedFile, ...] = (),
+        missing: tuple[str, ...] = (),
+        unreachable: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.missing = missing

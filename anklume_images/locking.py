@@ -47,6 +47,7 @@ class Locks:
         self.catalog = catalog
         self.architecture = architecture
         self._allow_expired = allow_expired
+        self._files: dict[Path, tuple[tuple[int, ...], dict[str, Lock]]] = {}
 
     def path(self, name: str) -> Path:
         """Where the lock is committed."""
@@ -60,7 +61,19 @@ class Locks:
 
     def committed(self, name: str) -> Lock | None:
         """The lock beside the spec, whatever it answers."""
-        return load_locks(self.path(name)).get(self.architecture)
+        return self._read(self.path(name)).get(self.architecture)
+
+    def _read(self, path: Path) -> dict[str, Lock]:
+        """The locks of a file, which is parsed again only when another one stands there."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return {}
+        signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._files.get(path)
+        if known is None or known[0] != signature:
+            known = self._files[path] = (signature, load_locks(path))
+        return known[1]
 
     def refreshed_path(self, name: str) -> Path:
         """Where the store keeps a lock that stands in for the committed one."""
@@ -70,7 +83,7 @@ class Locks:
 
     def refreshed(self, name: str) -> Lock | None:
         """The lock that stands in for the committed one, if it still answers what is asked."""
-        lock = load_locks(self.refreshed_path(name)).get(self.architecture)
+        lock = self._read(self.refreshed_path(name)).get(self.architecture)
         return lock if lock and self._answers(name, lock) else None
 
     def get(self, name: str) -> Lock:

@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.builder import build_image, prepare
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Pipeline", "Result"]
 
 
+Status = Literal["present", "missing", "built", "failed"]
+
+
 @dataclass(frozen=True)
 class Options:
     """How to go about it: `jobs` builds at once; `offline` touches no network."""
@@ -46,10 +49,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image: `status` is `built`, `present` or `failed`; `seconds` covers its own build only."""
+    """What became of one image, or what it is now; `missing` is one that is to be built.
+
+    A failed one has an `error`. `seconds` covers its own build only.
+    """
 
     name: str
-    status: str
+    status: Status
     seconds: float = 0.0
     image: Image | None = None
     error: AnklumeError | None = None
@@ -178,7 +184,7 @@ class Pipeline:
         except FetchError as error:
             if not (self.options.refresh_missing and error.missing) or error.unreachable:
                 raise
-            gone = ", ".join(entry.path.rsplit("/", 1)[-1] for entry in error.missing[:5])
+            gone = ", ".join(path.rsplit("/", 1)[-1] for path in error.missing[:5])
             self._console.warn(
                 f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); resolving anew"
             )
@@ -283,7 +289,7 @@ class Pipeline:
         others = (self._look(name) for name in self.lineage(names) if name not in results)
         # Bases that are there though nothing needs them: they become the latest with what is made from them.
         results |= {result.name: result for result in others if result.status == "present"}
-        if any(results[name].error is None for name in todo):
+        if any(results[name].status == "missing" for name in todo):
             from anklume_images.builder.sandbox import require_root
 
             require_root("building an image")
@@ -313,10 +319,10 @@ class Pipeline:
             image = self.present(name)
         except LockError as error:
             # A lock that a refreshed base made stale is resolved anew when its turn comes.
-            return Result(name, "failed", error=None if self.options.refresh_missing else error)
+            return Result(name, "missing") if self.options.refresh_missing else Result(name, "failed", error=error)
         except AnklumeError as error:
             return Result(name, "failed", error=error)
-        return Result(name, "present" if image else "failed", image=image)
+        return Result(name, "present" if image else "missing", image=image)
 
     def _build_missing(self, todo: list[str], results: dict[str, Result]) -> None:
         tree = self.toolchain()
@@ -324,10 +330,9 @@ class Pipeline:
             if result.image:
                 self._keep(result.image)
         for name in todo:
-            if results[name].error is None:
+            if results[name].status == "missing":
                 results[name] = self._fetched(name)
-        self._prepared.clear()  # refreshed locks make other recipes
-        self._in_threads([name for name in todo if results[name].error is None], results, tree)
+        self._in_threads([name for name in todo if results[name].status == "missing"], results, tree)
 
     def _in_threads(self, todo: list[str], results: dict[str, Result], tree: Tree) -> None:
         from anklume_images.builder.sandbox import end_all
@@ -384,15 +389,15 @@ class Pipeline:
             self._fetch_one(name)
         except AnklumeError as error:
             return Result(name, "failed", error=error)
-        return Result(name, "failed")
+        return Result(name, "missing")
 
     def _build_one(
         self, name: str, results: dict[str, Result], done: dict[str, threading.Event], tree: Tree, memory: int
     ) -> Result:
         base = self.catalog.get(name).base
-        if base in done and results[base].error is None:
+        if base in done:
             done[base].wait()
-        if base and results[base].status == "failed":
+        if base and results[base].status not in ("present", "built"):
             return Result(name, "failed", error=AnklumeError(f"{name}: its base {base} was not built"))
         begun = time.monotonic()
         try:

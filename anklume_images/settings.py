@@ -165,7 +165,7 @@ def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
 def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) -> dict[str, Any]:
     from yaml.constructor import SafeConstructor
 
-    from anklume_images.specs.scalars import scalar
+    from anklume_images.scalars import scalar
 
     found: dict[str, Any] = {}
     seen: set[str] = set()

@@ -107,7 +107,7 @@ def _step(step: dict[str, Any], root: Path, job: dict[str, Any], log: Any) -> in
         out = stack.enter_context(Path(step["output"]).open("wb")) if step["output"] else log
         streams = job["terminal"] if step["terminal"] else (subprocess.DEVNULL, out, log)
         process = subprocess.Popen(
-            _confined(root / step["chroot"].lstrip("/"), step["argv"]),
+            _confined(root, step["argv"]),
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],

@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.inputs.lockfile import canonical
+from anklume_images.canonical import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

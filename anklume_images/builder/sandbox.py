@@ -48,14 +48,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Step:
-    """A command, run in the tree, or in a folder of it (`chroot`).
+    """A command, run in the tree.
 
     `output` is a file of the host for its standard output, else the log; `terminal` gives it the job's terminal.
     """
 
     name: str
     argv: tuple[str, ...]
-    chroot: str = "/"
     output: str | None = None
     terminal: bool = False
 

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import canonical
 from anklume_images.errors import LockError, StoreError
 from anklume_images.inputs.debian import DebianRequest, Suite
-from anklume_images.inputs.lockfile import Lock, canonical, load_locks
 
 if TYPE_CHECKING:
     import tarfile
     from collections.abc import Iterator
 
+    from anklume_images.inputs.lockfile import Lock
     from anklume_images.store.blobs import Blobs
 
 __all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "tree_digest", "tree_names"]
@@ -58,16 +59,6 @@ class TreeSpec:
     def lock_path(self) -> Path:
         """Where its lock is committed."""
         return self.folder / "lock.json"
-
-    def lock(self, architecture: str) -> Lock:
-        """The committed lock; LockError when it is missing or answers another question."""
-        lock = load_locks(self.lock_path).get(architecture)
-        hint = f"lock it: anklume-images lock {self.name}"
-        if lock is None:
-            raise LockError(f"tree {self.name} is not locked for {architecture}", where=str(self.lock_path), hint=hint)
-        if lock.request != self.request(architecture):
-            raise LockError(f"tree {self.name} changed since it was locked", where=str(self.lock_path), hint=hint)
-        return lock
 
 
 @dataclass(frozen=True)

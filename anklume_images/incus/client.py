@@ -29,7 +29,6 @@ class Image:
     fingerprint: str
     properties: Mapping[str, str]
     aliases: tuple[str, ...]
-    public: bool
     size: int
 
 
@@ -56,7 +55,6 @@ class Incus(Objects):
             found["fingerprint"],
             found.get("properties") or {},
             tuple(sorted(alias["name"] for alias in found.get("aliases") or ())),
-            found["public"],
             found["size"],
         )
 

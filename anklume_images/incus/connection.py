@@ -28,7 +28,6 @@ class Server:
 
     name: str
     version: str
-    extensions: frozenset[str]
     certificate: str
 
     @property
@@ -92,7 +91,6 @@ def check_server(info: Mapping[str, Any], endpoint: str) -> Server:
     server = Server(
         str(environment.get("server_name", "")),
         version,
-        frozenset(info.get("api_extensions") or ()),
         str(environment.get("certificate", "")),
     )
     if environment.get("server") != "incus" or server.release < OLDEST:

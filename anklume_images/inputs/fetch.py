@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from anklume_images.files import CHUNK
 from anklume_images.inputs.answers import Again, Attempt, Refusal, Stopped
 from anklume_images.inputs.fetch_error import fetch_error
 from anklume_images.inputs.partial import Partial, disk_error, open_partial
 from anklume_images.inputs.python_index import local_path
 from anklume_images.inputs.transport import Transport
-from anklume_images.store.blobs import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -43,4 +43,9 @@ def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], so
             "then run it again: what has arrived is kept",
             sources.hint(files[0].archive),
         ]
-    return FetchError("\n".join(lines), hint="; ".join(hints), missing=missing, unreachable=unreachable)
+    return FetchError(
+        "\n".join(lines),
+        hint="; ".join(hints),
+        missing=tuple(file.path for file in missing),
+        unreachable=tuple(file.path for file in unreachable),
+    )

@@ -11,8 +11,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import canonical
 from anklume_images.errors import LockError
-from anklume_images.store.files import write_atomic
+from anklume_images.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,17 +26,11 @@ __all__ = [
     "LockedFile",
     "ReleaseFile",
     "Wheel",
-    "canonical",
     "load_locks",
     "save_lock",
 ]
 
 SCHEMA = 1
-
-
-def canonical(document: object) -> bytes:
-    """JSON with one spelling only: sorted keys, no blanks, UTF-8."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import shutil
 from typing import IO, TYPE_CHECKING
 
 from anklume_images.errors import StoreError
-from anklume_images.store.blobs import CHUNK
+from anklume_images.files import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import AnklumeError, InvalidFileError, Problem
+from anklume_images.errors import AnklumeError, InvalidFileError
+from anklume_images.nearest import nearest
 from anklume_images.specs.loader import load_specs
 from anklume_images.specs.model import Spec, Variable, request_of
-from anklume_images.specs.yamlfile import KeyPath, load, nearest
+from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,19 +108,6 @@ class Catalog:
             except InvalidFileError:
                 names.append(name)
         return tuple(sorted(names))
-
-    def check_all(self) -> list[Problem]:
-        """Every problem of every spec."""
-        problems: set[Problem] = set()
-        for name, folder in self._found.items():
-            try:
-                for spec in self._specs(folder):
-                    self.chain(spec.name)
-            except InvalidFileError as error:
-                problems.update(error.problems)
-            except UnknownImageError as error:  # a variant whose name an earlier folder took
-                problems.add(Problem(str(folder / "spec.yml"), 1, 1, "unknown-image", error.message, name))
-        return sorted(problems)
 
     def _specs(self, folder: Path) -> tuple[Spec, ...]:
         if folder not in self._read:

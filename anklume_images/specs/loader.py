@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
+from anklume_images.nearest import nearest
 from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument
 from anklume_images.specs.values import value_problem
-from anklume_images.specs.yamlfile import Document, KeyPath, load, nearest, pointer
+from anklume_images.specs.yamlfile import Document, KeyPath, load, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

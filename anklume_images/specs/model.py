@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from anklume_images.architectures import ARCHITECTURES
-from anklume_images.inputs.lockfile import canonical
+from anklume_images.canonical import canonical
 from anklume_images.specs.values import VariableType  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:

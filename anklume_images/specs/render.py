@@ -14,8 +14,9 @@ import yaml
 
 from anklume_images.architectures import MACHINES
 from anklume_images.errors import AnklumeError, InvalidFileError, Problem
+from anklume_images.nearest import nearest
 from anklume_images.specs.values import value_text
-from anklume_images.specs.yamlfile import loads, nearest
+from anklume_images.specs.yamlfile import loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

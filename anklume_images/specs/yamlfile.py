@@ -6,20 +6,19 @@ bounded, and so are size and depth, so that a hostile file costs no more than a 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
-from anklume_images.specs.scalars import Scalar, scalar
+from anklume_images.scalars import Scalar, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
-__all__ = ["MAX_DEPTH", "MAX_NODES", "MAX_SIZE", "Document", "KeyPath", "load", "loads", "nearest", "pointer"]
+__all__ = ["MAX_DEPTH", "MAX_NODES", "MAX_SIZE", "Document", "KeyPath", "load", "loads", "pointer"]
 
 MAX_SIZE = 4 << 20
 MAX_DEPTH = 64
@@ -73,13 +72,6 @@ def pointer(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) and not isinstance(part, bool) else f".{part}"
     return text.lstrip(".")
-
-
-def nearest(word: object, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, for `did you mean`; None when nothing is close."""
-    plain = {name.replace("-", "_").lower(): name for name in known}
-    matches = difflib.get_close_matches(str(word)[:100].replace("-", "_").lower(), plain, n=1, cutoff=0.6)
-    return plain[matches[0]] if matches else None
 
 
 def load(path: Path) -> Document:

@@ -6,24 +6,17 @@ file is written by the process that holds its flock only.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from anklume_images.errors import StoreError
-from anklume_images.store.files import fsync_directory
+from anklume_images.files import fsync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = ["CHUNK", "Blobs", "hash_file"]
-
-CHUNK = 1 << 20
+__all__ = ["Blobs", "hash_file"]
 
 
 def hash_file(path: Path) -> str:
@@ -67,37 +60,6 @@ class Blobs:
         fsync_directory(target.parent)
         return target
 
-    def add(self, source: Path) -> str:
-        """Copy a file in and return its sha256."""
-        with source.open("rb") as stream:
-            return self.add_stream(stream)
-
-    def add_stream(self, stream: IO[bytes], expected: str | None = None) -> str:
-        """Copy a stream in, hashing on the way; StoreError when it is not what was expected."""
-        digest = hashlib.sha256()
-        with self.writing() as out:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            name = digest.hexdigest()
-            if expected is not None and name != expected:
-                raise StoreError(f"expected sha256 {expected}, got {name}")
-            self.adopt(Path(out.name), name)
-        return name
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[IO[bytes]]:
-        """A temporary file on the store's file system, gone at the end unless moved away; gc clears dead ones."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.partial, prefix="new-", delete=False) as out:
-            fcntl.flock(out, fcntl.LOCK_EX)
-            try:
-                yield out
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(out.name)
-
     def remove(self, sha256: str) -> int:
         """Delete a blob and return the bytes freed."""
         path = self.path(sha256)
@@ -112,10 +74,3 @@ class Blobs:
         if self._files.is_dir():
             for prefix in sorted(self._files.iterdir()):
                 yield from sorted(entry.name for entry in prefix.iterdir())
-
-    def link(self, sha256: str, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
-        """Hard-link a blob to `target`, or copy it where links cannot go."""
-        try:
-            os.link(self.path(sha256), target)
-        except OSError:
-            copy(self.path(sha256), target)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.architectures import host_architecture
 from anklume_images.errors import StoreError
-from anklume_images.store.blobs import CHUNK
-from anklume_images.store.files import fsync_directory, write_atomic
+from anklume_images.files import CHUNK, fsync_directory, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +200,7 @@ class Images:
     def _hint(self, name: str, architecture: str, channels: dict[str, str]) -> str:
         versions = sorted(path.parent.name for path in self._images.glob(f"{name}/*/{architecture}"))
         if not versions:
-            from anklume_images.specs.yamlfile import nearest
+            from anklume_images.nearest import nearest
 
             close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
             build = f"build it: anklume-images build {name}"

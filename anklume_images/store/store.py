@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
 from anklume_images.store.blobs import Blobs
-from anklume_images.store.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.store.blobs import CHUNK
+from anklume_images.files import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

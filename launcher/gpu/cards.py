@@ -35,7 +35,6 @@ class Nvidia:
     """What NVIDIA's driver says of its card; `node` is `nvidia0`, `number` its device number (`195:0`)."""
 
     uuid: str
-    brand: str
     model: str
     cuda_version: str
     node: str = ""
@@ -112,7 +111,7 @@ def _card(entry: Mapping[str, Any], member: str) -> Card:
 def _nvidia(entry: Mapping[str, Any] | None) -> Nvidia | None:
     if not entry:
         return None
-    keys = ("uuid", "brand", "model", "cuda_version", "card_name", "card_device")
+    keys = ("uuid", "model", "cuda_version", "card_name", "card_device")
     return Nvidia(*(str(entry.get(key) or "") for key in keys))
 
 

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import IncusError, PolicyError
 from anklume_images.incus.objects import ObjectId
 from launcher.gpu.cards import ANYWHERE, describe
-from launcher.gpu.holders import collide, holders
+from launcher.gpu.holders import holders
+from launcher.gpu_policy.parts import collide
 from launcher.infra.names import CLAIM, OWNER
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
-    from launcher.gpu.holders import Holder, Mode
+    from launcher.gpu.holders import Holder
+    from launcher.gpu_policy.parts import Mode
 
 __all__ = ["Claim", "ClaimLostError", "Claimant", "claim", "confirm", "read_claims", "release", "standing_claims"]
 

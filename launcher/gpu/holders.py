@@ -6,22 +6,21 @@ An instance holds a card as soon as its configuration would give it one: a stopp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from anklume_images.incus.values import is_true
 from launcher.gpu.nodes import by_address, by_node, by_number, by_selector, mentioned
 from launcher.gpu.vendors import VENDORS, of_vendor
+from launcher.gpu_policy.parts import SELECTORS, mig_part, mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from launcher.gpu.cards import Card
+    from launcher.gpu_policy.parts import Mode
 
-__all__ = ["Holder", "Mode", "collide", "holders", "mig_part", "mig_uuid", "mode_of"]
+__all__ = ["Holder", "holders"]
 
-Mode = Literal["physical", "mig", "sriov", "mdev", "node", "pci", "raw"]
-_SELECTORS = ("pci", "id", "vendorid", "productid")
-_DIVIDED: tuple[Mode, ...] = ("mig", "sriov", "mdev")
 _ALLOW = frozenset({"lxc.cgroup.devices.allow", "lxc.cgroup2.devices.allow"})
 _LONGEST = 200  # letters of what gives an instance its card
 
@@ -67,40 +66,6 @@ def holders(cards: Iterable[Card], instances: Iterable[Mapping[str, Any]]) -> tu
     return tuple(
         sorted(found, key=lambda holder: (holder.card.member, holder.card.pci, holder.project, holder.instance))
     )
-
-
-def collide(first: tuple[Mode, str | None], second: tuple[Mode, str | None]) -> bool:
-    """Whether two holds (mode and part) of one card are in each other's way.
-
-    Different parts that the hardware keeps apart are not. A MIG device named by UUID and one named by its numbers may
-    be the same.
-    """
-    (mode, part), (other_mode, other) = first, second
-    if part is None or other is None or mode != other_mode:
-        return True
-    if mode == "mig" and ("/" in part) != ("/" in other):
-        return True
-    return part == other
-
-
-def mode_of(device: Mapping[str, str]) -> Mode:
-    """How a gpu device gives its card; Incus 6.0 takes a gputype that it does not know for physical."""
-    for mode in _DIVIDED:
-        if device.get("gputype") == mode:
-            return mode
-    return "physical"
-
-
-def mig_part(device: Mapping[str, str]) -> str:
-    """The name of a gpu device's MIG device on its card: a UUID, or `<gpu instance>/<compute instance>`."""
-    if not (uuid := mig_uuid(device.get("mig.uuid", ""))):
-        return f"{device.get('mig.gi', '')}/{device.get('mig.ci', '')}"
-    return uuid.partition("/")[2] or uuid  # drivers before R470 say GPU-<uuid of the card>/<gi>/<ci>
-
-
-def mig_uuid(text: str) -> str:
-    """A MIG device's UUID in one form: Incus takes it with and without `MIG-`."""
-    return text.removeprefix("MIG-").lower()
 
 
 def _of_instance(cards: Sequence[Card], instance: Mapping[str, Any]) -> Iterator[Holder]:
@@ -171,7 +136,7 @@ def _by_gpu(cards: Sequence[Card], instance: str, name: str, device: Mapping[str
     elif mode != "physical":
         part = f"{instance}/{name}"  # Incus gives it a function of its own
     words = f"device {name}" if mode == "physical" else f"device {name} ({mode})"
-    if not any(device.get(key) for key in _SELECTORS):
+    if not any(device.get(key) for key in SELECTORS):
         words += ", which names no card"
     for card in by_selector(cards, device):
         yield _Way(card, words, mode, part)

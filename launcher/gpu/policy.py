@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.console import human_size
 from anklume_images.errors import InvalidFileError, PolicyError, Problem
 from launcher.gpu.cards import ANYWHERE, describe
-from launcher.gpu.grants import Grant, Refusal, asked
+from launcher.gpu.grants import asked
 from launcher.gpu.holders import holders
+from launcher.gpu_policy.judge import Hold, judge
+from launcher.gpu_policy.refusals import Refusal, in_the_way, sharing
 from launcher.infra.merge import merged_config, merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from launcher.gpu.cards import Card
+    from launcher.gpu.grants import Grant
     from launcher.gpu.holders import Holder
+    from launcher.gpu_policy.parts import Mode
     from launcher.infra.model import Infra, Machine
 
 __all__ = ["GpuDecision", "GpuRefusedError", "decide", "members_of"]
@@ -135,14 +139,14 @@ class _Case:
         self.machines = tuple(infra.machines())
         self.by_name = {machine.name: machine for machine in self.machines}
         self.place_of = {machine.name: instance_of(machine) for machine in self.machines}
-        own = {place: name for name, place in self.place_of.items()}
+        own = {place: machine for machine in self.machines for place in [self.place_of[machine.name]]}
         live = holders(cards, instances)
         self.outside = tuple(holder for holder in live if _place(holder) not in own)
-        self.still = [(own[_place(holder)], holder) for holder in live if _place(holder) in own]
+        self.still = [(own[_place(holder)].name, holder) for holder in live if _place(holder) in own]
         # What the file itself gives machines beside gpu devices: nodes, pci devices, raw.lxc.
-        self.aside = holders(cards, [self._aside(machine) for machine in self.machines])
+        aside = holders(cards, [self._aside(machine) for machine in self.machines])
+        self.aside = [(own[_place(holder)], holder) for holder in aside]
         self.grants: dict[str, tuple[Grant, ...]] = {}
-        self.taken: dict[Card, list[tuple[Machine, Grant]]] = {}
         self.refusals: list[Refusal] = []
 
     def _aside(self, machine: Machine) -> dict[str, Any]:
@@ -160,102 +164,39 @@ class _Case:
         }
 
     def decide(self, mig: Mapping[str, str]) -> GpuDecision:
+        holds: list[Hold] = []
         for machine in self.machines:
             member = self.members.get(machine.name, "")
             here = [card for card in self.cards if card.at(member)]
             grants, unclear = asked(machine, self.infra.domains[machine.domain], here, mig)
-            against = list(unclear) or self._against(machine, grants)
-            self.refusals += against
-            if grants and not against:
+            self.refusals += unclear
+            if grants and not unclear:
                 self.grants[machine.name] = grants
-                for grant in grants:
-                    self.taken.setdefault(grant.card, []).append((machine, grant))
-        self._check_aside()
+            holds += [_hold(machine, grant.card, grant.mode, grant.part) for grant in grants]
+        self._judge(holds)
         self._check_memory()
+        order = {machine.name: number for number, machine in enumerate(self.machines)}
+        self.refusals.sort(key=lambda refusal: order[refusal.machine])
         return GpuDecision(self.grants, tuple(self.refusals), tuple(self._warnings()), self._waits())
 
     # Rivals
 
-    def _against(self, machine: Machine, grants: Iterable[Grant]) -> list[Refusal]:
-        found = []
-        for grant in grants:
-            rivals = [
-                holder
-                for holder in self.outside
-                if holder.card == grant.card and grant.collides(holder.mode, holder.part)
-            ]
-            alone = self.exclusive or machine.type == "vm"
-            found += [self._held(machine, grant, rival) for rival in rivals if alone or rival.vm]
-            found += [
-                refusal
-                for other, taken in self.taken.get(grant.card, ())
-                if (alone or other.type == "vm") and grant.collides(taken.mode, taken.part)
-                for refusal in self._twice(machine, grant, other)
-            ]
-        return found
-
-    def _held(self, machine: Machine, grant: Grant, rival: Holder) -> Refusal:
-        ways = [self._free(grant.card)]
-        if self.exclusive and not (rival.vm or machine.type == "vm"):
-            ways.append("set global.gpu_policy: shared")
-        ways.append(
-            f"take it from {rival.instance} (incus config device, or incus delete {rival.instance} "
-            f"--project {rival.project}); stopping is not enough, as it takes the card again when it starts"
-        )
-        why = "gpu_policy is exclusive" if self.exclusive else "a VM cannot share its card"
-        return Refusal(
-            "gpu-held" if self.exclusive else "gpu-vm-shared",
-            machine.name,
-            f"{machine.name} cannot have card {describe(grant.card)}: instance {rival.instance} of project "
-            f"{rival.project} holds it ({rival.state}; {rival.by}), and {why}",
-            "; or ".join(ways),
-            machine.where,
-        )
-
-    def _twice(self, machine: Machine, grant: Grant, other: Machine) -> list[Refusal]:
-        vm = "vm" in (machine.type, other.type)
-        if not self.exclusive and not vm:
-            return []
-        ways = [self._free(grant.card)] + ["set global.gpu_policy: shared"] * (not vm)
-        why = "a VM cannot share its card" if vm else "gpu_policy is exclusive"
-        return [
-            Refusal(
-                "gpu-exclusive" if self.exclusive else "gpu-vm-shared",
-                machine.name,
-                f"{machine.name} and {other.name} ({other.where}) both want card {describe(grant.card)}, and {why}",
-                "; or ".join(ways),
-                machine.where,
-            )
-        ]
-
-    def _check_aside(self) -> None:
-        """Machines that get at a granted card past their gpu devices, or at one that somebody else holds."""
-        for holder in self.aside:
-            machine = next(machine for machine in self.machines if self.place_of[machine.name] == _place(holder))
-            grant = Grant(holder.card, holder.by, holder.mode, part=holder.part)
-            others = [(name, taken) for name, grants in self.grants.items() for taken in grants]
-            twice = [
-                self.by_name[name]
-                for name, taken in others
-                if name != machine.name and taken.card == holder.card and taken.collides(holder.mode, holder.part)
-            ]
-            twice += [
-                self.by_name[name]
-                for name, place in self.place_of.items()
-                for other in self.aside
-                if place == _place(other) < _place(holder) and other.card == holder.card
-            ]
-            if self.exclusive:
-                rivals = [rival for rival in self.outside if rival.card == holder.card]
-                self.refusals += [
-                    self._held(machine, grant, rival) for rival in rivals if grant.collides(rival.mode, rival.part)
-                ]
-            for other in twice:
-                self.refusals += self._twice(machine, grant, other)
+    def _judge(self, holds: list[Hold]) -> None:
+        """Refuse what is in the way of another; who gets at a card past gpu devices comes after those that ask."""
+        past = [_hold(machine, holder.card, holder.mode, holder.part) for machine, holder in self.aside]
+        outside = [_outside(holder) for holder in self.outside]
+        conflicts = tuple(judge([*holds, *past], outside, exclusive=self.exclusive))
+        asking = set(holds)
+        for conflict in conflicts:
+            if conflict.hold in asking:
+                self.grants.pop(conflict.hold.holder, None)
+        for conflict in conflicts:
+            card = next(card for card in self.cards if conflict.hold.card == ("card", card))
+            self.refusals.append(in_the_way(conflict, describe(card), self._free(card)))
 
     def _free(self, wanted: Card) -> str:
         taken = {grant.card for grants in self.grants.values() for grant in grants}
-        taken |= {holder.card for holder in (*self.outside, *self.aside)}
+        taken |= {holder.card for holder in self.outside} | {holder.card for _, holder in self.aside}
         free = [card for card in self.cards if card not in taken and card != wanted and card.at(wanted.member)]
         if not free:
             return "no other card is free"
@@ -313,10 +254,7 @@ class _Case:
             if holder.card == card
         ]
         if len(names) > 1:
-            yield (
-                f"gpu_policy is shared: {' and '.join(names)} share card {describe(card)}; it does not keep their "
-                "memory apart: one can take all of it, and an error of one can end the others' work"
-            )
+            yield sharing(names, describe(card))
 
     def _waits(self) -> dict[str, tuple[str, ...]]:
         if not self.exclusive:
@@ -329,6 +267,17 @@ class _Case:
                     if same and other != name and other not in waits.get(name, ()):
                         waits.setdefault(name, []).append(other)
         return {name: tuple(others) for name, others in waits.items()}
+
+
+def _hold(machine: Machine, card: Card, mode: Mode, part: str | None) -> Hold:
+    return Hold(machine.name, machine.domain, ("card", card), mode, part, machine.type == "vm", words=machine.where)
+
+
+def _outside(holder: Holder) -> Hold:
+    words = f"{holder.state}; {holder.by}"
+    return Hold(
+        holder.instance, holder.project, ("card", holder.card), holder.mode, holder.part, holder.vm, words=words
+    )
 
 
 def _place(holder: Holder) -> tuple[str, str]:

@@ -77,7 +77,7 @@ def build_infra(
             where=report.source.where(("domains", name)),
             profiles=_profiles(domain.get("profiles", {})),
             machines=made.get(name, {}),
-            **{key: domain[key] for key in ("description", "enabled", "trust_level") if key in domain},
+            **{key: domain[key] for key in ("description", "enabled") if key in domain},
         )
         for name, domain in tree.get("domains", {}).items()
     }

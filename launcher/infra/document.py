@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from anklume_images.specs.scalars import Scalar
+    from anklume_images.scalars import Scalar
 
 __all__ = ["Source", "read_source"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import InvalidFileError
+from anklume_images.nearest import nearest
 from anklume_images.specs.catalog import UnknownImageError
-from anklume_images.specs.yamlfile import nearest
 from launcher.infra.model import ImageChoice
 from launcher.infra.report import shown
 

@@ -15,7 +15,7 @@ from launcher.infra.report import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anklume_images.specs.scalars import Scalar
+    from anklume_images.scalars import Scalar
     from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.report import Report
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import InvalidFileError, Problem
+from launcher.gpu_policy.refusals import POLICY_CODES
 from launcher.infra import rules
 from launcher.infra.addressing import assign
 from launcher.infra.build import build_infra
@@ -111,7 +112,7 @@ def load_infra(
     """
     checked = check_infra(path, catalog, yolo=yolo, host=host)
     if checked.errors or checked.infra is None:
-        refused = all(problem.code == "gpu-exclusive" for problem in checked.errors)
+        refused = all(problem.code in POLICY_CODES for problem in checked.errors)
         raise (RefusedFileError if refused else InvalidFileError)(list(checked.errors))
     return checked.infra, checked.warnings
 

@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 GpuPolicy = Literal["exclusive", "shared"]
-TrustLevel = Literal["admin", "trusted", "semi-trusted", "untrusted", "disposable"]
 MachineType = Literal["lxc", "vm"]
 
 
@@ -50,18 +49,14 @@ class ResourcePolicy:
 
 @dataclass(frozen=True)
 class Settings:
-    """The `global` section, defaults filled in."""
+    """What the plan needs of the `global` section, defaults filled in; the checks need more and read the file."""
 
     gpu_policy: GpuPolicy = "exclusive"
     default_os_image: str = "images:debian/13"
     image_channel: str = "latest"
     storage_pool: str = "default"
     nesting_prefix: bool = True
-    firewall_mode: Literal["host", "vm"] = "host"
     resource_policy: ResourcePolicy | None = None
-    ai_access_policy: Literal["exclusive", "open"] = "open"
-    ai_access_default: str | None = None
-    ai_vram_flush: bool = False
     shared_volumes_base: str = "/srv/anklume/shares"
     persistent_data_base: str = "/srv/anklume/data"
 
@@ -186,7 +181,6 @@ class Domain:
     where: str
     description: str = ""
     enabled: bool = True
-    trust_level: TrustLevel = "semi-trusted"
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     machines: Mapping[str, Machine] = field(default_factory=dict)
 

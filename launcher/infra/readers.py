@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.incus.values import bytes_of, pci_address
-from anklume_images.specs.yamlfile import nearest
+from anklume_images.nearest import nearest
 from launcher.infra.report import is_plain
 
 if TYPE_CHECKING:

@@ -6,13 +6,15 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from anklume_images.specs.yamlfile import nearest
+from anklume_images.nearest import nearest
+from launcher.gpu_policy.refusals import FileCode
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from anklume_images.errors import Problem
     from anklume_images.specs.yamlfile import KeyPath
+    from launcher.gpu_policy.refusals import Code as GpuCode
     from launcher.infra.document import Source
 
 __all__ = ["Code", "Report", "is_plain", "shown"]
@@ -63,10 +65,8 @@ Code = Literal[
     "ai-access-domain",
     "ai-access-policies",
     # GPUs
-    "gpu-exclusive",
+    FileCode,
     "gpu-shared",
-    "gpu-type",
-    "gpu-vm-without-pci",
     "gpu-off",
     # images
     "unknown-image",
@@ -103,7 +103,9 @@ class Report:
     foreign: dict[str, None] = field(default_factory=dict)
     _looked_at: int = 0
 
-    def error(self, path: KeyPath, code: Code, message: str, *, key: bool = False, hint: str | None = None) -> None:
+    def error(
+        self, path: KeyPath, code: Code | GpuCode, message: str, *, key: bool = False, hint: str | None = None
+    ) -> None:
         """Something that must be put right."""
         self.errors.append(self.source.problem(path, code, message, key=key, hint=hint))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
-from anklume_images.specs.yamlfile import nearest
+from anklume_images.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from launcher.engines.page import NoAdministrator, Upstream
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
-    from launcher.gpu.grants import Refusal
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
+    from launcher.gpu_policy.refusals import Refusal
     from launcher.observe.instances import Seen
     from launcher.observe.live import Lease
 

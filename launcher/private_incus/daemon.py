@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from anklume_images.errors import HostError, IncusError
 from anklume_images.incus.objects import ObjectId
-from launcher.private_incus.init import ENVIRONMENT, INCUSD, RESTART, STATE, Spec
+from launcher.private_incus.init import ENVIRONMENT, INCUSD, STATE, Spec
 from launcher.private_incus.state_directory import clear, make_home, sweep
 
 if TYPE_CHECKING:
@@ -168,22 +168,6 @@ class PrivateIncus:
             server_cert = self.home / "tls/server.crt"
             server_cert.write_text(incus.server.certificate, encoding="utf-8")
         return Endpoint(f"https://{address}", server_cert, cert, key)
-
-    def restart_daemon(self) -> None:
-        """End the daemon, let another be started in its place, and wait until that answers; instances run on."""
-        assert self.home is not None  # noqa: S101 - entered
-        daemon = next(int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_daemon(int(name)))
-        (self.home / RESTART).touch()
-        os.kill(daemon, signal.SIGKILL)
-        self._wait_until_ready()
-
-    def _is_daemon(self, pid: int) -> bool:
-        """Whether a process is this Incus' daemon: the child of its pid 1 that has the daemon's program."""
-        try:
-            parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
-            return int(parent) == self.pid and os.readlink(f"/proc/{pid}/exe").endswith(INCUSD)
-        except OSError:
-            return False
 
     def log_tail(self, lines: int = _LOG_LINES) -> list[str]:
         """The daemon's last lines."""

@@ -24,12 +24,11 @@ from launcher.private_incus import fake_gpu as fakegpu
 from launcher.private_incus import storage
 from launcher.private_incus.state_directory import cgroup_of
 
-__all__ = ["INCUSD", "RESTART", "STATE", "Spec", "main"]
+__all__ = ["INCUSD", "STATE", "Spec", "main"]
 
 STATE = "/var/lib/incus"
 INCUSD = "usr/libexec/incus/incusd"
 HOME = "/srv/trial"  # the folder on the host's disk, inside
-RESTART = "restart"  # a file there that asks for a new daemon when this one ends
 _OPEN_FILES = 1 << 20  # what Incus' own service unit asks for
 ENVIRONMENT = {
     "PATH": "/usr/libexec/incus:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -202,10 +201,7 @@ def _reap_until(daemon: int) -> int:
     """Wait for every orphan that lands here; return the daemon's exit code when it ends."""
     while True:
         pid, status = os.wait()
-        if pid == daemon and os.path.exists(f"{HOME}/{RESTART}"):
-            os.unlink(f"{HOME}/{RESTART}")
-            daemon = _start_daemon()
-        elif pid == daemon:
+        if pid == daemon:
             code = os.waitstatus_to_exitcode(status)
             sys.stderr.write(f"incusd ended with {code}\n")
             return code if code > 0 else 1

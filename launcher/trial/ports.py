@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError
+from anklume_images.nearest import nearest
 from anklume_images.specs.listen import listen
-from anklume_images.specs.yamlfile import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -26,6 +26,7 @@ from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.blobs import Blobs
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from tests.support.blobs import share_blob
 from tests.support.debian_archive import StandInArchive, StandInPackage
 from tests.support.faulty_mirror import Fault
 from tests.support.leftovers import nothing_left, processes
@@ -283,9 +284,7 @@ def test_a_lock_is_ended(moment: str, how: signal.Signals, locking: Locking) -> 
 def test_unpacking_a_tree_is_ended(how: signal.Signals, fresh: World, pipeline: Pipeline, built_once: World) -> None:
     pipeline.fetch([TOOLCHAIN])
     for entry in pipeline.locks.get(TOOLCHAIN):
-        target = Blobs(fresh.store).path(entry.sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pipeline.store.blobs.link(entry.sha256, target)
+        share_blob(pipeline.store.blobs, entry.sha256, Blobs(fresh.store))
     (link,) = (fresh.store / "trees").iterdir()
     link.unlink()
     with fresh.start("build", "tiny") as process:

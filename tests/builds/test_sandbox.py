@@ -18,6 +18,7 @@ import pytest
 from anklume_images.builder.sandbox import Job, Mount, Step, end_all, run_job
 from anklume_images.locking import TOOLCHAIN
 from anklume_images.store.blobs import Blobs
+from tests.support.blobs import share_blob
 from tests.support.leftovers import leftovers, nothing_left
 from tests.support.sandbox_probe import probe
 from tests.support.tiny import World
@@ -306,9 +307,7 @@ def test_an_ordinary_user_fetches_into_a_store_of_its_own(open_world: World, pip
     home.mkdir()
     pipeline.fetch([TOOLCHAIN])
     for entry in pipeline.locks.get(TOOLCHAIN):
-        target = Blobs(home / "store").path(entry.sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pipeline.store.blobs.link(entry.sha256, target)
+        share_blob(pipeline.store.blobs, entry.sha256, Blobs(home / "store"))
     (home / "store" / "schema").write_text("1\n")
     for folder, _, _ in os.walk(home):
         os.chown(folder, ORDINARY, ORDINARY)

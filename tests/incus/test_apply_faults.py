@@ -19,6 +19,7 @@ from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.storage import POOL_SOURCE
 from tests.support.instances import delete_image
 from tests.support.launching import Launcher
+from tests.support.restarted_incus import kill_daemon, restarting_tree
 from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
@@ -99,14 +100,15 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
 
 
 def test_daemon_restarted_in_the_middle(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
-    with PrivateIncus(tree=incus._tree, home=tmp_path / "own") as own:
+    tree = restarting_tree(incus._tree, tmp_path / "tree")
+    with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
         store = Store(tmp_path / "store")
         put_tiny(store, tiny_rootfs, tmp_path, 1)
         launcher = Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
         launcher.write(MANY)
         process = launcher.start("apply", "--json")
         until(lambda: len(own.run(["incus", "list", "--all-projects", "-f", "csv"], capture_output=True).stdout) > 0)
-        own.restart_daemon()
+        kill_daemon(own)
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "waiting for Incus, then going on" in said

@@ -78,7 +78,7 @@ def test_image_arrives_with_aliases_and_properties(client: Incus, image: ImageFi
     assert there is not None
     assert there.properties["kind"] == "test"
     assert there.aliases == ("tiny", "tiny/latest")
-    assert not there.public
+    assert not client.get(f"images/{image.fingerprint}")["public"]
     assert seen[-1][0] == seen[-1][1] > image.rootfs.stat().st_size
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from anklume_images.inputs.lockfile import Lock, ReleaseFile
 from anklume_images.store.images import Image, Images, Package, StoredFile
+from tests.support.blobs import put_blob
 
 if TYPE_CHECKING:
     from anklume_images.store.store import Store
@@ -29,9 +29,9 @@ def put(
     store.create()
     blobs = store.blobs
     metadata, rootfs = f"metadata of {name} {version}".encode(), f"rootfs of {name} {version}".encode()
-    files = [StoredFile(blobs.add_stream(io.BytesIO(data)), len(data)) for data in (metadata, rootfs)]
+    files = [StoredFile(put_blob(blobs, data), len(data)) for data in (metadata, rootfs)]
     locked = tuple(
-        ReleaseFile("own", f"input-{number}", blobs.add_stream(io.BytesIO(data)), len(data), f"input-{number}")
+        ReleaseFile("own", f"input-{number}", put_blob(blobs, data), len(data), f"input-{number}")
         for number, data in enumerate(inputs)
     )
     image = Image(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.architectures import host_architecture
 from anklume_images.store.images import Image, Images, StoredFile
+from tests.support.blobs import put_file
 from tests.support.incus_images import make_image
 
 if TYPE_CHECKING:
@@ -84,5 +85,4 @@ def put_tiny(store: Store, rootfs: Path, folder: Path, number: int, **changes: A
 
 
 def _stored(store: Store, path: Path) -> StoredFile:
-    with path.open("rb") as stream:
-        return StoredFile(store.blobs.add_stream(stream), path.stat().st_size)
+    return StoredFile(put_file(store.blobs, path), path.stat().st_size)

@@ -18,7 +18,7 @@ CARD = Card(
     "10de",
     driver="nvidia",
     driver_version="550.54.15",
-    nvidia=Nvidia("GPU-1", "GeForce", "NVIDIA GeForce RTX 4090", "12.4"),
+    nvidia=Nvidia("GPU-1", "NVIDIA GeForce RTX 4090", "12.4"),
 )
 HOST = HostEvidence(
     "/var/lib/incus/unix.socket",

@@ -221,7 +221,7 @@ def test_gone_everywhere_is_missing(mirror, other, blobs):
     mirror.serve("/tiny.deb", SMALL)
     with pytest.raises(FetchError) as caught:
         fetch([FILE, TINY], blobs, sources(mirror, other))
-    assert caught.value.missing == (FILE,)
+    assert caught.value.missing == (FILE.path,)
     assert caught.value.unreachable == ()
     assert f"{mirror.url}{PATH}: 404 Not Found" in caught.value.message
     assert f"{other.url}{PATH}: 404 Not Found" in caught.value.message
@@ -234,7 +234,7 @@ def test_gone_here_and_unreachable_there_is_not_missing(mirror, blobs):
     with pytest.raises(FetchError) as caught:
         get(FILE, blobs, closed_address(), mirror, clock=clock)
     assert caught.value.missing == ()
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
     assert "Connection refused" in caught.value.message
     assert len(clock.naps) == 3
 
@@ -253,7 +253,7 @@ def test_refused_goes_to_the_next_mirror_and_counts_as_unreachable(mirror, other
     mirror.fault(PATH, always=Fault(status=403))
     with pytest.raises(FetchError) as caught:
         get(FILE, blobs, mirror, other)
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
     assert Why.FORBIDDEN.value in str(caught.value.hint)
     assert [len(mirror.requests), len(other.requests)] == [1, 1]
 
@@ -314,14 +314,14 @@ def test_gone_after_a_redirect_names_both(mirror, other, blobs):
     with pytest.raises(FetchError, match=r"404 Not Found \(redirected to ") as caught:
         get(FILE, blobs, mirror)
     assert f"{other.url}/elsewhere)" in str(caught.value)
-    assert caught.value.missing == (FILE,)
+    assert caught.value.missing == (FILE.path,)
 
 
 def test_redirects_without_end_are_refused(mirror, blobs):
     mirror.fault(PATH, always=Fault(status=302, headers={"Location": PATH}))
     with pytest.raises(FetchError, match="redirects without end") as caught:
         get(FILE, blobs, mirror)
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_redirects_without_end_are_refused(mirror, blobs):
 def test_an_address_that_cannot_be_asked_says_why(mirror, blobs, base, said):
     with pytest.raises(FetchError, match=said) as caught:
         get(FILE, blobs, base.replace("PORT", mirror.url.rpartition(":")[2]), attempts=1)
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
 
 
 def test_a_certificate_bundle_that_is_not_there_is_said(mirror, blobs, monkeypatch, tmp_path):
@@ -407,7 +407,7 @@ def test_a_body_without_end_is_left_at_once(mirror, blobs):
     mirror.fault(PATH, always=Fault(declare=-1, endless=True))
     with pytest.raises(FetchError, match="sends more than 3000000 bytes") as caught:
         get(FILE, blobs, mirror)
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
     assert leftovers(blobs) == []
 
 
@@ -435,7 +435,7 @@ def test_wrong_bytes_everywhere_leave_nothing(mirror, blobs):
     mirror.fault(PATH, always=Fault(flip=0))
     with pytest.raises(FetchError) as caught:
         get(FILE, blobs, mirror)
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
     assert not blobs.has(FILE.sha256)
     assert leftovers(blobs) == []
 
@@ -599,7 +599,7 @@ def test_unknown_size_that_nobody_states_is_refused(mirror, blobs):
     mirror.fault(PATH, always=Fault(declare=-1, endless=True))
     with pytest.raises(FetchError, match="does not say how large the file is") as caught:
         get(UNKNOWN, blobs, mirror)
-    assert caught.value.unreachable == (UNKNOWN,)
+    assert caught.value.unreachable == (UNKNOWN.path,)
     assert leftovers(blobs) == []
 
 
@@ -625,7 +625,7 @@ def test_without_a_mirror_the_hint_names_the_settings(blobs, tmp_path):
     with pytest.raises(FetchError, match="no mirror is known") as caught:
         fetch([FILE], blobs, nowhere)
     assert caught.value.hint == f"name a mirror in {tmp_path / 'images.yml'}: mirrors: {{debian: [URL]}}"
-    assert caught.value.unreachable == (FILE,)
+    assert caught.value.unreachable == (FILE.path,)
 
 
 def test_credentials_are_never_told(mirror, blobs):
@@ -652,7 +652,7 @@ def test_a_long_list_of_failures_is_cut(mirror, blobs):
     with pytest.raises(FetchError, match="30 files could not be fetched") as caught:
         fetch(files, blobs, sources(mirror))
     assert "and 10 more" in caught.value.message
-    assert set(caught.value.missing) == set(files)
+    assert set(caught.value.missing) == {file.path for file in files}
 
 
 def test_a_store_that_cannot_be_written_is_no_fault_of_the_mirror(mirror, tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.errors import InvalidFileError, PolicyError
-from launcher.gpu.holders import collide, holders
+from launcher.gpu.holders import holders
 from launcher.gpu.policy import GpuDecision, GpuRefusedError, decide, members_of
+from launcher.gpu_policy.parts import collide
 from launcher.infra.model import GpuSelector, Profile
 from tests.unit.gpu_host import (
     address,
@@ -264,6 +265,19 @@ def test_machines_own_instance_is_no_rival() -> None:
 def test_instance_of_the_same_name_elsewhere_is_one() -> None:
     live = instance("a", project="default", gpu0=gpu(pci=FIRST))
     assert codes(judge(infra(machine("a", pci=FIRST)), None, live)) == [("a", "gpu-held")]
+
+
+def test_instance_in_a_project_named_as_the_machines_domain_is_one() -> None:
+    """Projects may have other names than domains (`nesting_prefix`)."""
+    live = instance("a", project="ai", gpu0=gpu(pci=FIRST))
+    decision = decide(infra(machine("a", pci=FIRST)), two_cards(), [live], lambda entry: ("001-ai", entry.name))
+    assert codes(decision) == [("a", "gpu-held")]
+
+
+def test_all_that_want_a_card_are_told() -> None:
+    both = (GpuSelector(pci=FIRST), GpuSelector(pci=SECOND))
+    file = infra(machine("a", pci=FIRST), machine("b", gpu_devices=both), machine("c", pci=SECOND))
+    assert codes(judge(file)) == [("b", "gpu-exclusive"), ("c", "gpu-exclusive")]
 
 
 def test_card_that_changes_hands_waits() -> None:

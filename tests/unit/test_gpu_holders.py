@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.gpu.holders import collide, holders
+from launcher.gpu.holders import holders
+from launcher.gpu_policy.parts import collide
 from tests.unit.gpu_host import address, amd, gpu, host, instance, nvidia, two_cards
 
 FIRST, SECOND = address(0), address(1)

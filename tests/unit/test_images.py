@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from anklume_images.store.images import Images, Package
 from anklume_images.store.sbom import make_sbom
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
+from tests.support.blobs import put_blob
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class TestBillOfMaterials:
 
 def test_blobs_may_be_shared_by_images(store: Store, images: Images) -> None:
     first = put(store, "one", ONE)
-    shared = store.blobs.add_stream(io.BytesIO(b"rootfs of one " + ONE.encode()))
+    shared = put_blob(store.blobs, b"rootfs of one " + ONE.encode())
     assert shared == first.rootfs.sha256
     assert hashlib.sha256(b"rootfs of one " + ONE.encode()).hexdigest() == shared
     assert len(list(store.blobs)) == 2

@@ -16,13 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a room of `anklume_images` may import of it; the commands may import all. What is in no list imports nothing.
+LEAVES = {"architectures", "canonical", "errors", "files", "linux", "nearest", "plaintext", "scalars"}
+BELOW_IMAGES = {
+    **{leaf: set[str]() for leaf in LEAVES},
+    "bootstrap": set(),
+    "console": {"errors"},
+    "settings": {"errors", "scalars"},
+    "incus": {"incus", "errors"},
+    "specs": {"specs", *LEAVES},
+    "inputs": {"inputs", "specs", *LEAVES},
+    "store": {"store", "inputs", *LEAVES},
+    "builder": {"builder", "store", "inputs", "specs", *LEAVES},
+    "ship": {"ship", "store", "incus", *LEAVES},
+    "locking": {"builder", "store", "inputs", "specs", *LEAVES},
+    "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "explain": {"pipeline", "builder", "store", *LEAVES},
+}
 # What a package of the launcher may import of the launcher; the verbs may import all.
 BELOW = {
     "engines": {"engines"},
-    "infra": {"infra", "engines"},
+    "gpu_policy": {"gpu_policy"},
+    "infra": {"infra", "engines", "gpu_policy"},
     "resources": {"infra"},
     "observe": {"observe", "resources", "infra"},
-    "gpu": {"gpu", "observe", "infra"},
+    "gpu": {"gpu", "observe", "infra", "gpu_policy"},
     "plan": {"plan", "gpu", "observe", "resources", "infra"},
     "prepare": {"plan", "gpu", "observe", "resources", "infra"},
     "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},
@@ -81,19 +99,38 @@ def test_the_images_half_knows_nothing_of_the_launcher(graph: dict[str, set[str]
     assert not wrong
 
 
-@pytest.mark.parametrize("package", BELOW)
-def test_a_package_of_the_launcher_imports_what_is_below_it(package: str, graph: dict[str, set[str]]) -> None:
-    inside = f"launcher.{package}"
+def from_above(graph: dict[str, set[str]], whole: str, package: str, below: set[str]) -> set[tuple[str, str]]:
+    """The imports of a package, within the whole, of what is not below it."""
+    inside = f"{whole}.{package}"
     own = {name: found for name, found in graph.items() if name == inside or name.startswith(f"{inside}.")}
     assert own
-    allowed = tuple(f"launcher.{name}" for name in BELOW[package])
-    wrong = {
+    allowed = tuple(f"{whole}.{name}" for name in below)
+    return {
         (name, other)
         for name, found in own.items()
         for other in found
-        if other.startswith("launcher.") and not any(other == one or other.startswith(f"{one}.") for one in allowed)
+        if other.startswith(f"{whole}.") and not any(other == one or other.startswith(f"{one}.") for one in allowed)
     }
-    assert not wrong
+
+
+@pytest.mark.parametrize("package", BELOW_IMAGES)
+def test_a_room_of_the_images_half_imports_what_is_below_it(package: str, graph: dict[str, set[str]]) -> None:
+    assert not from_above(graph, "anklume_images", package, BELOW_IMAGES[package])
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_of_the_launcher_imports_what_is_below_it(package: str, graph: dict[str, set[str]]) -> None:
+    assert not from_above(graph, "launcher", package, BELOW[package])
+
+
+@pytest.mark.parametrize(
+    ("whole", "below"), [("anklume_images", BELOW_IMAGES), ("launcher", BELOW)], ids=["images", "launcher"]
+)
+def test_every_room_has_its_place(whole: str, below: dict[str, set[str]], graph: dict[str, set[str]]) -> None:
+    rooms = {name.split(".")[1] for name in graph if name.startswith(f"{whole}.")}
+    assert rooms - {"cli", "__main__", "quickstart"} == set(below)
+    order = {room: others - {room} for room, others in below.items()}
+    assert list(TopologicalSorter(order).static_order())  # CycleError otherwise
 
 
 def test_one_module_knows_pylxd() -> None:

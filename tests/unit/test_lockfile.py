@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.builder.trees import tree_names
+from anklume_images.canonical import canonical
 from anklume_images.errors import LockError
-from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel, canonical, load_locks, save_lock
+from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel, load_locks, save_lock
 from anklume_images.specs.catalog import builtin_specs
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import pytest
 from launcher.engines.engine import Loaded
 from launcher.engines.page import NoAdministrator
 from launcher.gpu.cards import Card
-from launcher.gpu.grants import Refusal
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
+from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
 from launcher.inspect.facts import Said
 from launcher.inspect.findings import machine_findings

@@ -266,7 +266,7 @@ def test_a_file_that_the_index_offers_with_other_bytes_is_not_asked_for(index, t
     serve_page(index, "json", "f" * 64)
     with pytest.raises(FetchError, match="with another sha256") as caught:
         fetch([wheel()], Blobs(tmp_path), Sources({}, python=PythonPlaces((f"{index.url}/simple",))))
-    assert caught.value.missing == (wheel(),)
+    assert caught.value.missing == (wheel().path,)
     assert len(index.requests) == 1
 
 
@@ -276,7 +276,7 @@ def test_a_wheel_that_no_index_lists_is_missing(index, tmp_path):
     with pytest.raises(FetchError, match="does not list") as caught:
         fetch([wheel()], Blobs(tmp_path), Sources({}, python=places))
     assert "/other/some-package/: 404" in caught.value.message
-    assert caught.value.missing == (wheel(),)
+    assert caught.value.missing == (wheel().path,)
 
 
 def test_an_index_that_fails_is_unreachable_not_missing(index, tmp_path):
@@ -285,7 +285,7 @@ def test_an_index_that_fails_is_unreachable_not_missing(index, tmp_path):
     places = PythonPlaces((f"{index.url}/simple", f"{index.url}/odd"))
     with pytest.raises(FetchError, match="not a page of a Python index") as caught:
         fetch([wheel()], Blobs(tmp_path), Sources({}, python=places), sleep=lambda _: None)
-    assert caught.value.unreachable == (wheel(),)
+    assert caught.value.unreachable == (wheel().path,)
 
 
 def test_without_any_index_the_hint_names_the_setting(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anklume_images.specs.scalars import Scalar
+from anklume_images.scalars import Scalar
 from anklume_images.specs.yamlfile import loads
 
 

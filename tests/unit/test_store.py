@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import signal
 import subprocess
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import StoreError
-from anklume_images.store.blobs import Blobs
-from anklume_images.store.files import write_atomic
+from anklume_images.files import write_atomic
 from anklume_images.store.store import Store, unless_held
+from tests.support.blobs import put_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +62,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_blob_is_named_by_its_content(store: Store) -> None:
-    assert store.blobs.add_stream(io.BytesIO(NOTE)) == NAME
+    assert put_blob(store.blobs, NOTE) == NAME
     path = store.blobs.path(NAME)
     assert path == store.home / "blobs" / "sha256" / NAME[:2] / NAME
     assert path.read_bytes() == NOTE
@@ -75,28 +74,8 @@ def test_a_blob_is_named_by_its_content(store: Store) -> None:
     assert not store.blobs.has("0" * 64)
 
 
-def test_a_stream_with_other_bytes_is_refused_and_leaves_nothing(store: Store) -> None:
-    with pytest.raises(StoreError, match=f"expected sha256 {'0' * 64}, got {NAME}"):
-        store.blobs.add_stream(io.BytesIO(NOTE), expected="0" * 64)
-    assert list(store.blobs) == []
-    assert list(store.blobs.partial.iterdir()) == []
-
-
-def test_a_stream_that_breaks_off_leaves_nothing(store: Store) -> None:
-    class Broken(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if self.tell():
-                raise OSError(errno.EIO, "broken")
-            return super().read(min(size or 3, 3))
-
-    with pytest.raises(OSError, match="broken"):
-        store.blobs.add_stream(Broken(NOTE))
-    assert list(store.blobs) == []
-    assert list(store.blobs.partial.iterdir()) == []
-
-
 def test_verify_reads_the_bytes(store: Store) -> None:
-    store.blobs.add_stream(io.BytesIO(NOTE))
+    put_blob(store.blobs, NOTE)
     assert store.blobs.verify(NAME)
     store.blobs.path(NAME).write_bytes(b"A note\n")
     assert store.blobs.has(NAME, len(NOTE)), "the size is as it was"
@@ -104,16 +83,6 @@ def test_verify_reads_the_bytes(store: Store) -> None:
     assert store.blobs.remove(NAME) == len(NOTE)
     assert not store.blobs.verify(NAME)
     assert store.blobs.remove(NAME) == 0
-
-
-def test_a_link_is_the_same_file_or_a_copy(store: Store, tmp_path: Path) -> None:
-    store.blobs.add_stream(io.BytesIO(NOTE))
-    store.blobs.link(NAME, tmp_path / "linked")
-    assert (tmp_path / "linked").stat().st_ino == store.blobs.path(NAME).stat().st_ino
-    store.blobs.link(NAME, Path(f"/dev/shm/anklume-test-{os.getpid()}"))
-    copy = Path(f"/dev/shm/anklume-test-{os.getpid()}")
-    assert copy.read_bytes() == NOTE
-    copy.unlink()
 
 
 def test_atomic_writing_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +107,7 @@ def test_modes_do_not_depend_on_the_umask(store: Store, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         write_atomic(tmp_path / "file", b"")
-        store.blobs.add_stream(io.BytesIO(NOTE))
+        put_blob(store.blobs, NOTE)
     finally:
         os.umask(before)
     for path in (tmp_path / "file", store.blobs.path(NAME)):
@@ -202,7 +171,7 @@ def test_many_make_the_same_store_at_once(tmp_path: Path) -> None:
             store = Store(tmp_path / "store")
             with store.lease() as lease, store.scratch("x"):
                 lease.add(["a"])
-                store.blobs.add_stream(io.BytesIO(NOTE))
+                put_blob(store.blobs, NOTE)
         except BaseException as error:  # noqa: BLE001  told below
             failures.append(error)
 
@@ -293,12 +262,3 @@ def test_a_lock_file_tells_whether_somebody_holds_it(tmp_path: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_SH)
         with unless_held(path) as free:
             assert not free
-
-
-def test_a_partial_folder_is_beside_the_blobs(tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path)
-    with blobs.writing() as out:
-        assert Path(out.name).parent == blobs.partial == tmp_path / "partial"
-        with unless_held(Path(out.name)) as free:
-            assert not free, "gc leaves it alone"
-    assert list(blobs.partial.iterdir()) == []

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.errors import InvalidFileError, Problem
+from anklume_images.nearest import nearest
 from anklume_images.specs import yamlfile
-from anklume_images.specs.yamlfile import load, loads, nearest, pointer
+from anklume_images.specs.yamlfile import load, loads, pointer
 
 
 def problems(text: str | bytes) -> list[Problem]:

@@ -42,14 +42,8 @@ def test_defaults(tmp_path: Path, catalog: Catalog):
     infra = load(tmp_path, catalog, HEAD + "domains: {lab: {machines: {web: {}}}}\n")
     assert infra.settings == Settings()
     assert infra.settings.nesting_prefix
-    assert infra.settings.ai_access_policy == "open"
     lab, web = infra.domains["lab"], infra.domains["lab"].machines["web"]
-    assert (lab.subnet, lab.gateway, lab.enabled, lab.trust_level) == (
-        "10.120.0.0/24",
-        "10.120.0.254",
-        True,
-        "semi-trusted",
-    )
+    assert (lab.subnet, lab.gateway, lab.enabled) == ("10.120.0.0/24", "10.120.0.254", True)
     assert (web.type, web.ephemeral, web.gpu, web.weight, web.profiles) == ("lxc", False, False, 1, ("default",))
     assert (web.keys, web.target) == ({}, None)
     assert web.where == f"{tmp_path}/infra.yml:3:28"
@@ -115,9 +109,6 @@ shared_volumes:
         image_channel="prod",
         storage_pool="fast",
         nesting_prefix=False,
-        firewall_mode="vm",
-        ai_vram_flush=True,
-        ai_access_default="lab",
         shared_volumes_base="/mnt/shares",
         persistent_data_base="/mnt/data",
         resource_policy=ResourcePolicy("1.5", "2GiB", mode="equal", overcommit=True),

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and how much of one is read at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["fsync_directory", "write_atomic"]
+__all__ = ["CHUNK", "fsync_directory", "write_atomic"]
+
+CHUNK = 1 << 20  # bytes read at once
 
 
 def fsync_directory(path: Path) -> None:
