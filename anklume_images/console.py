@@ -60,7 +60,7 @@ class Console:
         self._total = self._count = self._done = 0
 
     def configure(self, *, quiet: bool, options: Sequence[str]) -> None:
-        """What the options before the verb say; `options` are those that name store, specs and architecture.
+        """What the options before the command say; `options` are those that name store, specs and architecture.
 
         A command that an error names is shown with them, and so does what it says, to the same store.
         """

@@ -20,7 +20,7 @@ from launcher.observe.daemon import daemon_root, is_in_this_network, watch_limit
 from launcher.observe.filesystems import filesystem_of, shifts
 from launcher.observe.live import read_astray, read_live
 from launcher.observe.watches import crowded, running_containers
-from launcher.plan.desired import Circumstances, desired, volumes_of
+from launcher.plan.desired import PlanContext, desired, volumes_of
 from launcher.plan.difference import Plan, Step, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
@@ -119,7 +119,7 @@ def prepare(
     decision.check()
     decision.check_order(chosen)
     limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
-    around = Circumstances(
+    context = PlanContext(
         names,
         own_images,
         decision.grants,
@@ -127,7 +127,7 @@ def prepare(
         limits.config if limits else {},
         _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
     )
-    wanted = desired(infra, around)
+    wanted = desired(infra, context)
 
     def is_chosen(resource: Resource) -> bool:
         return resource.key.kind == "machine" and not chosen.isdisjoint(resource.machines)
@@ -174,7 +174,7 @@ def _astray(infra: Infra, names: Names, live: Live, incus: Incus) -> dict[Key, s
 
 def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live) -> Removal:
     """What is to go with --prune: all that is the file's and no longer in it, but for data."""
-    wanted = {resource.key for resource in desired(infra, Circumstances(names, images)).resources}
+    wanted = {resource.key for resource in desired(infra, PlanContext(names, images)).resources}
     gone = [key for key in owned(live, infra.project_name) if key not in wanted]
     return removal_of(live, infra.project_name, orphans=gone)
 

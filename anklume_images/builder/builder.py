@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from anklume_images.builder.pack import installed_packages, pack_metadata, unpacked_size
 from anklume_images.builder.recipe import make_recipe, recipe_digest, version_of
 from anklume_images.builder.rootfs import Plan, Unpack, build_rootfs, memory_needed
-from anklume_images.builder.sandbox import Surroundings
+from anklume_images.builder.sandbox import BuildEnvironment
 from anklume_images.errors import BuildError, StoreError
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.images import Image, Package, StoredFile, fingerprint
@@ -134,7 +134,7 @@ def built_files(
     store: Store,
     scratch: Path,
     log: Path,
-    around: Surroundings,
+    around: BuildEnvironment,
     keep: Path | None,
 ) -> Built:
     """Run the sealed build and pack it; nothing is added to the store."""
@@ -173,7 +173,7 @@ def build_image(
         keep = _fresh(store.home / kept)
         with store.scratch(prepared.name) as scratch:
             plan = plan_of(prepared, images, store, memory)
-            built = built_files(prepared, plan, tree, store, scratch, log, Surroundings(), keep)
+            built = built_files(prepared, plan, tree, store, scratch, log, BuildEnvironment(), keep)
             image = _image(prepared, built, tree)
             lease.add([image.metadata.sha256, image.rootfs.sha256])
             store.blobs.adopt(built.metadata, image.metadata.sha256)

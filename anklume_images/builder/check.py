@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.builder.builder import built_files, plan_of
-from anklume_images.builder.sandbox import Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.sandbox import BuildEnvironment, Job, Mount, Step, run_job
 from anklume_images.errors import BuildError
 from anklume_images.store.images import fingerprint
 
@@ -36,10 +36,10 @@ class CheckOutcome:
     paths: list[str]
 
 
-def other_surroundings() -> Surroundings:
+def other_surroundings() -> BuildEnvironment:
     """Unlike the usual ones in all that a build must not depend on; one processor where there are several."""
     cpus = sorted(os.sched_getaffinity(0))
-    return Surroundings(0o077, "POSIX", "Pacific/Kiritimati", "elsewhere", tuple(cpus[:1]))
+    return BuildEnvironment(0o077, "POSIX", "Pacific/Kiritimati", "elsewhere", tuple(cpus[:1]))
 
 
 def check_image(pipeline: Pipeline, name: str) -> CheckOutcome:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.builder.recipe import COMPRESSION
-from anklume_images.builder.sandbox import ENVIRONMENT, Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.sandbox import ENVIRONMENT, BuildEnvironment, Job, Mount, Step, run_job
 from anklume_images.errors import BuildError
 from anklume_images.inputs.debian import parse_stanza
 
@@ -110,7 +110,7 @@ def memory_needed(plan: Plan, base_unpacked: int, blobs: Blobs) -> int:
 
 
 def build_rootfs(
-    plan: Plan, tree: Path, blobs: Blobs, scratch: Path, log: Path, around: Surroundings, keep: Path | None
+    plan: Plan, tree: Path, blobs: Blobs, scratch: Path, log: Path, around: BuildEnvironment, keep: Path | None
 ) -> Rootfs:
     """Run distrobuilder once; BuildError shows the failing step and its last lines."""
     for name in ("stage", "in", "out", "work"):

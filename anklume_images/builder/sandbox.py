@@ -17,13 +17,13 @@ from typing import Any
 
 from anklume_images.errors import HostError
 
-__all__ = ["Job", "Mount", "Outcome", "Step", "Surroundings", "end_all", "require_root", "run_job"]
+__all__ = ["BuildEnvironment", "Job", "Mount", "Outcome", "Step", "end_all", "require_root", "run_job"]
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class BuildEnvironment:
     """The state of the calling process that a sandbox must not let in; `--check` builds again in others.
 
     `cpus` are the processors that it may run on, all when empty.
@@ -79,7 +79,7 @@ class Job:
     mirror: dict[str, Any] | None = None
     keep: dict[str, str] | None = None
     hostname: str = "localhost"
-    around: Surroundings = field(default_factory=Surroundings)
+    around: BuildEnvironment = field(default_factory=BuildEnvironment)
     terminal: tuple[int, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""The verbs that make images: build, lock, update, fetch, render, enter."""
+"""The commands that make images: build, lock, update, fetch, render, enter."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _TABLE = {
     "--specs",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="A folder of specs of your own; may be given again, and the first that has a name wins.",
+    help="Additional spec directory (repeatable; the first match wins).",
 )
 @click.option(
     "--store",
@@ -48,7 +48,7 @@ _TABLE = {
     type=click.Path(path_type=Path, file_okay=False),
     help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
 )
-@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Another architecture than this machine's.")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Target architecture (default: this host's).")
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:

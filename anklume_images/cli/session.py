@@ -1,4 +1,4 @@
-"""What the options before a verb say, and the options and arguments that verbs share."""
+"""What the options before a command say, and the options and arguments that commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["EXPIRED", "JSON", "NAMES", "OFFLINE", "REF", "REFRESH", "Session", "
 
 @dataclass
 class Session:
-    """What the options before the verb say."""
+    """What the options before the command say."""
 
     specs: tuple[Path, ...]
     home: Path | None
@@ -85,7 +85,7 @@ def complete_refs(context: click.Context, _parameter: click.Parameter, incomplet
 
 
 def _asked(context: click.Context) -> Session:
-    """What the options before the verb say so far, on a command line that is yet to be completed."""
+    """What the options before the command say so far, on a command line that is yet to be completed."""
     given = context.find_root().params
     return Session(given.get("specs") or (), given.get("home"), given.get("arch"), Console())
 

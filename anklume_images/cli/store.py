@@ -147,15 +147,16 @@ def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> No
     if as_json:
         session.console.json({"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run})
         return
-    verb = "would remove" if dry_run else "removed"
+    done = "would remove" if dry_run else "removed"
     nameless = [
         line for line in report.removed if line.startswith(("blob ", "leftover building/", "leftover partial/"))
     ]
     for line in report.removed:
         if line not in nameless:
-            session.console.note(f"{verb} {line}")
+            session.console.note(f"{done} {line}")
     if nameless:
-        session.console.note(f"{verb} {len(nameless)} blobs and leftovers of builds and downloads (--json names them)")
+        count = f"{len(nameless)} blobs and leftovers of builds and downloads"
+        session.console.note(f"{done} {count} (--json names them)")
     session.console.result(f"{'would free' if dry_run else 'freed'} {human_size(report.bytes)}")
 
 

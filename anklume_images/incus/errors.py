@@ -23,7 +23,7 @@ _HINTS = (
     ("no root device could be found", "the profile has no root disk: incus admin init, or name another profile"),
     ("invalid pci address", "incus info --resources lists the cards"),
     ("failed to detect requested gpu device", "no such card on this host: incus info --resources"),
-    ("idmapping abilities are required", "the folder's file system takes no other ids: have it on ext4, xfs or btrfs"),
+    ("idmapping abilities are required", "this file system does not support ID-mapped mounts; use ext4, xfs or btrfs"),
     ("already defined on another nic", "another instance has that address; one no longer in the file goes by --prune"),
     ("cannot modify shifting", "stop the machines that use the volume, then run it again"),
     ("command not found", "the image has no such program"),

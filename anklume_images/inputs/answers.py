@@ -12,7 +12,7 @@ from anklume_images.inputs.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Again", "Attempt", "Refusal", "Stopped", "Why", "advice", "why_of_text"]
+__all__ = ["AgainError", "Attempt", "Refusal", "StoppedError", "Why", "advice", "why_of_text"]
 
 
 class Why(enum.Enum):
@@ -78,7 +78,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
         return Attempt(url, self.said, gone=self.gone, why=self.why)
 
 
-class Again(Exception):  # noqa: N818
+class AgainError(Exception):
     """It may work later: after `wait` seconds where the server said so; `silent` when no answer came at all."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Again(Exception):  # noqa: N818
         self.why = why
 
 
-class Stopped(Exception):  # noqa: N818
+class StoppedError(Exception):
     """The work was called off while this thread was at it."""
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.files import CHUNK
-from anklume_images.inputs.answers import Again, Attempt, Refusal, Stopped
+from anklume_images.inputs.answers import AgainError, Attempt, Refusal, StoppedError
 from anklume_images.inputs.fetch_error import fetch_error
 from anklume_images.inputs.partial import Partial, disk_error, open_partial
 from anklume_images.inputs.python_index import local_path
@@ -156,7 +156,7 @@ class _Run:
             while True:
                 self.transport.check()
                 self._have(todo.get_nowait())
-        except (queue.Empty, Stopped):
+        except (queue.Empty, StoppedError):
             pass
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that called fetch
             with self._lock:
@@ -271,7 +271,7 @@ class _Run:
         time.sleep(seconds)
 
 
-class _Wrong(Exception):  # noqa: N818
+class _WrongError(Exception):
     """These are not the bytes that were asked for."""
 
 
@@ -309,7 +309,7 @@ class _Download:
             try:
                 transfer()
                 self._check_hash()
-            except _Wrong as wrong:
+            except _WrongError as wrong:
                 self._part.reset()
                 # The bytes from before may be the wrong ones; the mirror is to blame for a whole file of its own only.
                 if started == 0 or self._afresh:
@@ -321,7 +321,7 @@ class _Download:
     def _check_hash(self) -> None:
         found = self._part.hexdigest()
         if found != self._file.sha256:
-            raise _Wrong(f"sends other bytes (sha256 {found})")
+            raise _WrongError(f"sends other bytes (sha256 {found})")
 
     def _from_network(self) -> None:
         part = self._part
@@ -338,17 +338,17 @@ class _Download:
                 total = _range_total(response, offset)
                 if total is None or (self._size is not None and total != self._size):
                     self._ranges = False
-                    raise _Wrong("answers another range than was asked for")
+                    raise _WrongError("answers another range than was asked for")
                 size = self._expect(total)
             self._validator = response.headers.get("ETag")
             self._stream(_pieces(response), size)
         if part.length < size:
-            raise Again(f"broke off after {part.length} of {size} bytes")
+            raise AgainError(f"broke off after {part.length} of {size} bytes")
 
     def _expect(self, declared: int | None) -> int:
         """The size to come, of what is known of it; without any there would be no end to what is written."""
         if declared is not None and self._size is not None and declared != self._size:
-            raise _Wrong(f"offers {declared} bytes where {self._size} are expected")
+            raise _WrongError(f"offers {declared} bytes where {self._size} are expected")
         if self._size is None:
             if declared is None:
                 raise Refusal("does not say how large the file is, and the lock does not either")
@@ -366,7 +366,7 @@ class _Download:
         except OSError as error:
             raise Refusal(error.strerror or "cannot be read", gone=isinstance(error, FileNotFoundError)) from None
         if self._part.length < size:
-            raise _Wrong(f"has {self._part.length} bytes where {size} are expected")
+            raise _WrongError(f"has {self._part.length} bytes where {size} are expected")
 
     def _headers(self, offset: int) -> dict[str, str]:
         headers: dict[str, str] = {}
@@ -384,13 +384,13 @@ class _Download:
         since, arrived = clock(), 0
         for piece in pieces:
             if self._part.length + len(piece) > size:
-                raise _Wrong(f"sends more than {size} bytes")
+                raise _WrongError(f"sends more than {size} bytes")
             self._run.receive(self._part, piece)
             arrived += len(piece)
             elapsed = clock() - since
             if elapsed >= window:
                 if arrived < _SLOWEST * elapsed:
-                    raise Again(f"sent {arrived} bytes in {elapsed:.0f} s")
+                    raise AgainError(f"sent {arrived} bytes in {elapsed:.0f} s")
                 since, arrived = clock(), 0
 
 

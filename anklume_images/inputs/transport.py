@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from anklume_images.inputs.access import Access, environment_access
-from anklume_images.inputs.answers import Again, Refusal, Stopped, Why
+from anklume_images.inputs.answers import AgainError, Refusal, StoppedError, Why
 from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ class Transport:
                 response.raw.shutdown()
 
     def check(self) -> None:
-        """Raise Stopped once stop() was called."""
+        """Raise StoppedError once stop() was called."""
         if self._stop.is_set():
-            raise Stopped
+            raise StoppedError
 
     def pause(self, seconds: float) -> None:
-        """Sleep, or wake up with Stopped."""
+        """Sleep, or wake up with StoppedError."""
         self._sleep(seconds)
         self.check()
 
@@ -110,7 +110,7 @@ class Transport:
         method: str = "GET",
         access: Access | None = None,
     ) -> Iterator[requests.Response]:
-        """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or Again."""
+        """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or AgainError."""
         from requests.exceptions import ConnectionError as Unreachable
         from requests.exceptions import RequestException, Timeout
         from urllib3.exceptions import HTTPError
@@ -132,7 +132,7 @@ class Transport:
             said, why = self._describe(error, access.proxy(url))
             if why in {Why.PROXY_LOGIN, Why.CERTIFICATE}:
                 raise Refusal(said, why=why) from None
-            raise Again(said, silent=True, why=why) from None
+            raise AgainError(said, silent=True, why=why) from None
         except (
             OSError,
             ValueError,
@@ -147,7 +147,7 @@ class Transport:
             yield response
         except (RequestException, HTTPError, ConnectionError, TimeoutError) as error:
             self.check()
-            raise Again(self._describe(error, access.proxy(url))[0]) from None
+            raise AgainError(self._describe(error, access.proxy(url))[0]) from None
         finally:
             with self._lock:
                 self._open.discard(response)
@@ -197,7 +197,7 @@ class Transport:
         return self.insist(url, total)
 
     def insist(self, url: str, action: Callable[[], T], advanced: Callable[[], bool] = lambda: False) -> T:
-        """Repeat `action` while it raises Again, with growing pauses; at the end Refusal with what was said last.
+        """Repeat `action` while it raises AgainError, with growing pauses; at the end Refusal with what was said last.
 
         An attempt after which `advanced()` is true begins the count anew. A host that never answered gets one attempt
         for each later file, not all of them.
@@ -208,7 +208,7 @@ class Transport:
             self.check()
             try:
                 return action()
-            except Again as again:
+            except AgainError as again:
                 self.check()
                 failures = 1 if advanced() else failures + 1
                 if failures >= (1 if host in self._silent else self._attempts):
@@ -253,7 +253,7 @@ class Transport:
         said = f"{status} {_phrase(status)}"
         if status in _LATER:
             wait = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
-            raise Again(said, wait=wait if status in {429, 503} else None, answered=True)
+            raise AgainError(said, wait=wait if status in {429, 503} else None, answered=True)
         if response.history:
             said += f" (redirected to {redact(response.url)})"
         why = {401: Why.LOGIN, 403: Why.FORBIDDEN, 407: Why.PROXY_LOGIN}.get(status, Why.OTHER)

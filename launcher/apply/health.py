@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError
-from anklume_images.plaintext import plain
+from anklume_images.sanitize import sanitized
 from launcher.infra.names import NIC
 from launcher.observe.live import addresses_of
 
@@ -110,7 +110,7 @@ def _ask(instance: str, command: list[str], incus: Incus) -> tuple[bool, str]:
     except IncusError as error:  # it is still starting, or has ended again
         return False, error.message
     words = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
-    return result.code == 0, plain(words[-1][:200]) if words else ""
+    return result.code == 0, sanitized(words[-1][:200]) if words else ""
 
 
 def _journal(instance: str, incus: Incus) -> list[str]:
@@ -118,7 +118,7 @@ def _journal(instance: str, incus: Incus) -> list[str]:
         result = incus.execute(instance, [*_JOURNAL, str(_LINES)], timeout=_COMMAND_SECONDS)
     except IncusError as error:
         return [f"(its journal cannot be read: {error.message})"]
-    return [plain(line) for line in result.stdout.decode(errors="replace").splitlines()[-_LINES:]]
+    return [sanitized(line) for line in result.stdout.decode(errors="replace").splitlines()[-_LINES:]]
 
 
 def _console(instance: str, incus: Incus) -> list[str]:
@@ -127,4 +127,4 @@ def _console(instance: str, incus: Incus) -> list[str]:
         lines = incus.console_log(instance).decode(errors="replace").splitlines()
     except IncusError as error:
         return [f"(its console cannot be read: {error.message})"]
-    return [plain(line) for line in lines if line.strip()][-_LINES:]
+    return [sanitized(line) for line in lines if line.strip()][-_LINES:]

@@ -243,7 +243,7 @@ class _Run:
                 running[pool.submit(self._one, step)] = waiting.pop(key).key
             if not running and len(waiting) == before:  # two machines that swap their cards, say
                 names = ", ".join(key.name for key in waiting)
-                error = AnklumeError(f"these wait for each other: {names}", hint="take the card from one of them first")
+                error = AnklumeError(f"dependency cycle between {names}", hint="take the card from one of them first")
                 self.failures |= dict.fromkeys(waiting, error)
                 waiting.clear()
             if running:

@@ -94,7 +94,7 @@ def plan(session: Session, /, infra: Path, *, as_json: bool, yolo: bool, remote:
 @ONLY
 @TAGS
 @_FORCE
-@click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume with its data; may be given again.")
+@click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume with its data (repeatable).")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; remove nothing.")
 @YES
 @REMOTE

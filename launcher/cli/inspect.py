@@ -13,8 +13,8 @@ from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, Session, compl
 if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.infra.model import Infra
-    from launcher.inspect.images import ImageBook
-    from launcher.observe.instances import Seen
+    from launcher.inspect.images import ImageLookup
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["doctor", "logs", "shell", "status", "verify"]
 
@@ -119,7 +119,7 @@ def doctor(
     """
     from anklume_images.errors import IncusError
     from launcher.inspect import doctor
-    from launcher.inspect.collect import host_evidence, unreachable
+    from launcher.inspect.collect import server_facts, unreachable
 
     if infra is None and (only or tags):
         raise click.UsageError("--only and --tags choose machines of an infra.yml: name one")
@@ -131,7 +131,7 @@ def doctor(
     else:
         with incus:
             if file is None:
-                report = doctor.examine_host(host_evidence(incus))
+                report = doctor.examine_host(server_facts(incus))
             else:
                 report = doctor.examine(incus, file, _found(session, incus, file, only, tags), _book(session))
     if as_json:
@@ -164,7 +164,7 @@ def logs(
     Of one that does not run, what its console said.
     """
     from launcher.inspect import logs
-    from launcher.inspect.guest import Inside
+    from launcher.inspect.guest import Guest
 
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
@@ -175,11 +175,11 @@ def logs(
             if text:
                 session.console.result(text)
         elif following:
-            for text in logs.follow(Inside(incus, seen), lines, unit):
+            for text in logs.follow(Guest(incus, seen), lines, unit):
                 session.console.result(text.removesuffix("\n"))
                 sys.stdout.flush()
         else:
-            text, _ = logs.journal(Inside(incus, seen), lines, unit)
+            text, _ = logs.journal(Guest(incus, seen), lines, unit)
             if text:
                 session.console.result(text.removesuffix("\n"))
 
@@ -207,15 +207,15 @@ def shell(session: Session, infra: Path, machine: str, command: tuple[str, ...],
     sys.exit(code)
 
 
-def _book(session: Session) -> ImageBook:
-    from launcher.inspect.images import ImageBook
+def _book(session: Session) -> ImageLookup:
+    from launcher.inspect.images import ImageLookup
 
-    return ImageBook(session.images(), session.catalog())
+    return ImageLookup(session.images(), session.catalog())
 
 
 def _found(
     session: Session, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
-) -> tuple[Seen, ...]:
+) -> tuple[InstanceState, ...]:
     from launcher.infra.names import names_for
     from launcher.infra.selection import selected
     from launcher.observe.instances import look
@@ -226,7 +226,7 @@ def _found(
     return look(incus, infra, names_for(infra), machines)
 
 
-def _one(session: Session, incus: Incus, infra: Infra, name: str) -> Seen:
+def _one(session: Session, incus: Incus, infra: Infra, name: str) -> InstanceState:
     """The instance of one machine, which is there and ours."""
     from launcher.infra.selection import SelectionError
     from launcher.inspect.logs import require_ours

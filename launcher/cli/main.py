@@ -74,7 +74,7 @@ def _infra_files(incomplete: str) -> list[str]:
     "--specs",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="A folder of image specs of your own; may be given again, and the first that has a name wins.",
+    help="Additional spec directory (repeatable; the first match wins).",
 )
 @click.option(
     "--store",

@@ -1,4 +1,4 @@
-"""What the options before a verb say, and the arguments and options that verbs share."""
+"""What the options before a command say, and the arguments and options that commands share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass
 class Session:
-    """What the options before the verb say."""
+    """What the options before the command say."""
 
     specs: tuple[Path, ...]
     home: Path | None
@@ -143,6 +143,6 @@ ONLY = click.option(
     multiple=True,
     metavar="NAME",
     shell_complete=complete_selection,
-    help="These machines or domains only; may be given again.",
+    help="These machines or domains only (repeatable).",
 )
 TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Machines whose image has this tag, such as llm.")

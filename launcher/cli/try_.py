@@ -33,14 +33,14 @@ __all__ = ["try_"]
     "--publish",
     multiple=True,
     metavar="MACHINE:PORT[=HOSTPORT]",
-    help="A further port on the host's loopback, or one at a port of your choice; may be given again.",
+    help="A further port on the host's loopback, or one at a port of your choice (repeatable).",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A GGUF file for the machines that serve such; may be given again.",
+    help="A GGUF file for the machines that serve such (repeatable).",
 )
 @ONLY
 @OFFLINE

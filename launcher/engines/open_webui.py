@@ -9,7 +9,7 @@ from launcher.engines.page import Connection, NoAdministrator, Page
 from launcher.engines.probe import Outcome, failed
 
 if TYPE_CHECKING:
-    from launcher.engines.probe import Inside, Probe
+    from launcher.engines.probe import GuestLike, Probe
     from launcher.engines.settings import Settings
 
 __all__ = ["OLLAMA_API", "OPENAI_API", "PAGE"]
@@ -32,7 +32,7 @@ _PASSWORD = "open_webui_admin_password"  # noqa: S105 - a variable's name
 _NO_ADMINISTRATOR = "/run/open-webui/no-administrator"  # the reason why the image's page stays closed, when it does
 
 
-def _missing_administrator(inside: Inside, settings: Settings) -> NoAdministrator | None:
+def _missing_administrator(inside: GuestLike, settings: Settings) -> NoAdministrator | None:
     """What is seen of a missing administrator from inside; None when nothing is.
 
     The shipped image stays closed then and leaves the reason in a file. Another, or an older one, may serve its page:

@@ -10,7 +10,7 @@ from launcher.engines.service import Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from launcher.engines.probe import Inside
+    from launcher.engines.probe import GuestLike
     from launcher.engines.settings import Settings
 
 __all__ = ["Connection", "NoAdministrator", "Page", "Upstream"]
@@ -70,7 +70,7 @@ class Page(Service):
 
     connections: tuple[Connection, ...]
     password: str
-    missing_administrator: Callable[[Inside, Settings], NoAdministrator | None]
+    missing_administrator: Callable[[GuestLike, Settings], NoAdministrator | None]
 
     @property
     def defaults(self) -> Mapping[str, str]:

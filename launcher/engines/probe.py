@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Result
     from launcher.engines.settings import Settings
 
-__all__ = ["SHOWN", "TOKENS", "Inside", "Outcome", "Probe", "Reply", "answers_at", "failed", "names_in", "shown"]
+__all__ = ["SHOWN", "TOKENS", "GuestLike", "Outcome", "Probe", "Reply", "answers_at", "failed", "names_in", "shown"]
 
 TOKENS = 64  # an answer need not be long to be one
 SHOWN = 200  # characters of it
@@ -35,7 +35,7 @@ class Reply(Protocol):
         """In a few words, for people."""
 
 
-class Inside(Protocol):
+class GuestLike(Protocol):
     """A running instance, as seen from within."""
 
     def run(self, *command: str) -> Result:
@@ -61,7 +61,7 @@ class Probe:
     `seconds` is how long an answer of a model may take; `models` are those that an earlier check found.
     """
 
-    inside: Inside
+    inside: GuestLike
     settings: Settings
     url: str
     key: str

@@ -104,7 +104,7 @@ class _Host:
             return Grant(found[0], wish.device, wish.mode, wish.options, wish.part)
         if not found:
             there = _list(self.cards) or "no card at all"
-            message = f"{self.request.machine} names a card that the host has not: {wish.words}"
+            message = f"{self.request.machine} asks for a GPU that this host does not have: {wish.words}"
             return self._refusal("gpu-absent", message, f"there: {there}")
         return self._refusal(
             "gpu-unnamed",

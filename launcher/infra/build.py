@@ -24,8 +24,8 @@ from launcher.infra.schema import MACHINE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from launcher.infra.entries import Entry
-    from launcher.infra.images import Shelf
+    from launcher.infra.entries import WrittenMachine
+    from launcher.infra.images import ImageIndex
     from launcher.infra.mounts import Shares
     from launcher.infra.report import Report
 
@@ -37,13 +37,13 @@ AS_WRITTEN = ("type", "description", "weight", "config", "devices", "gpu_memory"
 def build_infra(
     report: Report,
     tree: Mapping[str, Any],
-    machines: Sequence[Entry],
+    machines: Sequence[WrittenMachine],
     addresses: Addresses,
     choices: Mapping[str, ImageChoice],
     variables: Mapping[str, Mapping[str, str]],
     shares: Shares,
     policies: Sequence[Policy],
-    shelf: Shelf,
+    shelf: ImageIndex,
 ) -> Infra:
     """The model of a document in which nothing structural is wrong."""
     settings = _settings(tree.get("global") or {})
@@ -91,7 +91,7 @@ def build_infra(
     )
 
 
-def _incus_keys(entry: Entry) -> dict[str, str]:
+def _incus_keys(entry: WrittenMachine) -> dict[str, str]:
     """What the keys that become one of Incus' say there."""
     written = {key.incus: entry.data[name] for name, key in MACHINE.keys.items() if key.incus and name in entry.data}
     return {name: value_text(value) for name, value in written.items()}
@@ -113,14 +113,14 @@ def _profiles(written: Mapping[str, Any]) -> dict[str, Profile]:
     }
 
 
-def _volumes(entry: Entry, pool: str) -> list[StorageVolume]:
+def _volumes(entry: WrittenMachine, pool: str) -> list[StorageVolume]:
     return [
         StorageVolume(name, volume["path"], volume.get("pool", pool), volume.get("size"))
         for name, volume in entry.data.get("storage_volumes", {}).items()
     ]
 
 
-def _persistent_data(entry: Entry, base: str) -> list[PersistentData]:
+def _persistent_data(entry: WrittenMachine, base: str) -> list[PersistentData]:
     folder = f"{base.rstrip('/')}/{entry.domain}/{entry.name}"
     return [
         PersistentData(name, f"{folder}/{name}", data["path"], data.get("readonly", False), data.get("shift", True))

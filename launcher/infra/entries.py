@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from anklume_images.specs.yamlfile import KeyPath
 
-__all__ = ["Entry", "entries", "written_names"]
+__all__ = ["WrittenMachine", "entries", "written_names"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class WrittenMachine:
     """One machine as it was read: `data` are its own keys, `of` those of its domain."""
 
     domain: str
@@ -89,10 +89,10 @@ class Entry:
         return bool(self.data.get("gpu") or self.data.get("gpu_devices") or self.gpus)
 
 
-def entries(domains: Mapping[str, Any]) -> list[Entry]:
+def entries(domains: Mapping[str, Any]) -> list[WrittenMachine]:
     """Every machine, in file order, those of disabled domains too."""
     return [
-        Entry(name, machine, data, domain)
+        WrittenMachine(name, machine, data, domain)
         for name, domain in domains.items()
         for machine, data in domain.get("machines", {}).items()
     ]

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from launcher.gpu_policy.refusals import Refusal
-    from launcher.infra.entries import Entry
+    from launcher.infra.entries import WrittenMachine
     from launcher.infra.report import Report
 
 __all__ = ["check_gpus"]
 
 
-def check_gpus(machines: Iterable[Entry], policy: str, report: Report) -> None:
+def check_gpus(machines: Iterable[WrittenMachine], policy: str, report: Report) -> None:
     """Report GPUs that two machines would hold, and those that cannot be given."""
     machines = tuple(machines)
     holders = {(entry.domain, entry.name): entry for entry in machines if entry.enabled and entry.wants_gpu}
@@ -40,7 +40,7 @@ def check_gpus(machines: Iterable[Entry], policy: str, report: Report) -> None:
         _check_flag(machine, report)
 
 
-def _request(machine: Entry, report: Report) -> Request:
+def _request(machine: WrittenMachine, report: Report) -> Request:
     target = machine.data.get("target")
     return Request(
         machine.name,
@@ -55,7 +55,7 @@ def _request(machine: Entry, report: Report) -> Request:
     )
 
 
-def _tell_unfit(machine: Entry, refusal: Refusal, report: Report) -> None:
+def _tell_unfit(machine: WrittenMachine, refusal: Refusal, report: Report) -> None:
     if refusal.device is None:
         report.error(machine.path, refusal.code, refusal.message, key=True, hint=refusal.hint)
     else:
@@ -63,12 +63,12 @@ def _tell_unfit(machine: Entry, refusal: Refusal, report: Report) -> None:
         report.error((*path, "gputype"), refusal.code, refusal.message, hint=refusal.hint)
 
 
-def _tell_conflict(machine: Entry, refusal: Refusal, report: Report) -> None:
+def _tell_conflict(machine: WrittenMachine, refusal: Refusal, report: Report) -> None:
     path = (*machine.path, "gpu") if machine.data.get("gpu") else machine.path
     report.error(path, refusal.code, refusal.message, key=True, hint=refusal.hint)
 
 
-def _check_flag(machine: Entry, report: Report) -> None:
+def _check_flag(machine: WrittenMachine, report: Report) -> None:
     if machine.data.get("gpu") is False and machine.data.get("gpu_devices"):
         message = f"'{machine.name}' names a card and has gpu: false"
         report.error((*machine.path, "gpu"), "gpu-off", message)

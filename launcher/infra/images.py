@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from anklume_images.specs.catalog import Catalog
     from anklume_images.specs.model import Spec, Variable
     from anklume_images.specs.yamlfile import KeyPath
-    from launcher.infra.entries import Entry
+    from launcher.infra.entries import WrittenMachine
     from launcher.infra.report import Code, Report
 
-__all__ = ["BASE_ROLE", "NO_IMAGE", "Shelf", "choose_images"]
+__all__ = ["BASE_ROLE", "NO_IMAGE", "ImageIndex", "choose_images"]
 
 BASE_ROLE = "base_system"
 """The role that every image provides."""
@@ -32,7 +32,7 @@ _SUFFIX = "_server"  # which many roles have, and which makes none of them like 
 _RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}  # Debian's numbers on image servers
 
 
-class Shelf:
+class ImageIndex:
     """The images that there are specs of; one whose spec is broken is known by its name only."""
 
     def __init__(self, catalog: Catalog) -> None:
@@ -113,7 +113,7 @@ class _Chosen:
 
 
 def choose_images(
-    machines: Sequence[Entry], default: str, channel: str, shelf: Shelf, report: Report
+    machines: Sequence[WrittenMachine], default: str, channel: str, shelf: ImageIndex, report: Report
 ) -> dict[str, ImageChoice]:
     """The image of each machine; what is wrong with those of disabled domains is not reported."""
     chooser = _Chooser(default, channel, shelf)
@@ -143,7 +143,7 @@ def choose_images(
 
 
 class _Chooser:
-    def __init__(self, default: str, channel: str, shelf: Shelf) -> None:
+    def __init__(self, default: str, channel: str, shelf: ImageIndex) -> None:
         self._default = default
         self._channel = channel
         self._shelf = shelf

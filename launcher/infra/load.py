@@ -15,7 +15,7 @@ from launcher.infra.document import read_source
 from launcher.infra.entries import entries
 from launcher.infra.gpus import check_gpus
 from launcher.infra.host import HostFacts
-from launcher.infra.images import NO_IMAGE, Shelf, choose_images
+from launcher.infra.images import NO_IMAGE, ImageIndex, choose_images
 from launcher.infra.model import Settings
 from launcher.infra.mounts import check_mounts, shared_mounts
 from launcher.infra.names import Names
@@ -164,7 +164,7 @@ class _Check:
         policies += rules.ai_access(settings, written, domains, report)
         rules.check_firewall(settings, report)
 
-        shelf = Shelf(self._catalog)
+        shelf = ImageIndex(self._catalog)
         default = settings.get("default_os_image", Settings.default_os_image)
         channel = settings.get("image_channel", Settings.image_channel)
         choices = choose_images(machines, default, channel, shelf, report)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from anklume_images.specs.yamlfile import KeyPath
-    from launcher.infra.entries import Entry
+    from launcher.infra.entries import WrittenMachine
     from launcher.infra.report import Report
 
 __all__ = ["Shares", "check_mounts", "shared_mounts"]
@@ -21,7 +21,7 @@ Shares = dict[str, tuple[SharedMount, ...]]
 """The shared volumes of each machine, by its name."""
 
 
-def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Entry], report: Report) -> Shares:
+def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[WrittenMachine], report: Report) -> Shares:
     """Who gets which shared volume: a machine's own entry beats its domain's, `propagate` adds those that nest."""
     found: dict[str, list[SharedMount]] = {}
     nesting = [machine.name for machine in machines if machine.is_set("security.nesting")]
@@ -41,7 +41,7 @@ def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Entr
     return {name: tuple(mounts) for name, mounts in found.items()}
 
 
-def _access(name: str, volume: Mapping[str, Any], machines: Sequence[Entry], report: Report) -> dict[str, str]:
+def _access(name: str, volume: Mapping[str, Any], machines: Sequence[WrittenMachine], report: Report) -> dict[str, str]:
     """`ro` or `rw` for each machine that consumes the volume."""
     here: KeyPath = ("shared_volumes", name, "consumers")
     consumers = volume.get("consumers", {})
@@ -62,7 +62,7 @@ def _access(name: str, volume: Mapping[str, Any], machines: Sequence[Entry], rep
     return by_domain | own
 
 
-def check_mounts(machines: Sequence[Entry], shares: Shares, pool: str, report: Report) -> None:
+def check_mounts(machines: Sequence[WrittenMachine], shares: Shares, pool: str, report: Report) -> None:
     """Report paths and device names that two things of a machine have, and volumes that differ from themselves."""
     volumes: dict[tuple[str, str, str], tuple[str | None, str]] = {}
     for machine in machines:
@@ -83,7 +83,7 @@ def check_mounts(machines: Sequence[Entry], shares: Shares, pool: str, report: R
                 report.error((*machine.path, "storage_volumes", name), "volume-differs", message, key=True)
 
 
-def _mounts(machine: Entry, shares: Sequence[SharedMount]) -> Iterator[tuple[KeyPath, str, str, str | None]]:
+def _mounts(machine: WrittenMachine, shares: Sequence[SharedMount]) -> Iterator[tuple[KeyPath, str, str, str | None]]:
     """Where each stands in the file, where it is mounted, what it is, and the name of its device if that is made."""
     for path, device in machine.devices.values():
         if device["type"] == "disk" and device.get("path", "").startswith("/"):

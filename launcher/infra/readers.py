@@ -1,4 +1,4 @@
-"""Single values as people write them, checked and brought into one form; `Wrong` says what a value must be."""
+"""Single values as people write them, checked and brought into one form; `WrongError` says what a value must be."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Reader",
-    "Wrong",
+    "WrongError",
     "address",
     "boolean",
     "choice",
@@ -55,7 +55,7 @@ _CRON = (
 )
 
 
-class Wrong(Exception):  # noqa: N818  # no error of the program: a finding on its way to the report
+class WrongError(Exception):  # no error of the program: a finding on its way to the report
     """What a value must be, as the end of the sentence `'key' …`."""
 
     def __init__(self, message: str, *, code: Code = "wrong-value", hint: str | None = None) -> None:
@@ -69,14 +69,14 @@ def _text(value: Any, what: str) -> str:
     if isinstance(value, str):
         return value
     quotable = isinstance(value, (int, float)) or hasattr(value, "isoformat")
-    raise Wrong(f"must be {what}", code="wrong-type", hint="put it in quotes" if quotable else None)
+    raise WrongError(f"must be {what}", code="wrong-type", hint="put it in quotes" if quotable else None)
 
 
 def line(value: Any) -> str:
     """A text of one line."""
     text = _text(value, "text")
     if not is_plain(text):
-        raise Wrong("must be one line without control characters")
+        raise WrongError("must be one line without control characters")
     return text
 
 
@@ -85,7 +85,7 @@ def boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     looks = str(value).lower() in ("yes", "no", "on", "off", "true", "false", "1", "0")
-    raise Wrong("must be true or false", code="wrong-type", hint="without quotes" if looks else None)
+    raise WrongError("must be true or false", code="wrong-type", hint="without quotes" if looks else None)
 
 
 def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
@@ -96,9 +96,9 @@ def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             numeric = isinstance(value, str) and value.isdecimal()
-            raise Wrong(f"must be {wanted}", code="wrong-type", hint="without quotes" if numeric else None)
+            raise WrongError(f"must be {wanted}", code="wrong-type", hint="without quotes" if numeric else None)
         if value < low or (high is not None and value > high):
-            raise Wrong(f"must be {wanted}")
+            raise WrongError(f"must be {wanted}")
         return value
 
     return read
@@ -114,7 +114,7 @@ def choice(*words: str | bool) -> Callable[[Any], Any]:
             if type(value) is type(word) and value == word:
                 return value
         close = nearest(value, names) if isinstance(value, str) else None
-        raise Wrong(f"must be {wanted}", hint=f"did you mean '{close}'?" if close else None)
+        raise WrongError(f"must be {wanted}", hint=f"did you mean '{close}'?" if close else None)
 
     return read
 
@@ -126,9 +126,9 @@ def matching(pattern: str, wanted: str, longest: int = 63) -> Callable[[Any], st
     def read(value: Any) -> str:
         text = _text(value, wanted)
         if len(text) > longest:
-            raise Wrong(f"must have at most {longest} characters")
+            raise WrongError(f"must have at most {longest} characters")
         if not compiled.fullmatch(text):
-            raise Wrong(f"must be {wanted}")
+            raise WrongError(f"must be {wanted}")
         return text
 
     return read
@@ -138,11 +138,11 @@ def folder(value: Any) -> str:
     """An absolute path, without what leads elsewhere."""
     text = line(value)
     if not text.startswith("/"):
-        raise Wrong("must be an absolute path")
+        raise WrongError("must be an absolute path")
     if any(part in (".", "..") for part in text.split("/")):
-        raise Wrong("must have no '.' or '..' in it")
+        raise WrongError("must have no '.' or '..' in it")
     if len(text) > 4095:  # PATH_MAX of Linux
-        raise Wrong("is longer than a path can be")
+        raise WrongError("is longer than a path can be")
     return "/" + posixpath.normpath(text).lstrip("/")
 
 
@@ -150,7 +150,7 @@ def mount_path(value: Any) -> str:
     """Where something is mounted in a machine."""
     path = folder(value)
     if path == "/":
-        raise Wrong("must be below '/'")
+        raise WrongError("must be below '/'")
     return path
 
 
@@ -160,19 +160,19 @@ def address(value: Any) -> ipaddress.IPv4Address:
     try:
         return ipaddress.IPv4Address(text)
     except ValueError:
-        raise Wrong("must be an IPv4 address", code="wrong-address") from None
+        raise WrongError("must be an IPv4 address", code="wrong-address") from None
 
 
 def two_octets(value: Any) -> str:
     """The first two numbers of addresses: `10.100`."""
     if isinstance(value, float):
-        raise Wrong("must be text", code="wrong-type", hint="put it in quotes, or YAML drops zeros at its end")
+        raise WrongError("must be text", code="wrong-type", hint="put it in quotes, or YAML drops zeros at its end")
     parts = _text(value, "the first two numbers of addresses, such as 10.100").split(".")
     if len(parts) != 2 or not all(re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) <= 255 for part in parts):
-        raise Wrong("must be the first two numbers of addresses, such as 10.100")
+        raise WrongError("must be the first two numbers of addresses, such as 10.100")
     first = int(parts[0])
     if first in (0, 127) or first >= 224:
-        raise Wrong("must be the beginning of addresses that machines can have, such as 10.100")
+        raise WrongError("must be the beginning of addresses that machines can have, such as 10.100")
     return f"{parts[0]}.{parts[1]}"
 
 
@@ -183,7 +183,7 @@ def size(value: Any) -> str:
         value = str(value)
     text = re.sub("([0-9]) ?(?=[A-Za-z])", r"\1", _text(value, wanted)).replace("KB", "kB")
     if not bytes_of(text):  # nothing is no size to have either
-        raise Wrong(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
+        raise WrongError(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
     return text
 
 
@@ -199,14 +199,14 @@ def reserve(*, of_memory: bool) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}%", value):
             if not 1 <= int(value[:-1]) <= 99:
-                raise Wrong(f"must be {wanted}")
+                raise WrongError(f"must be {wanted}")
             return f"{int(value[:-1])}%"
         if of_memory and isinstance(value, str):
             return size(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Wrong(f"must be {wanted}", code="wrong-type" if not isinstance(value, str) else "wrong-value")
+            raise WrongError(f"must be {wanted}", code="wrong-type" if not isinstance(value, str) else "wrong-value")
         if not 0 < value < 1 << 62:  # which is not true of .nan either
-            raise Wrong(f"must be {wanted}")
+            raise WrongError(f"must be {wanted}")
         return str(int(value)) if of_memory else f"{value:g}"
 
     return read
@@ -217,11 +217,11 @@ def cron(value: Any) -> str:
     text = line(value)
     fields = text.lower().split()
     if len(fields) != 5:
-        raise Wrong("must be five fields of cron: minute hour day month weekday", hint='such as "0 2 * * *"')
+        raise WrongError("must be five fields of cron: minute hour day month weekday", hint='such as "0 2 * * *"')
     names = ("minute", "hour", "day", "month", "weekday")
     for name, entry, (low, high, words) in zip(names, fields, _CRON, strict=True):
         if not all(_cron_part(part, low, high, words) for part in entry.split(",")):
-            raise Wrong(f"has no {name} that cron knows", hint=f"numbers from {low} to {high}, *, a-b, */n")
+            raise WrongError(f"has no {name} that cron knows", hint=f"numbers from {low} to {high}, *, a-b, */n")
     return " ".join(text.split())
 
 
@@ -246,7 +246,7 @@ def expiry(value: Any) -> str:
     """How long a snapshot is kept (30d, 24h, 60m), as Incus writes it, which has H and M for hours and minutes."""
     match = _EXPIRY.fullmatch(_text(value, "a time such as 30d, 24h or 60m"))
     if not match:
-        raise Wrong("must be a time such as 30d, 24h or 60m")
+        raise WrongError("must be a time such as 30d, 24h or 60m")
     return match[1] + {"d": "d", "h": "H", "m": "M"}[match[2]]
 
 
@@ -254,7 +254,7 @@ def pci(value: Any) -> str:
     """A PCI address, in Incus' form: `0000:01:00.0`."""
     found = pci_address(_text(value, "a PCI address such as 0000:01:00.0"))
     if found is None:
-        raise Wrong("must be a PCI address such as 0000:01:00.0")
+        raise WrongError("must be a PCI address such as 0000:01:00.0")
     return found
 
 
@@ -262,7 +262,7 @@ def image_ref(value: Any) -> str:
     """An image of the store: `name`, `name@channel` or `name@version`."""
     text = _text(value, "the name of an image")
     if not _IMAGE.fullmatch(text) or len(text) > 255:
-        raise Wrong("must be NAME, NAME@CHANNEL or NAME@VERSION", hint="an image of a remote is an os_image")
+        raise WrongError("must be NAME, NAME@CHANNEL or NAME@VERSION", hint="an image of a remote is an os_image")
     return text
 
 
@@ -270,7 +270,7 @@ def remote_image(value: Any) -> str:
     """An image as Incus names it: `images:debian/13`, or an alias."""
     text = line(value)
     if not text or " " in text or len(text) > 255:
-        raise Wrong("must be an image such as images:debian/13")
+        raise WrongError("must be an image such as images:debian/13")
     return text
 
 
@@ -282,7 +282,7 @@ def config_text(value: Any) -> str:
         return str(value)
     text = _text(value, "text, a number, true or false")
     if not is_plain(text, lines=True):
-        raise Wrong("must have no control characters")
+        raise WrongError("must have no control characters")
     return text
 
 
@@ -290,5 +290,5 @@ def device_text(value: Any) -> str:
     """A value of a device as text."""
     text = config_text(value)
     if not is_plain(text):
-        raise Wrong("must be one line without control characters")
+        raise WrongError("must be one line without control characters")
     return text

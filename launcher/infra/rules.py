@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Collection, Mapping, Sequence
 
-    from launcher.infra.entries import Entry
+    from launcher.infra.entries import WrittenMachine
     from launcher.infra.host import HostFacts
     from launcher.infra.names import Names
     from launcher.infra.report import Report
@@ -75,7 +75,9 @@ def check_subnets(subnets: Mapping[str, ipaddress.IPv4Network], host: HostFacts,
                 report.warn(("domains", name), "subnet-shadows-route", message, key=True, hint=hint)
 
 
-def check_machines(machines: Sequence[Entry], host: HostFacts, names: Names, *, yolo: bool, report: Report) -> None:
+def check_machines(
+    machines: Sequence[WrittenMachine], host: HostFacts, names: Names, *, yolo: bool, report: Report
+) -> None:
     """Unique names, known profiles, and what a container may be trusted with."""
     seen: dict[str, str] = {}
     for machine in machines:
@@ -93,7 +95,7 @@ def check_machines(machines: Sequence[Entry], host: HostFacts, names: Names, *, 
         _check_container(machine, host, yolo=yolo, report=report)
 
 
-def _check_profiles(machine: Entry, report: Report) -> None:
+def _check_profiles(machine: WrittenMachine, report: Report) -> None:
     written = report.source.data["domains"][machine.domain].get("profiles")
     known = {"default", *(str(name) for name in (written if isinstance(written, dict) else ()))}
     for index, name in machine.data.get("profiles", ()):
@@ -103,7 +105,7 @@ def _check_profiles(machine: Entry, report: Report) -> None:
             report.error((*machine.path, "profiles", index), "unknown-profile", message, hint=hint)
 
 
-def _check_container(machine: Entry, host: HostFacts, *, yolo: bool, report: Report) -> None:
+def _check_container(machine: WrittenMachine, host: HostFacts, *, yolo: bool, report: Report) -> None:
     if machine.is_vm:
         return
     privileged = machine.is_set("security.privileged")
@@ -124,7 +126,7 @@ def _check_container(machine: Entry, host: HostFacts, *, yolo: bool, report: Rep
 def policies(
     written: Sequence[tuple[int, Mapping[str, Any]]],
     domains: Mapping[str, Any],
-    machines: Sequence[Entry],
+    machines: Sequence[WrittenMachine],
     report: Report,
 ) -> list[Policy]:
     """The network policies; one whose end is disabled has nothing to let through and is left out."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
 from launcher.infra.incus_keys import config_keys, device_keys
-from launcher.infra.kinds import WRONG, Anything, Entries, Items, Key, Section, Text, Value
 from launcher.infra.readers import choice, integer, matching
+from launcher.infra.schema_types import WRONG, AnyValue, Key, ListOf, MappingOf, Section, Text, Value
 
 if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
-    from launcher.infra.kinds import Kind
     from launcher.infra.report import Report
+    from launcher.infra.schema_types import SchemaType
 
 __all__ = ["INFRA", "MACHINE", "TRUST_LEVELS"]
 
@@ -42,7 +42,7 @@ _FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
 class _Config:
     """Incus' configuration as texts; a boolean may be written in any of YAML's ways."""
 
-    _keys = Entries(_CONFIG_KEY, Anything())
+    _keys = MappingOf(_CONFIG_KEY, AnyValue())
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
         """The texts by key, or WRONG."""
@@ -53,7 +53,7 @@ class _Config:
         return {key: text for key, text in read.items() if text is not WRONG}
 
 
-def _config_kind(key: str, value: object) -> Kind:
+def _config_kind(key: str, value: object) -> SchemaType:
     known = config_keys().find(key) if isinstance(value, bool) else None
     return Value(readers.config_text) if known and known.boolean else Text(readers.config_text)
 
@@ -63,7 +63,7 @@ class _Device:
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
         """The device with texts as values, or WRONG."""
-        entries = Entries(_CONFIG_KEY, Anything()).read(value, path, report)
+        entries = MappingOf(_CONFIG_KEY, AnyValue()).read(value, path, report)
         if entries is WRONG:
             return WRONG
         if "type" not in entries:
@@ -76,7 +76,7 @@ class _Device:
         return device if "type" in device else WRONG
 
 
-def _device_kind(key: str, kind: object, value: object) -> Kind:
+def _device_kind(key: str, kind: object, value: object) -> SchemaType:
     reader = _device_reader(key, kind)
     keys = device_keys(kind) if isinstance(value, bool) and isinstance(kind, str) else None
     known = keys.find(key) if keys else None
@@ -160,7 +160,7 @@ class _ResourcePolicy:
 
 
 _CONFIG = _Config()
-_DEVICES = Entries(_WORD, _Device())
+_DEVICES = MappingOf(_WORD, _Device())
 
 _ADDRESSING = Section(
     {
@@ -198,7 +198,7 @@ MACHINE = Section(
         "ip": Key(Value(readers.address)),
         "ephemeral": Key(_BOOL),
         "gpu": Key(_BOOL),
-        "profiles": Key(Items(Value(_WORD), numbered=True)),
+        "profiles": Key(ListOf(Value(_WORD), numbered=True)),
         "weight": Key(Value(integer(1, 1_000_000))),
         "boot_autostart": Key(_BOOL, incus="boot.autostart"),
         "boot_priority": Key(Value(integer(0, 100)), incus="boot.autostart.priority"),
@@ -206,16 +206,16 @@ MACHINE = Section(
         "snapshots_expiry": Key(Value(readers.expiry), incus="snapshots.expiry"),
         "config": Key(_CONFIG),
         "devices": Key(_DEVICES),
-        "roles": Key(Items(Value(_WORD))),
+        "roles": Key(ListOf(Value(_WORD))),
         "storage_volumes": Key(
-            Entries(
+            MappingOf(
                 _VOLUME_NAME,
                 Section({"path": Key(_MOUNT, required=True), "pool": Key(Value(_WORD)), "size": Key(_SIZE)}),
                 empty=True,
             )
         ),
         "persistent_data": Key(
-            Entries(
+            MappingOf(
                 _MOUNT_NAME,
                 Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL), "shift": Key(_BOOL)}),
                 empty=True,
@@ -223,12 +223,12 @@ MACHINE = Section(
         ),
         "os_image": Key(Value(readers.remote_image)),
         "image": Key(Value(readers.image_ref)),
-        "vars": Key(Entries(_VARIABLE, Anything())),
-        "gpu_devices": Key(Items(_Card())),
+        "vars": Key(MappingOf(_VARIABLE, AnyValue())),
+        "gpu_devices": Key(ListOf(_Card())),
         "gpu_memory": Key(Value(readers.size_in_bytes)),
         "target": Key(Value(matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64))),
-        "export_apps": Key(Anything(), foreign=True),
-        "services": Key(Anything(), foreign=True),
+        "export_apps": Key(AnyValue(), foreign=True),
+        "services": Key(AnyValue(), foreign=True),
     }
 )
 
@@ -240,16 +240,18 @@ _DOMAIN = Section(
         "ephemeral": Key(_BOOL),
         "trust_level": Key(Value(choice(*TRUST_LEVELS))),
         "profiles": Key(
-            Entries(_WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True)
+            MappingOf(
+                _WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True
+            )
         ),
-        "machines": Key(Entries(_MACHINE_NAME, MACHINE, empty=True)),
+        "machines": Key(MappingOf(_MACHINE_NAME, MACHINE, empty=True)),
         "ai_provider": Key(Value(choice("local", "cloud", "local-first")), foreign=True),
         "ai_sanitize": Key(Value(choice(True, False, "always")), foreign=True),
-        "file_portal": Key(Anything(), foreign=True),
+        "file_portal": Key(AnyValue(), foreign=True),
         "openclaw": Key(_BOOL, foreign=True),
-        "panel_color": Key(Anything(), foreign=True),
-        "pinned_apps": Key(Anything(), foreign=True),
-        "wallpaper": Key(Anything(), foreign=True),
+        "panel_color": Key(AnyValue(), foreign=True),
+        "pinned_apps": Key(AnyValue(), foreign=True),
+        "wallpaper": Key(AnyValue(), foreign=True),
     }
 )
 
@@ -270,7 +272,7 @@ _SHARED_VOLUME = Section(
         "path": Key(_MOUNT),
         "shift": Key(_BOOL),
         "propagate": Key(_BOOL),
-        "consumers": Key(Entries(readers.line, Value(choice("ro", "rw"))), required=True),
+        "consumers": Key(MappingOf(readers.line, Value(choice("ro", "rw"))), required=True),
     }
 )
 
@@ -278,9 +280,9 @@ INFRA = Section(
     {
         "project_name": Key(Value(matching(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\S", "a name on one line", 200))),
         "global": Key(_GLOBAL),
-        "domains": Key(Entries(_NAME, _DOMAIN, empty=True)),
-        "network_policies": Key(Items(_POLICY, numbered=True)),
-        "shared_volumes": Key(Entries(_MOUNT_NAME, _SHARED_VOLUME, empty=True)),
+        "domains": Key(MappingOf(_NAME, _DOMAIN, empty=True)),
+        "network_policies": Key(ListOf(_POLICY, numbered=True)),
+        "shared_volumes": Key(MappingOf(_MOUNT_NAME, _SHARED_VOLUME, empty=True)),
     }
 )
 """A whole file. Which keys must be there is a rule of its own, as empty ones are allowed."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anklume_images.errors import Problem
     from anklume_images.specs.model import Variable
     from anklume_images.specs.yamlfile import KeyPath
-    from launcher.infra.entries import Entry
-    from launcher.infra.images import Shelf
+    from launcher.infra.entries import WrittenMachine
+    from launcher.infra.images import ImageIndex
     from launcher.infra.model import ImageChoice
     from launcher.infra.report import Report
 
@@ -28,7 +28,7 @@ _FRAMEWORK = ("ansible_", "instance_", "domain_", "incus_", "psot_")
 
 
 def read_variables(
-    machines: Sequence[Entry], choices: Mapping[str, ImageChoice], shelf: Shelf, report: Report
+    machines: Sequence[WrittenMachine], choices: Mapping[str, ImageChoice], shelf: ImageIndex, report: Report
 ) -> dict[str, dict[str, str]]:
     """What is set for each machine of the enabled domains, as Incus' configuration holds it."""
     reader = _Reader(shelf, report)
@@ -38,7 +38,7 @@ def read_variables(
 
 
 class _Reader:
-    def __init__(self, shelf: Shelf, report: Report) -> None:
+    def __init__(self, shelf: ImageIndex, report: Report) -> None:
         self._shelf = shelf
         self._report = report
         self._declared = shelf.declared()
@@ -48,7 +48,7 @@ class _Reader:
         self._warnings: dict[Problem, None] = {}
         self._environment: dict[KeyPath, Problem] = {}
 
-    def read(self, machine: Entry, image: ImageChoice) -> dict[str, str]:
+    def read(self, machine: WrittenMachine, image: ImageChoice) -> dict[str, str]:
         """What is set for one machine: of a group's variables those that its image has, of its own all."""
         own = Layer(machine.data.get("vars", {}), self._report.source, (*machine.path, "vars"))
         groups = [self._groups.get(_ALL), self._groups.get(machine.domain) if machine.domain != _ALL else None]
@@ -73,7 +73,7 @@ class _Reader:
                 self._check_empty(layer, name, variables[name])
         return {name: text for name, (_, text) in texts.items() if text}
 
-    def _warn_of_environment(self, machine: Entry, variables: Mapping[str, Variable]) -> None:
+    def _warn_of_environment(self, machine: WrittenMachine, variables: Mapping[str, Variable]) -> None:
         """systemd hands the environment that Incus gives it to no service; a profile's is told of once."""
         takers = [name for name, variable in variables.items() if variable.type == "environment"]
         hint = f"vars: {{{takers[0]}: {{NAME: …}}}} reaches the service" if takers else None
@@ -103,7 +103,7 @@ class _Reader:
                 self._errors[layer.problem(name, "unknown-variable", message, key=True, hint=hint)] = None
 
     def _not_of_image(
-        self, layer: Layer, name: str, machine: Entry, image: ImageChoice, variables: Mapping[str, Variable]
+        self, layer: Layer, name: str, machine: WrittenMachine, image: ImageChoice, variables: Mapping[str, Variable]
     ) -> None:
         """A variable that the machine's image does not have, set for that machine by name."""
         if name in layer.managed or (layer.ansible and (name not in self._declared)):

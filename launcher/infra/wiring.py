@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from launcher.engines.engine import Engine
     from launcher.engines.page import Connection
-    from launcher.infra.entries import Entry
-    from launcher.infra.images import Shelf
+    from launcher.infra.entries import WrittenMachine
+    from launcher.infra.images import ImageIndex
     from launcher.infra.model import ImageChoice, Policy
 
 __all__ = ["wire"]
@@ -41,15 +41,15 @@ class _Server:
 
 
 def wire(
-    machines: Sequence[Entry],
+    machines: Sequence[WrittenMachine],
     choices: Mapping[str, ImageChoice],
     addresses: Mapping[str, ipaddress.IPv4Address],
     policies: Sequence[Policy],
     variables: Variables,
-    shelf: Shelf,
+    shelf: ImageIndex,
 ) -> list[str]:
     """Set the variables that nobody set, in `variables`, and say so: a line for each."""
-    by_image: dict[str, list[Entry]] = {}
+    by_image: dict[str, list[WrittenMachine]] = {}
     for machine in machines:
         if machine.enabled:
             by_image.setdefault(str(choices[machine.name].store), []).append(machine)
@@ -71,10 +71,10 @@ def wire(
 
 
 def _servers(
-    by_image: Mapping[str, Sequence[Entry]],
+    by_image: Mapping[str, Sequence[WrittenMachine]],
     addresses: Mapping[str, ipaddress.IPv4Address],
     variables: Variables,
-    shelf: Shelf,
+    shelf: ImageIndex,
 ) -> list[_Server]:
     """The machines whose image provides an engine, and which others can reach."""
     found = []
@@ -92,7 +92,7 @@ def _servers(
     return found
 
 
-def _wire_one(machine: Entry, reaches: Mapping[Connection, _Reach], variables: Variables) -> list[str]:
+def _wire_one(machine: WrittenMachine, reaches: Mapping[Connection, _Reach], variables: Variables) -> list[str]:
     """Take the first connection by which something is reached."""
     own = variables[machine.name]
     used = [one for one in reaches if not (one.switch and own.get(one.switch) == "false")]
@@ -111,7 +111,7 @@ def _wire_one(machine: Entry, reaches: Mapping[Connection, _Reach], variables: V
     return [f"'{machine.name}' reaches no model server of this file: {instead}"]
 
 
-def _connect(machine: Entry, server: _Server, why: str, variables: Variables) -> list[str]:
+def _connect(machine: WrittenMachine, server: _Server, why: str, variables: Variables) -> list[str]:
     """Name the server to the page, with its key, and turn off what is not used."""
     own = variables[machine.name]
     engine, connection = server.engine, server.engine.connection
@@ -127,7 +127,7 @@ def _connect(machine: Entry, server: _Server, why: str, variables: Variables) ->
     return lines
 
 
-def _undecided(machine: Entry, found: Sequence[_Server], why: str) -> str:
+def _undecided(machine: WrittenMachine, found: Sequence[_Server], why: str) -> str:
     names = ", ".join(f"'{server.name}'" for server in found)
     return (
         f"'{machine.name}' has a choice of {names} ({why}), and none was chosen: "
@@ -151,7 +151,7 @@ class _Reach:
                 if policy.bidirectional:
                     self._from.setdefault(policy.destination, []).append((policy.source, policy))
 
-    def of(self, machine: Entry) -> tuple[list[_Server], str]:
+    def of(self, machine: WrittenMachine) -> tuple[list[_Server], str]:
         """The servers, and by what way they are reached."""
         near = [server for server in self._by_domain.get(machine.domain, ()) if server.name != machine.name]
         if near:

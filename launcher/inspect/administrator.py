@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.infra.model import Infra
-    from launcher.inspect.facts import MachineEvidence
+    from launcher.inspect.facts import MachineFacts
 
 __all__ = ["administrator_findings"]
 
 
-def administrator_findings(infra: Infra, machine: MachineEvidence) -> Iterator[Finding]:
+def administrator_findings(infra: Infra, machine: MachineFacts) -> Iterator[Finding]:
     """A finding when the administrator is missing."""
     missing = machine.no_administrator
     if missing is None:

@@ -11,7 +11,7 @@ from launcher.inspect.guest import NOT_FOUND
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from launcher.engines.probe import Inside
+    from launcher.engines.probe import GuestLike
     from launcher.gpu.cards import Card
     from launcher.gpu.nvidia_smi import Figures
 
@@ -25,7 +25,7 @@ QUERY = (
 )
 
 
-def check_cards(inside: Inside, cards: Sequence[Card]) -> Outcome:
+def check_cards(inside: GuestLike, cards: Sequence[Card]) -> Outcome:
     """nvidia-smi inside shows cards, and they are the host's, `cards`."""
     if cards and not any(card.is_nvidia for card in cards):
         return Outcome("skipped", "the host has no NVIDIA card; nvidia-smi knows no other")

@@ -17,8 +17,8 @@ from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.nvidia import has_hook, has_tool
 from launcher.infra.names import NIC
 from launcher.inspect.cards import QUERY
-from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool, Said
-from launcher.inspect.guest import Inside
+from launcher.inspect.facts import CommandResult, EngineTest, MachineFacts, Pool, ServerFacts
+from launcher.inspect.guest import Guest
 from launcher.inspect.host_filters import read_filters
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
     from launcher.infra.model import Infra
-    from launcher.inspect.images import ImageBook
-    from launcher.observe.instances import Seen
+    from launcher.inspect.images import ImageLookup
+    from launcher.observe.instances import InstanceState
     from launcher.observe.live import Lease
 
-__all__ = ["host_evidence", "machine_evidence", "unreachable"]
+__all__ = ["machine_facts", "server_facts", "unreachable"]
 
 _JOURNAL_LINES = 1000
 _CONNECT_SECONDS = 3  # for a list of models, from a neighbour
 
 
-def unreachable(error: IncusError) -> HostEvidence:
+def unreachable(error: IncusError) -> ServerFacts:
     """What is left to see when Incus cannot be used: this machine's own kernel."""
-    return HostEvidence(
+    return ServerFacts(
         error.where or "",
         error.message,
         error.hint or "",
@@ -55,13 +55,13 @@ def unreachable(error: IncusError) -> HostEvidence:
     )
 
 
-def host_evidence(incus: Incus) -> HostEvidence:
+def server_facts(incus: Incus) -> ServerFacts:
     """The host of the daemon; its files are looked at when it is reached over a socket."""
     resources = incus.resources()
     memory = resources.get("memory") or {}
     root = daemon_root(incus.address)
     instances = incus.instances()
-    return HostEvidence(
+    return ServerFacts(
         incus.address,
         version=incus.server.version,
         pools=tuple(_pool(incus, pool) for pool in incus.within(None).list_objects("pool")),
@@ -102,9 +102,9 @@ def _filesystems() -> frozenset[str] | None:
     return None if text is None else frozenset(line.split()[-1] for line in text.splitlines() if line.strip())
 
 
-def machine_evidence(
-    incus: Incus, infra: Infra, found: Iterable[Seen], book: ImageBook, cards: Sequence[Card]
-) -> list[MachineEvidence]:
+def machine_facts(
+    incus: Incus, infra: Infra, found: Iterable[InstanceState], book: ImageLookup, cards: Sequence[Card]
+) -> list[MachineFacts]:
     """What is seen of these machines, in parallel; `cards` are the host's."""
     root = daemon_root(incus.address)
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
@@ -112,28 +112,28 @@ def machine_evidence(
     return [_with_cards(entry, infra, cards, root) if entry.wants_gpu else entry for entry in evidence]
 
 
-def _with_cards(entry: MachineEvidence, infra: Infra, cards: Sequence[Card], root: Path | None) -> MachineEvidence:
+def _with_cards(entry: MachineFacts, infra: Infra, cards: Sequence[Card], root: Path | None) -> MachineFacts:
     machine = entry.seen.machine
     domain = infra.domains[machine.domain]
     grants, refusals = asked(machine, domain, cards)
     return replace(entry, refusals=refusals, obstacles=preflight(machine, domain, grants, root))
 
 
-def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
+def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFacts:
     facts = book.facts(seen)
     services, settings, gpu = offered(seen, facts), settings_of(seen, facts), wants_gpu(seen)
     if not seen.running:
-        return MachineEvidence(seen, services, settings, gpu)
-    inside = Inside(incus, seen)
+        return MachineFacts(seen, services, settings, gpu)
+    inside = Guest(incus, seen)
     smi = inside.run(*QUERY) if gpu else None
     engine = next(iter(engines_of(services)), None)
     page = PAGE.role in services
-    return MachineEvidence(
+    return MachineFacts(
         seen,
         services,
         settings,
         gpu,
-        nvidia_smi=None if smi is None else Said(smi.code, _said(smi)),
+        nvidia_smi=None if smi is None else CommandResult(smi.code, _said(smi)),
         cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
         journal=_journal(inside, engine.unit) if engine else (),
         loaded=_loaded(inside, engine, settings) if engine and engine.loaded_path else (),
@@ -144,7 +144,7 @@ def _machine(incus: Incus, seen: Seen, book: ImageBook) -> MachineEvidence:
     )
 
 
-def _leases(incus: Incus, seen: Seen) -> tuple[Lease, ...]:
+def _leases(incus: Incus, seen: InstanceState) -> tuple[Lease, ...]:
     """The leases for the machine's address, and those that its network device has."""
     nic = seen.devices.get(NIC) or {}
     own = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
@@ -156,7 +156,7 @@ def _said(result: Result) -> str:
     return " ".join((result.stderr or result.stdout).decode(errors="replace").split())[:300]
 
 
-def _journal(inside: Inside, unit: str) -> tuple[str, ...]:
+def _journal(inside: Guest, unit: str) -> tuple[str, ...]:
     """The lines of a unit since it was last started: older ones tell of troubles that may be over."""
     show = inside.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
     invocation = show.stdout.decode(errors="replace").strip()
@@ -165,19 +165,19 @@ def _journal(inside: Inside, unit: str) -> tuple[str, ...]:
     return tuple(inside.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
 
 
-def _loaded(inside: Inside, engine: Engine, settings: Settings) -> tuple[Loaded, ...]:
+def _loaded(inside: Guest, engine: Engine, settings: Settings) -> tuple[Loaded, ...]:
     answer = inside.request(f"{engine.own_url(settings)}{engine.loaded_path}")
     return engine.loaded(answer.json()) if answer.ok else ()
 
 
-def _listening(inside: Inside) -> tuple[str, ...]:
+def _listening(inside: Guest) -> tuple[str, ...]:
     """Local addresses of listening TCP sockets: `127.0.0.1:11434`, `*:8080`."""
     lines = inside.run("ss", "--no-header", "--listening", "--tcp", "--numeric").stdout.decode(errors="replace")
     columns = [line.split() for line in lines.splitlines()]
     return tuple(sorted({words[3] for words in columns if len(words) >= 4}))
 
 
-def _tests(inside: Inside, settings: Settings) -> tuple[EngineTest, ...]:
+def _tests(inside: Guest, settings: Settings) -> tuple[EngineTest, ...]:
     found = []
     for upstream in PAGE.upstreams(settings):
         answer = inside.request(upstream.probe, bearer=upstream.key, seconds=_CONNECT_SECONDS)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from launcher.engines.engine import Engine
     from launcher.infra.model import Infra, Machine
-    from launcher.inspect.facts import EngineTest, MachineEvidence
+    from launcher.inspect.facts import EngineTest, MachineFacts
 
 __all__ = ["allowed", "connection_findings"]
 
@@ -29,7 +29,7 @@ class _Why:
     evidence: tuple[str, ...] = ()
 
 
-def connection_findings(infra: Infra, page: MachineEvidence, machines: Sequence[MachineEvidence]) -> Iterator[Finding]:
+def connection_findings(infra: Infra, page: MachineFacts, machines: Sequence[MachineFacts]) -> Iterator[Finding]:
     """A finding for each engine that did not answer."""
     for test in page.tests:
         if test.ok:
@@ -41,7 +41,7 @@ def connection_findings(infra: Infra, page: MachineEvidence, machines: Sequence[
         yield Finding("webui-cannot-reach-engine", "error", page.name, what, evidence, why.cause, why.remedy)
 
 
-def _why(infra: Infra, page: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+def _why(infra: Infra, page: MachineFacts, test: EngineTest, machines: Sequence[MachineFacts]) -> _Why:
     if test.code == 0:
         return _answered(test)
     host, port = _endpoint(test.upstream.url)
@@ -71,7 +71,7 @@ def _answered(test: EngineTest) -> _Why:
     return _Why(cause, f"correct {connection.url_variable} and apply")
 
 
-def _itself(page: MachineEvidence, test: EngineTest, machines: Sequence[MachineEvidence]) -> _Why:
+def _itself(page: MachineFacts, test: EngineTest, machines: Sequence[MachineFacts]) -> _Why:
     host, port = _endpoint(test.upstream.url)
     if engine := _engine(page, test):
         journal = _Why("the engine in the same machine does not answer", "look at its journal: anklume-launch logs")
@@ -88,12 +88,12 @@ def _endpoint(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _example(machines: Sequence[MachineEvidence], port: int) -> str:
+def _example(machines: Sequence[MachineFacts], port: int) -> str:
     engines = [machine for machine in machines if machine.engine]
     return f"http://{engines[0].seen.machine.address}:{port}" if engines else f"http://ADDRESS:{port}"
 
 
-def _at(host: str, machines: Sequence[MachineEvidence]) -> MachineEvidence | None:
+def _at(host: str, machines: Sequence[MachineFacts]) -> MachineFacts | None:
     """The machine that has this address or name; Incus' name server knows instances as `NAME.incus` too."""
     for machine in machines:
         names = {machine.seen.instance, f"{machine.seen.instance}.incus"}
@@ -115,13 +115,13 @@ def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
     )
 
 
-def _engine(machine: MachineEvidence, test: EngineTest) -> Engine | None:
+def _engine(machine: MachineFacts, test: EngineTest) -> Engine | None:
     """The machine's engine: of several, the one that is used in the way that was tried."""
     engines = engines_of(machine.services)
     return next((one for one in engines if one.connection == test.upstream.connection), machine.engine)
 
 
-def _unknown(machine: MachineEvidence, test: EngineTest) -> _Why:
+def _unknown(machine: MachineFacts, test: EngineTest) -> _Why:
     variable = test.upstream.connection.url_variable
     return _Why(
         f"{machine.name} offers no engine that is known here",
@@ -129,7 +129,7 @@ def _unknown(machine: MachineEvidence, test: EngineTest) -> _Why:
     )
 
 
-def _forbidden(infra: Infra, page: MachineEvidence, machine: MachineEvidence, port: int) -> _Why | None:
+def _forbidden(infra: Infra, page: MachineFacts, machine: MachineFacts, port: int) -> _Why | None:
     """That the file does not let the one reach the other."""
     source, target = page.seen.machine, machine.seen.machine
     if allowed(infra, source, target, port):
@@ -140,7 +140,7 @@ def _forbidden(infra: Infra, page: MachineEvidence, machine: MachineEvidence, po
     return _Why(cause, f"add to network_policies: {policy}, and apply", evidence)
 
 
-def _dropped(infra: Infra, machine: MachineEvidence, port: int) -> _Why:
+def _dropped(infra: Infra, machine: MachineFacts, port: int) -> _Why:
     """The engine listens as it should, and may be reached."""
     return _Why(
         "the engine listens and the file allows it, so something between them drops the packets",
@@ -150,7 +150,7 @@ def _dropped(infra: Infra, machine: MachineEvidence, port: int) -> _Why:
     )
 
 
-def _at_fault(machine: MachineEvidence, engine: Engine, port: int) -> _Why | None:
+def _at_fault(machine: MachineFacts, engine: Engine, port: int) -> _Why | None:
     """What is wrong at the engine's own end of the connection, if something is."""
     variable = engine.host_variable
     evidence = (_listens(machine, port), f"{variable} in {machine.name}: {machine.settings[variable]}")
@@ -170,11 +170,11 @@ def _at_fault(machine: MachineEvidence, engine: Engine, port: int) -> _Why | Non
     return None
 
 
-def _at_port(machine: MachineEvidence, port: int) -> list[str]:
+def _at_port(machine: MachineFacts, port: int) -> list[str]:
     return [socket for socket in machine.listening if socket.rpartition(":")[2] == str(port)]
 
 
-def _listens(machine: MachineEvidence, port: int) -> str:
+def _listens(machine: MachineFacts, port: int) -> str:
     sockets = _at_port(machine, port) or machine.listening
     return f"listening in {machine.name}: {', '.join(sockets) or 'nothing'}"
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.console import human_size
-from anklume_images.plaintext import plain
+from anklume_images.sanitize import sanitized
 from launcher.infra.names import NIC
-from launcher.inspect.collect import host_evidence, machine_evidence
+from launcher.inspect.collect import machine_facts, server_facts
 from launcher.inspect.findings import machine_findings
 from launcher.inspect.firewall import Bridge, filter_findings
 from launcher.inspect.preflight import host_findings
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
     from launcher.infra.model import Infra
-    from launcher.inspect.facts import Finding, HostEvidence
-    from launcher.inspect.images import ImageBook
-    from launcher.observe.instances import Seen
+    from launcher.inspect.facts import Finding, ServerFacts
+    from launcher.inspect.images import ImageLookup
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["Report", "as_json", "as_text", "examine", "examine_host"]
 
@@ -38,15 +38,15 @@ class Report:
         return not any(finding.severity == "error" for finding in self.findings)
 
 
-def examine_host(host: HostEvidence, pool: str = "default") -> Report:
+def examine_host(host: ServerFacts, pool: str = "default") -> Report:
     """The host alone; `pool` is the one that has to be there."""
     return Report(_host_lines(host), tuple(host_findings(host, pool)))
 
 
-def examine(incus: Incus, infra: Infra, found: Sequence[Seen], book: ImageBook) -> Report:
+def examine(incus: Incus, infra: Infra, found: Sequence[InstanceState], book: ImageLookup) -> Report:
     """The host and these machines of a file."""
-    host = host_evidence(incus)
-    machines = machine_evidence(incus, infra, found, book, host.cards)
+    host = server_facts(incus)
+    machines = machine_facts(incus, infra, found, book, host.cards)
     report = examine_host(host, infra.settings.storage_pool)
     looked = [f"{machine.name}: {machine.seen.state}" + _services(machine.services) for machine in machines]
     filters = filter_findings(host.filters, _bridges(infra, found)) if host.filters else ()
@@ -54,7 +54,7 @@ def examine(incus: Incus, infra: Infra, found: Sequence[Seen], book: ImageBook) 
     return Report((*report.looked_at, *looked), findings)
 
 
-def _bridges(infra: Infra, found: Sequence[Seen]) -> tuple[Bridge, ...]:
+def _bridges(infra: Infra, found: Sequence[InstanceState]) -> tuple[Bridge, ...]:
     """The bridges of the domains whose machines are looked at and run."""
     bridges: dict[str, Bridge] = {}
     for seen in found:
@@ -69,7 +69,7 @@ def _services(services: frozenset[str]) -> str:
     return f", {', '.join(sorted(services))}" if services else ""
 
 
-def _host_lines(host: HostEvidence) -> tuple[str, ...]:
+def _host_lines(host: ServerFacts) -> tuple[str, ...]:
     if host.error:
         return (f"Incus: not reached at {host.address}",)
     lines = [f"Incus {host.version} at {host.address}"]
@@ -102,7 +102,7 @@ def as_text(report: Report) -> str:
     lines = [f"looked at  {line}" for line in report.looked_at]
     for finding in report.findings:
         lines += ["", f"{finding.severity}: {finding.subject}: {finding.what} [{finding.code}]"]
-        lines += [f"  seen    {plain(line)}" for line in finding.evidence]
+        lines += [f"  seen    {sanitized(line)}" for line in finding.evidence]
         lines += [f"  cause   {finding.cause}", f"  remedy  {finding.remedy}"]
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
     from launcher.gpu_policy.refusals import Refusal
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
     from launcher.observe.live import Lease
 
 __all__ = [
+    "CommandResult",
     "EngineTest",
     "Filters",
     "Finding",
-    "HostEvidence",
-    "MachineEvidence",
+    "MachineFacts",
     "Pool",
-    "Said",
+    "ServerFacts",
 ]
 
 
@@ -69,7 +69,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class HostEvidence:
+class ServerFacts:
     """The host that the daemon runs on.
 
     `error` and `hint` say why Incus cannot be used; the rest of its own answers is empty then. What is read from the
@@ -94,7 +94,7 @@ class HostEvidence:
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """A command's exit code and what it said."""
 
     code: int
@@ -117,7 +117,7 @@ class EngineTest:
 
 
 @dataclass(frozen=True)
-class MachineEvidence:
+class MachineFacts:
     """A machine, and how it looks from inside when it runs.
 
     `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
@@ -127,13 +127,13 @@ class MachineEvidence:
     not its address.
     """
 
-    seen: Seen
+    seen: InstanceState
     services: frozenset[str]
     settings: Settings
     wants_gpu: bool
     refusals: tuple[Refusal, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
-    nvidia_smi: Said | None = None
+    nvidia_smi: CommandResult | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()
     loaded: tuple[Loaded, ...] = ()

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from launcher.engines.engine import Engine, Journal
     from launcher.infra.model import Infra
-    from launcher.inspect.facts import HostEvidence, MachineEvidence
+    from launcher.inspect.facts import MachineFacts, ServerFacts
 
 __all__ = ["machine_findings"]
 
 _SHOWN = 3  # lines of a journal in a finding
 
 
-def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: HostEvidence) -> list[Finding]:
+def machine_findings(infra: Infra, machines: Sequence[MachineFacts], host: ServerFacts) -> list[Finding]:
     """The troubles of these machines, in their order."""
     found: list[Finding] = []
     for machine in machines:
@@ -52,7 +52,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineEvidence], host: Ho
     return found
 
 
-def _cards(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+def _cards(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
     """What is in the way of the cards that the file gives the machine."""
     cards = tuple(f"the host: {describe(card)}, driver {card.driver_version or 'none'}" for card in host.cards)
     seen = cards or ("the host: no card (incus info --resources)",)
@@ -61,11 +61,11 @@ def _cards(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
         yield Finding(refusal.code, "error", machine.name, refusal.message, seen, cause, refusal.hint)
     for obstacle in machine.obstacles:
         severity: Literal["error", "warning"] = "error" if obstacle.fatal else "warning"
-        what = "its card does not work without more" if obstacle.fatal else "its card may not work"
+        what = "the GPU will not work until this is fixed" if obstacle.fatal else "its card may not work"
         yield Finding("gpu-preflight", severity, machine.name, what, seen, obstacle.cause, obstacle.remedy)
 
 
-def _not_running(machine: MachineEvidence) -> Finding:
+def _not_running(machine: MachineFacts) -> Finding:
     state, file = machine.seen.state, machine.seen.machine.where.partition(":")[0]
     where = f"the instance {machine.seen.instance} in the project {machine.seen.project}"
     if state == MISSING:
@@ -80,7 +80,7 @@ def _not_running(machine: MachineEvidence) -> Finding:
     return Finding("not-running", "warning", machine.name, what, (f"{where}: {state}",), cause, remedy)
 
 
-def _no_nvidia_smi(machine: MachineEvidence, host: HostEvidence) -> Iterator[Finding]:
+def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
     said = machine.nvidia_smi
     if said is None or said.code == 0 or not (any(card.is_nvidia for card in host.cards) or not host.cards):
         return
@@ -117,7 +117,7 @@ def _there(found: bool | None) -> str:
     return {True: "there", False: "missing", None: "not known"}[found]
 
 
-def _on_cpu(machine: MachineEvidence, engine: Engine, host: HostEvidence) -> Iterator[Finding]:
+def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterator[Finding]:
     if not machine.wants_gpu:
         return
     lines = [line for line in machine.journal if engine.journal.on_cpu.search(line)]
@@ -147,7 +147,7 @@ def _on_cpu(machine: MachineEvidence, engine: Engine, host: HostEvidence) -> Ite
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
 
-def _diagnosis(machine: MachineEvidence, host: HostEvidence, lines: Sequence[str]) -> Diagnosis:
+def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -> Diagnosis:
     """What the maker of the machine's card makes of these lines."""
     chosen = [card for device in machine.seen.gpus for card in by_selector(host.cards, device)]
     for vendor in vendors_of(chosen or computing(host.cards)):
@@ -159,7 +159,7 @@ def _diagnosis(machine: MachineEvidence, host: HostEvidence, lines: Sequence[str
     )
 
 
-def _died(machine: MachineEvidence, journal: Journal, host: HostEvidence) -> Iterator[Finding]:
+def _died(machine: MachineFacts, journal: Journal, host: ServerFacts) -> Iterator[Finding]:
     """A runner that ended while it computed: its own last words are the best that one can be told."""
     said = [line for line in machine.journal if journal.died.search(line)]
     lines = [line for line in said if not journal.no_vram.search(line)][-_SHOWN:]
@@ -177,7 +177,7 @@ def _died(machine: MachineEvidence, journal: Journal, host: HostEvidence) -> Ite
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
 
-def _out_of_memory(machine: MachineEvidence, engine: Engine) -> Iterator[Finding]:
+def _out_of_memory(machine: MachineFacts, engine: Engine) -> Iterator[Finding]:
     lines = tuple(line for line in machine.journal if engine.journal.no_vram.search(line))[-_SHOWN:]
     sizes = [
         f"{card.pci}: {human_size(card.memory_used)} of {human_size(card.memory_total)} are in use"

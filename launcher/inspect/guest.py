@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
 
-__all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Inside"]
+__all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Guest"]
 
 NOT_FOUND, TIMED_OUT = 127, 124  # exit codes, as shells and coreutils have them
 _GRACE = 5.0  # seconds by which what ends itself may be late
@@ -59,10 +59,10 @@ class Answer:
         return f"HTTP {self.status}" + (f": {start}" if self.status != 200 and start else "")
 
 
-class Inside:
+class Guest:
     """One running instance, as seen from within."""
 
-    def __init__(self, incus: Incus, seen: Seen) -> None:
+    def __init__(self, incus: Incus, seen: InstanceState) -> None:
         self._incus = incus.within(seen.project)
         self._name = seen.instance
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Image, Images
     from launcher.infra.model import ImageChoice
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
 
-__all__ = ["Facts", "ImageBook"]
+__all__ = ["Facts", "ImageLookup"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Facts:
     defaults: Mapping[str, str] = field(default_factory=dict)
 
 
-class ImageBook:
+class ImageLookup:
     """Answers from the store, which knows every version, else from the specs."""
 
     def __init__(self, images: Images, catalog: Catalog) -> None:
@@ -44,7 +44,7 @@ class ImageBook:
         except StoreError:
             return None
 
-    def facts(self, seen: Seen) -> Facts:
+    def facts(self, seen: InstanceState) -> Facts:
         """What is known of the image that the machine runs, or would run."""
         choice = seen.machine.image
         name, _, version = (seen.image or "").partition("@")

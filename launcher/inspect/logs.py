@@ -6,15 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import HostError, IncusError
-from anklume_images.plaintext import plain
+from anklume_images.sanitize import sanitized
 from launcher.observe.instances import MISSING, NOT_OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.incus.client import Incus
-    from launcher.inspect.guest import Inside
-    from launcher.observe.instances import Seen
+    from launcher.inspect.guest import Guest
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["follow", "journal", "last_words", "require_ours"]
 
@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.5
 _FILES = ("lxc.log", "qemu.log")  # of a container, of a virtual machine
 
 
-def require_ours(seen: Seen) -> None:
+def require_ours(seen: InstanceState) -> None:
     """IncusError when there is no instance, or one that is not of this file."""
     where = f"{seen.instance} in the project {seen.project}"
     if seen.state == MISSING:
@@ -33,7 +33,7 @@ def require_ours(seen: Seen) -> None:
         raise IncusError(f"{seen.machine.name} is an instance that this file did not make", where=where)
 
 
-def journal(inside: Inside, lines: int, unit: str | None = None, after: str | None = None) -> tuple[str, str | None]:
+def journal(inside: Guest, lines: int, unit: str | None = None, after: str | None = None) -> tuple[str, str | None]:
     """Lines of the journal, and the cursor behind them; all that follow the cursor `after` when one is given."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=short-iso", "--show-cursor"]
     command.append(f"--after-cursor={after}" if after else f"--lines={lines}")
@@ -48,7 +48,7 @@ def journal(inside: Inside, lines: int, unit: str | None = None, after: str | No
     return (body, cursor.strip()) if found else (text, after)
 
 
-def follow(inside: Inside, lines: int, unit: str | None = None) -> Iterator[str]:
+def follow(inside: Guest, lines: int, unit: str | None = None) -> Iterator[str]:
     """The journal, and then what is added to it, without an end."""
     cursor = None
     while True:
@@ -58,7 +58,7 @@ def follow(inside: Inside, lines: int, unit: str | None = None) -> Iterator[str]
         time.sleep(_POLL_SECONDS)
 
 
-def last_words(incus: Incus, seen: Seen, lines: int) -> str:
+def last_words(incus: Incus, seen: InstanceState, lines: int) -> str:
     """What the console said, and below it the log of the last start; both bounded."""
     project = incus.within(seen.project)
     found = []
@@ -70,7 +70,7 @@ def last_words(incus: Incus, seen: Seen, lines: int) -> str:
             text = log.decode(errors="replace")
         except IncusError:  # there is none
             continue
-        kept = [plain(line.rstrip()) for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
+        kept = [sanitized(line.rstrip()) for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
         if kept:
             found.append("\n".join([f"-- {title} --", *kept]))
     return "\n".join(found)

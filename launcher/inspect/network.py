@@ -9,12 +9,12 @@ from launcher.inspect.facts import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.inspect.facts import MachineEvidence
+    from launcher.inspect.facts import MachineFacts
 
 __all__ = ["address_findings"]
 
 
-def address_findings(machine: MachineEvidence) -> Iterator[Finding]:
+def address_findings(machine: MachineFacts) -> Iterator[Finding]:
     """A machine that runs without its address."""
     seen = machine.seen
     wanted, file = seen.machine.fixed_address, seen.machine.where.partition(":")[0]

@@ -12,7 +12,7 @@ from launcher.observe.watches import LIMIT, watched_containers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.inspect.facts import HostEvidence, Pool
+    from launcher.inspect.facts import Pool, ServerFacts
 
 __all__ = ["host_findings"]
 
@@ -22,14 +22,14 @@ _CONTROLLERS = ("cpu", "memory", "pids")
 _RANGE = 65536  # ids that one unprivileged container takes
 
 
-def host_findings(host: HostEvidence, pool: str) -> list[Finding]:
+def host_findings(host: ServerFacts, pool: str) -> list[Finding]:
     """What stands in the way; `pool` is the one that the file wants."""
     if host.error:
         return [_unreachable(host), *_kernel(host)]
     return [*_pools(host, pool), *_ranges(host), *_watches(host), *_kernel(host)]
 
 
-def _unreachable(host: HostEvidence) -> Finding:
+def _unreachable(host: ServerFacts) -> Finding:
     code = "incus-unreachable"
     cause = "the daemon does not run here, or listens elsewhere"
     if "permission denied" in host.error:
@@ -42,7 +42,7 @@ def _unreachable(host: HostEvidence) -> Finding:
     return Finding(code, "error", _HOST, "Incus cannot be used", (f"{host.address}: {host.error}",), cause, remedy)
 
 
-def _pools(host: HostEvidence, wanted: str) -> Iterator[Finding]:
+def _pools(host: ServerFacts, wanted: str) -> Iterator[Finding]:
     pool = next((pool for pool in host.pools if pool.name == wanted), None)
     if pool is None:
         names = ", ".join(pool.name for pool in host.pools) or "none"
@@ -83,7 +83,7 @@ def _space(pool: Pool) -> Iterator[Finding]:
         )
 
 
-def _ranges(host: HostEvidence) -> Iterator[Finding]:
+def _ranges(host: ServerFacts) -> Iterator[Finding]:
     for name, text in zip(("/etc/subuid", "/etc/subgid"), host.ranges, strict=True):
         # Without the file Incus takes a range of its own.
         if text is not None and _allotted(text) < _RANGE:
@@ -102,7 +102,7 @@ def _allotted(text: str) -> int:
     return sum(int(count) for count in re.findall(r"^(?:root|0):\d+:(\d+)$", text, re.MULTILINE))
 
 
-def _watches(host: HostEvidence) -> Iterator[Finding]:
+def _watches(host: ServerFacts) -> Iterator[Finding]:
     if host.watch_limit is not None and host.containers >= watched_containers(host.watch_limit):
         yield Finding(
             "inotify-limit",
@@ -115,7 +115,7 @@ def _watches(host: HostEvidence) -> Iterator[Finding]:
         )
 
 
-def _kernel(host: HostEvidence) -> Iterator[Finding]:
+def _kernel(host: ServerFacts) -> Iterator[Finding]:
     if host.controllers is not None:
         missing = [name for name in _CONTROLLERS if name not in host.controllers]
         if missing:

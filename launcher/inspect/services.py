@@ -10,23 +10,23 @@ from launcher.infra.names import VARIABLE
 
 if TYPE_CHECKING:
     from launcher.inspect.images import Facts
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["offered", "settings_of", "wants_gpu"]
 
 
-def settings_of(seen: Seen, facts: Facts) -> Settings:
+def settings_of(seen: InstanceState, facts: Facts) -> Settings:
     """The variables of an instance: what it was given, else the image's defaults."""
     given = {key.removeprefix(VARIABLE): value for key, value in seen.config.items() if key.startswith(VARIABLE)}
     return Settings(given, {**own_defaults(), **facts.defaults})
 
 
-def offered(seen: Seen, facts: Facts) -> frozenset[str]:
+def offered(seen: InstanceState, facts: Facts) -> frozenset[str]:
     """The roles of the services that are known here, of the machine's own and of those that its image provides."""
     known = frozenset(service.role for service in services())
     return known & (frozenset(seen.machine.roles) | facts.provides)
 
 
-def wants_gpu(seen: Seen) -> bool:
+def wants_gpu(seen: InstanceState) -> bool:
     """Whether the file or the instance says that it has a card."""
     return seen.machine.gpu or bool(seen.gpus)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anklume_images.incus.client import Incus
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["LOGIN", "client_command", "run"]
 
@@ -25,7 +25,7 @@ __all__ = ["LOGIN", "client_command", "run"]
 LOGIN = ("/bin/sh", "-c", "cd; if [ -x /bin/bash ]; then exec /bin/bash -l; fi; exec /bin/sh -l")
 
 
-def run(incus: Incus, seen: Seen, command: Sequence[str], remote: str | None) -> int:
+def run(incus: Incus, seen: InstanceState, command: Sequence[str], remote: str | None) -> int:
     """Run a command, a login shell when none is given, and return its exit code."""
     terminal = os.isatty(0) and os.isatty(1)
     if not command and not terminal:
@@ -45,13 +45,13 @@ def run(incus: Incus, seen: Seen, command: Sequence[str], remote: str | None) ->
     return run_in_terminal(incus.within(seen.project), seen.instance, command, environment)
 
 
-def client_command(client: str, seen: Seen, command: Sequence[str], remote: str | None) -> list[str]:
+def client_command(client: str, seen: InstanceState, command: Sequence[str], remote: str | None) -> list[str]:
     """The `incus exec` that does the same."""
     name = f"{remote.removesuffix(':')}:{seen.instance}" if remote else seen.instance
     return [client, "exec", "--project", seen.project, name, "--", *command]
 
 
-def _recorded(incus: Incus, seen: Seen, command: Sequence[str]) -> int:
+def _recorded(incus: Incus, seen: InstanceState, command: Sequence[str]) -> int:
     result = incus.within(seen.project).execute(seen.instance, command)
     for stream, content in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
         stream.flush()

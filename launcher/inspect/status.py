@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
-from anklume_images.plaintext import plain
-from launcher.inspect.guest import Inside
+from anklume_images.sanitize import sanitized
+from launcher.inspect.guest import Guest
 from launcher.observe.instances import RUNNING, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from anklume_images.incus.client import Incus
-    from launcher.inspect.images import ImageBook
-    from launcher.observe.instances import Seen
+    from launcher.inspect.images import ImageLookup
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["AT_ONCE", "Health", "Row", "as_json", "as_table", "statuses"]
 
@@ -68,7 +68,7 @@ class Row:
         return None if self.wanted is None or self.running is None else self.wanted == self.running
 
 
-def statuses(incus: Incus, found: Iterable[Seen], book: ImageBook) -> list[Row]:
+def statuses(incus: Incus, found: Iterable[InstanceState], book: ImageLookup) -> list[Row]:
     """The rows of a table, healthchecks run in parallel."""
     found = tuple(found)
     with ThreadPoolExecutor(AT_ONCE, "health") as pool:
@@ -76,7 +76,7 @@ def statuses(incus: Incus, found: Iterable[Seen], book: ImageBook) -> list[Row]:
     return [_row(seen, health, book) for seen, health in zip(found, healths, strict=True)]
 
 
-def _health(incus: Incus, seen: Seen, book: ImageBook) -> Health:
+def _health(incus: Incus, seen: InstanceState, book: ImageLookup) -> Health:
     if not seen.running:
         return Health("unknown", f"it is {seen.state}")
     command = book.facts(seen).healthcheck
@@ -84,7 +84,7 @@ def _health(incus: Incus, seen: Seen, book: ImageBook) -> Health:
         return Health("unknown", "the image has no healthcheck")
     begin = time.monotonic()
     try:
-        result = Inside(incus, seen).bounded(command, _HEALTH_SECONDS)
+        result = Guest(incus, seen).bounded(command, _HEALTH_SECONDS)
     except IncusError as error:  # stopped in between
         return Health("unhealthy", error.message, time.monotonic() - begin)
     took = time.monotonic() - begin
@@ -96,7 +96,7 @@ def _health(incus: Incus, seen: Seen, book: ImageBook) -> Health:
     return Health("unhealthy", said[-1] if said else f"the healthcheck ended with {result.code}", took)
 
 
-def _row(seen: Seen, health: Health, book: ImageBook) -> Row:
+def _row(seen: InstanceState, health: Health, book: ImageLookup) -> Row:
     machine = seen.machine
     return Row(
         name=machine.name,
@@ -152,13 +152,13 @@ def as_table(rows: Iterable[Row]) -> str:
     for row in rows:
         lines += [f"  {row.name}: {volume.pool or 'host'}:{volume.name} at {volume.path}" for volume in row.volumes]
     good = sum(row.ok for row in rows)
-    return "\n".join([*lines, f"{good} of {len(rows)} machines run and are well"])
+    return "\n".join([*lines, f"{good} of {len(rows)} machines running and healthy"])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     health: str = row.health.state if row.state == RUNNING else "-"
     if row.health.state == "unhealthy":
-        health += f": {plain(row.health.detail)}"
+        health += f": {sanitized(row.health.detail)}"
     return (
         row.name,
         row.project if row.instance == row.name else f"{row.project}/{row.instance}",

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.console import table
 from anklume_images.errors import IncusError
-from anklume_images.plaintext import plain
+from anklume_images.sanitize import sanitized
 from launcher.engines import services
 from launcher.engines.probe import Probe, failed
 from launcher.gpu.host import read_cards
 from launcher.inspect.cards import check_cards
-from launcher.inspect.guest import Inside
+from launcher.inspect.guest import Guest
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.instances import RUNNING
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from launcher.engines.service import Service
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
-    from launcher.inspect.images import Facts, ImageBook
-    from launcher.observe.instances import Seen
+    from launcher.inspect.images import Facts, ImageLookup
+    from launcher.observe.instances import InstanceState
 
 __all__ = ["Check", "as_json", "as_text", "checks_of", "verified"]
 
@@ -51,7 +51,7 @@ class Check:
     seconds: float = 0.0
 
 
-def checks_of(seen: Seen, facts: Facts, settings: Settings) -> tuple[tuple[str, str | None], ...]:
+def checks_of(seen: InstanceState, facts: Facts, settings: Settings) -> tuple[tuple[str, str | None], ...]:
     """The checks of a machine, each with the reason for leaving it out, or None."""
     found: list[tuple[str, str | None]] = [(_GPU, None)] if wants_gpu(seen) else []
     for service in _services(seen, facts):
@@ -60,12 +60,14 @@ def checks_of(seen: Seen, facts: Facts, settings: Settings) -> tuple[tuple[str, 
     return tuple(found)
 
 
-def _services(seen: Seen, facts: Facts) -> list[Service]:
+def _services(seen: InstanceState, facts: Facts) -> list[Service]:
     roles = offered(seen, facts)
     return sorted((service for service in services() if service.role in roles), key=lambda service: service.role)
 
 
-def verified(incus: Incus, found: Iterable[Seen], book: ImageBook, *, prompt: str, seconds: int) -> list[Check]:
+def verified(
+    incus: Incus, found: Iterable[InstanceState], book: ImageLookup, *, prompt: str, seconds: int
+) -> list[Check]:
     """All checks of these machines: machines in parallel, the checks of one after the other.
 
     `seconds` is how long an answer of a model may take.
@@ -78,7 +80,7 @@ def verified(incus: Incus, found: Iterable[Seen], book: ImageBook, *, prompt: st
 
 
 def _machine(
-    incus: Incus, seen: Seen, book: ImageBook, cards: tuple[Card, ...], prompt: str, seconds: int
+    incus: Incus, seen: InstanceState, book: ImageLookup, cards: tuple[Card, ...], prompt: str, seconds: int
 ) -> list[Check]:
     facts = book.facts(seen)
     settings = settings_of(seen, facts)
@@ -86,7 +88,7 @@ def _machine(
     if seen.state != RUNNING:
         names = [check for check, _ in checks_of(seen, facts, settings)] or ["running"]
         return [Check(check, name, "failed", f"the machine is {seen.state}") for check in names]
-    inside = Inside(incus, seen)
+    inside = Guest(incus, seen)
     checks = [_timed(_GPU, name, lambda: check_cards(inside, cards))[0]] if wants_gpu(seen) else []
     for service in _services(seen, facts):
         url, key = service.own_url(settings), settings[service.key_variable]
@@ -130,7 +132,8 @@ def as_text(checks: Iterable[Check]) -> str:
     if not checks:
         return "nothing to verify: no machine has a card or a service that is known here"
     rows = [
-        (check.machine, check.name, check.outcome, f"{check.seconds:.1f} s", plain(check.evidence)) for check in checks
+        (check.machine, check.name, check.outcome, f"{check.seconds:.1f} s", sanitized(check.evidence))
+        for check in checks
     ]
     counts = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("ok", "failed", "skipped")}
     total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())

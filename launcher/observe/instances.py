@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launcher.infra.model import Infra, Machine
     from launcher.infra.names import Names
 
-__all__ = ["MISSING", "NOT_OURS", "RUNNING", "Mount", "Seen", "look", "seen"]
+__all__ = ["MISSING", "NOT_OURS", "RUNNING", "InstanceState", "Mount", "look", "seen"]
 
 RUNNING, STOPPED, MISSING, NOT_OURS = "running", "stopped", "missing", "not ours"
 
@@ -31,7 +31,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Seen:
+class InstanceState:
     """A machine of the file and the instance of its name.
 
     `state` is running, stopped, missing, `not ours`, or another word of Incus'. `config` and `devices` are the
@@ -71,7 +71,7 @@ class Seen:
         return tuple(keys for keys in self.devices.values() if keys.get("type") == "gpu")
 
 
-def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[Seen, ...]:
+def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[InstanceState, ...]:
     """The instances of these machines."""
     there = {(instance["project"], instance["name"]): instance for instance in incus.instances(states=True)}
     found = []
@@ -81,14 +81,14 @@ def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) 
     return tuple(found)
 
 
-def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] | None, owner: str) -> Seen:
+def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] | None, owner: str) -> InstanceState:
     """A machine beside what Incus said of its instance, None where there is none."""
     if instance is None:
-        return Seen(machine, project, name, MISSING)
+        return InstanceState(machine, project, name, MISSING)
     config = instance.get("expanded_config") or {}
     if owner_of(config) != owner or config.get(MACHINE) != machine.name:
-        return Seen(machine, project, name, NOT_OURS)
-    return Seen(
+        return InstanceState(machine, project, name, NOT_OURS)
+    return InstanceState(
         machine,
         project,
         name,

@@ -1,6 +1,6 @@
 """What is to be: every object that a file asks for, as Incus is to be told; pure.
 
-What is not in the file comes in as `Circumstances`: the images that channels mean today, the cards granted, the limits
+What is not in the file comes in as `PlanContext`: the images that channels mean today, the cards granted, the limits
 divided, the host's addresses.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
 
-__all__ = ["Circumstances", "Desired", "desired", "volumes_of"]
+__all__ = ["Desired", "PlanContext", "desired", "volumes_of"]
 
 _LONGEST_DEVICE = 63
 _TYPES = {"lxc": "container", "vm": "virtual-machine"}
@@ -35,7 +35,7 @@ _DHCP = "100", "199"
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class PlanContext:
     """What a file does not say itself. `images`, `grants` and `limits` are by machine."""
 
     names: Names = field(default_factory=Names)
@@ -54,9 +54,9 @@ class Desired:
     notices: tuple[str, ...] = ()
 
 
-def desired(infra: Infra, around: Circumstances) -> Desired:
+def desired(infra: Infra, context: PlanContext) -> Desired:
     """All objects of the enabled domains."""
-    return _Builder(infra, around).build()
+    return _Builder(infra, context).build()
 
 
 def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str) -> tuple[StorageVolume, ...]:
@@ -78,10 +78,10 @@ def volumes_of(machine: Machine, domain: Domain, image: Image | None, pool: str)
 
 
 class _Builder:
-    def __init__(self, infra: Infra, around: Circumstances) -> None:
+    def __init__(self, infra: Infra, context: PlanContext) -> None:
         self.infra = infra
-        self.around = around
-        self.names = around.names
+        self.context = context
+        self.names = context.names
         self.pool = infra.settings.storage_pool
         self.mark = {OWNER: infra.project_name}
         self.notices: list[str] = []
@@ -117,7 +117,7 @@ class _Builder:
         }
         body = {"description": domain.description, "config": features | self.mark | {DOMAIN: domain.name}}
         yield Resource(project, body, domain.name)
-        ingress, egress = rules_of(self.infra, domain, self.around.host_addresses)
+        ingress, egress = rules_of(self.infra, domain, self.context.host_addresses)
         acl = Key("acl", "default", self.names.acl(domain.name))
         text = f"What may enter the domain {domain.name}"
         yield Resource(
@@ -162,7 +162,7 @@ class _Builder:
     # Machines
 
     def _machine(self, domain: Domain, machine: Machine) -> None:
-        image = self.around.images.get(machine.name)
+        image = self.context.images.get(machine.name)
         if machine.type == "vm" and image:
             raise AnklumeError(
                 f"{machine.name} is a VM, and {image.name} is an image for containers",
@@ -174,20 +174,20 @@ class _Builder:
         needs += [Key("profile", project, name) for name in machine.profiles if name in domain.profiles]
         needs += [
             Key("machine", self.names.project(self._domain_of(other)), self.names.instance(other))
-            for other in self.around.waits.get(machine.name, ())
+            for other in self.context.waits.get(machine.name, ())
         ]
         if image:
             needs.append(self._image(image, machine))
         volumes = volumes_of(machine, domain, image, self.pool)
         needs += [self._volume(domain, machine, volume, image) for volume in volumes]
-        granted, runtime = gpu_config(machine, domain, self.around.grants.get(machine.name, ()))
+        granted, runtime = gpu_config(machine, domain, self.context.grants.get(machine.name, ()))
         variables, plain = self._variables(machine, image)
         body: dict[str, Any] = {
             "description": machine.description,
             "type": _TYPES[machine.type],
             "profiles": list(machine.profiles),
             "config": {
-                **self.around.limits.get(machine.name, {}),
+                **self.context.limits.get(machine.name, {}),
                 **self._own_config(machine),
                 **runtime,
                 **machine.config,

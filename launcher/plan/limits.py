@@ -83,9 +83,9 @@ def limits_of(infra: Infra, capacity: Capacity) -> Limits:
 def _overcommitted(used_cpus: float, cpus: float, used_memory: float, memory: float) -> list[str]:
     problems = []
     if used_cpus > cpus:
-        problems.append(f"machines ask for {used_cpus:g} CPUs, and {cpus:g} are theirs to have")
+        problems.append(f"machines ask for {used_cpus:g} CPUs; {cpus:g} are available")
     if used_memory > memory:
-        problems.append(f"machines ask for {human_size(used_memory)} of memory, and {human_size(memory)} are theirs")
+        problems.append(f"machines ask for {human_size(used_memory)} of memory; {human_size(memory)} are available")
     return problems
 
 

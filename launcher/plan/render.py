@@ -52,7 +52,7 @@ def summary(plan: Plan) -> str:
     counts["remove"] = len(plan.removing)
     parts = [f"{count} to {word}" for word, count in counts.items() if count]
     unchanged = len(plan.steps) - len(plan.todo)
-    return f"{', '.join(parts) or 'nothing to do'}; {unchanged} as they should be"
+    return f"{', '.join(parts) or 'nothing to do'}; {unchanged} unchanged"
 
 
 def _word(step: Step) -> str:

@@ -49,7 +49,7 @@ def listen(wanted: int, *, exactly: bool = False) -> socket.socket:
             if exactly or error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise HostError(
                     f"port {wanted} of {LOOPBACK} cannot be had: {error.strerror}",
-                    hint="name another one, or none: a free one is taken then",
+                    hint="choose another port, or leave out =HOSTPORT to use a free one",
                 ) from None
             found.bind((LOOPBACK, 0))
         found.listen()

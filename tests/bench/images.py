@@ -11,7 +11,7 @@ from pathlib import Path
 from anklume_images.builder.apt import sandbox_network
 from anklume_images.builder.builder import built_files, plan_of
 from anklume_images.builder.recipe import COMPRESSION
-from anklume_images.builder.sandbox import Job, Mount, Step, Surroundings, run_job
+from anklume_images.builder.sandbox import BuildEnvironment, Job, Mount, Step, run_job
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.blobs import Blobs
@@ -33,7 +33,7 @@ def sealed_build(bench: Bench) -> None:
     def ours() -> None:
         place = bench.place()
         plan = plan_of(prepared, pipeline.images, pipeline.store, MEMORY)
-        built_files(prepared, plan, tree, pipeline.store, place, place / "log", Surroundings(), None)
+        built_files(prepared, plan, tree, pipeline.store, place, place / "log", BuildEnvironment(), None)
         shutil.rmtree(place)
 
     def plain() -> None:
@@ -71,7 +71,7 @@ def app_build(bench: Bench) -> None:
     def ours() -> None:
         place = bench.place()
         plan = plan_of(prepared, pipeline.images, pipeline.store, MEMORY)
-        built_files(prepared, plan, tree, pipeline.store, place, place / "log", Surroundings(), None)
+        built_files(prepared, plan, tree, pipeline.store, place, place / "log", BuildEnvironment(), None)
         shutil.rmtree(place)
 
     def squash(place: Path, steps: tuple[Step, ...], mounts: tuple[Mount, ...]) -> None:

@@ -51,12 +51,12 @@ def plan_offline(path: Path, store: Path) -> int:
     from launcher.infra.host import HostFacts
     from launcher.infra.load import load_infra
     from launcher.observe.live import Live
-    from launcher.plan.desired import Circumstances, desired
+    from launcher.plan.desired import PlanContext, desired
     from launcher.plan.difference import difference
     from launcher.prepare import choose_images
 
     infra, _ = load_infra(path, Catalog.load([builtin_specs()]), host=HostFacts())
-    around = Circumstances(images=choose_images(infra, Images(Store(store))))
+    around = PlanContext(images=choose_images(infra, Images(Store(store))))
     plan = difference(desired(infra, around).resources, Live(), infra.project_name)
     return len(plan.todo)
 

@@ -204,8 +204,8 @@ STORES = {
 def test_a_store_that_is_none(what: str, world: World) -> None:
     schema, message, hint = STORES[what]
     (world.store / "schema").write_text(schema)
-    for verb in (["list"], ["build", "tiny"], ["gc"], ["verify"]):
-        result = world(*verb, rc=1)
+    for command in (["list"], ["build", "tiny"], ["gc"], ["verify"]):
+        result = world(*command, rc=1)
         assert f"error: {world.store}: {message}" in result.stderr
         assert hint in result.stderr
     assert (world.store / "schema").read_text() == schema

@@ -276,8 +276,8 @@ def test_an_ordinary_user_is_told_what_root_is_for(open_world: World) -> None:
     assert result.returncode == 1
     assert "error: building an image needs root: it mounts file systems and makes device nodes" in result.stderr
     assert "hint: run it as root (sudo); `render`, `list`, `show`, `verify` and `fetch` work without" in result.stderr
-    for verb in ("lock", "enter"):
-        result = as_ordinary_user(open_world, verb, "another")
+    for command in ("lock", "enter"):
+        result = as_ordinary_user(open_world, command, "another")
         assert result.returncode == 1
         assert "needs root" in result.stderr
     result = as_ordinary_user(open_world, "gc")

@@ -319,8 +319,8 @@ def refuses_a_second_holder(launcher: Launcher) -> None:
     text = launcher.file.read_text()
     second = "      second:\n        roles: [base_system]\n        gpu: true\n"
     (launcher.folder / "more.yml").write_text(text.replace("      webui:\n", f"{second}      webui:\n"))
-    for verb in ("plan", "apply"):
-        said = launcher(verb, code=4, file=launcher.folder / "more.yml").stderr
+    for command in ("plan", "apply"):
+        said = launcher(command, code=4, file=launcher.folder / "more.yml").stderr
         assert "'gpu-server'" in said
         assert "'second'" in said
     other = launcher.folder / "other.yml"

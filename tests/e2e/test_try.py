@@ -37,7 +37,7 @@ HEAD = "project_name: demo\nglobal: {addressing: {}}\n"
 
 @dataclass
 class Tries:
-    """Runs the verb upon a store and specs; its private Incuses live below `home`."""
+    """Runs the command upon a store and specs; its private Incuses live below `home`."""
 
     home: Path
     store: Path

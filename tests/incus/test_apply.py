@@ -331,8 +331,8 @@ def test_data_on_a_file_system_without_other_owners_is_refused_but_without_shift
     """The private root is an overlay."""
     data = ONE.replace("box", "one").replace("true}", "true, persistent_data: {notes: {path: /notes%s}}}")
     tiny.write(data % "")
-    for verb in ("plan", "apply"):
-        said = tiny(verb, code=1).stderr
+    for command in ("plan", "apply"):
+        said = tiny(command, code=1).stderr
         assert "demo.yml:7:7: the persistent data notes of one is on overlay (/srv/anklume/data/lab/one/notes)" in said
         assert "shift: false" in said
     tiny.write(data % ", shift: false")

@@ -57,8 +57,8 @@ def test_a_machine_of_another_name_is_told_who_has_its_address(tiny: Launcher) -
     tiny.write(FILE + "      old: {image: tiny}\n")
     tiny("apply")
     tiny.write(FILE + "      new: {image: tiny}\n")
-    for verb in ("plan", "apply"):
-        said = tiny(verb, code=1).stderr
+    for command in ("plan", "apply"):
+        said = tiny(command, code=1).stderr
         assert "new is to have 10.120.0.1, which the instance old (project lab) has" in said
         assert "--prune --force-protected" in said
     with tiny.client() as client:

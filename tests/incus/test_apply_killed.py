@@ -33,9 +33,9 @@ REPLACE = [(number, when) for number in range(1, 7) for when in ("before", "afte
 DESTROY = [(number, when) for number in range(1, 7) for when in ("before", "after")]
 
 
-def killed(launcher: Launcher, number: int, when: str, verb: str, *arguments: str) -> None:
+def killed(launcher: Launcher, number: int, when: str, command: str, *arguments: str) -> None:
     """Run it and see it killed at that request."""
-    argv = launcher.argv(verb, "--yes", *arguments)
+    argv = launcher.argv(command, "--yes", *arguments)
     program = [sys.executable, "-m", "tests.support.launch_killed", str(number), when, *argv[3:]]
     result = subprocess.run(program, env=launcher.environment(), capture_output=True, text=True, check=False)
     assert result.returncode == -9, f"request {number} was not made: {result.stdout}{result.stderr}"

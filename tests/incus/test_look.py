@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.infra.model import ImageChoice, Policy
 from launcher.inspect import doctor, logs, status, verify
-from launcher.inspect.guest import Inside
+from launcher.inspect.guest import Guest
 from launcher.private_incus import fake_gpu as fakegpu
 from tests.support.launched import changed, infra
 from tests.support.look_machines import (
@@ -254,7 +254,7 @@ def test_trouble_4_a_model_that_the_card_has_no_room_for(world: World) -> None:
 
 def test_journal_of_a_machine_and_of_a_unit(world: World) -> None:
     (seen,) = world.look(infra(LLAMA))
-    inside = Inside(world.client, seen)
+    inside = Guest(world.client, seen)
     text, cursor = logs.journal(inside, 5)
     assert (len(text.splitlines()), bool(cursor)) == (5, True)
     text, cursor = logs.journal(inside, 50, "llama-server")

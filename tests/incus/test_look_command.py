@@ -1,4 +1,4 @@
-"""The verbs that look at machines, each run as a command upon real ones."""
+"""The commands that look at machines, each run as a command upon real ones."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Command:
     file: Path
     environment: dict[str, str]
 
-    def argv(self, verb: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "launcher", verb, *arguments]
+    def argv(self, command: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "launcher", command, *arguments]
 
-    def __call__(self, verb: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        argv = self.argv(verb, *(str(self.file) if word == "FILE" else word for word in arguments))
+    def __call__(self, command: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        argv = self.argv(command, *(str(self.file) if word == "FILE" else word for word in arguments))
         env = self.environment | environment
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         assert "Traceback" not in done.stderr, done.stderr
@@ -83,7 +83,7 @@ def command(world: World, test_store: Path, tmp_path: Path) -> Command:
 
 def test_status(command: Command) -> None:
     text = command("status", "FILE", code=1)
-    assert "3 of 4 machines run and are well" in text
+    assert "3 of 4 machines running and healthy" in text
     assert command("status", "FILE", "--only", "ai-tools", "--tags", "llm").count("healthy") == 2
     document = command.json("status", "FILE", "--only", "webui")
     assert (document["ok"], [row["name"] for row in document["machines"]]) == (True, ["webui"])

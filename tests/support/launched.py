@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.ship.publish import image_files, publish
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Settings
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, OWNER, VARIABLE, Names
-from launcher.inspect.images import ImageBook
+from launcher.inspect.images import ImageLookup
 from launcher.observe.instances import look
 from launcher.private_incus.init import HOME
 from tests.support.instances import create_instance, start_instance
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus, Result
     from anklume_images.pipeline import Pipeline
     from anklume_images.store.images import Image
-    from launcher.observe.instances import Seen
+    from launcher.observe.instances import InstanceState
     from launcher.private_incus.daemon import PrivateIncus
 
 PROJECT = "look"
@@ -137,10 +137,10 @@ class World:
                 assert time.monotonic() < end, self.run(one, "journalctl", "-n", "60", "--no-pager").stdout.decode()
                 time.sleep(0.2)
 
-    def book(self) -> ImageBook:
-        return ImageBook(self.pipeline.images, self.pipeline.catalog)
+    def book(self) -> ImageLookup:
+        return ImageLookup(self.pipeline.images, self.pipeline.catalog)
 
-    def look(self, file: Infra) -> tuple[Seen, ...]:
+    def look(self, file: Infra) -> tuple[InstanceState, ...]:
         return look(self.client, file, self.names, file.machines())
 
 

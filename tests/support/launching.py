@@ -38,19 +38,19 @@ class Launcher:
         self.file.write_text(head.format(name=name, zone=zone) + text)
         return self.file
 
-    def argv(self, verb: str, *arguments: str, file: Path | None = None) -> list[str]:
-        infra = [] if verb == "gpu" else [str(file or self.file)]
+    def argv(self, command: str, *arguments: str, file: Path | None = None) -> list[str]:
+        infra = [] if command == "gpu" else [str(file or self.file)]
         options = ["--store", str(self.store), *(["--specs", str(self.specs)] if self.specs else [])]
-        return [sys.executable, "-m", "launcher", *options, verb, *infra, *arguments]
+        return [sys.executable, "-m", "launcher", *options, command, *infra, *arguments]
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("INCUS_")}
         return kept | {"INCUS_SOCKET": str(self.incus.socket), "INCUS_CONF": str(self.folder / "client")}
 
     def __call__(
-        self, verb: str, *arguments: str, code: int = 0, file: Path | None = None
+        self, command: str, *arguments: str, code: int = 0, file: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        argv = self.argv(verb, *arguments, file=file)
+        argv = self.argv(command, *arguments, file=file)
         result = subprocess.run(
             argv, capture_output=True, text=True, check=False, env=self.environment(), stdin=subprocess.DEVNULL
         )
@@ -59,10 +59,10 @@ class Launcher:
         assert result.returncode == code, said
         return result
 
-    def start(self, verb: str, *arguments: str, file: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, command: str, *arguments: str, file: Path | None = None) -> subprocess.Popen[str]:
         """Begin a command and go on."""
         return subprocess.Popen(
-            self.argv(verb, *arguments, file=file),
+            self.argv(command, *arguments, file=file),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,8 +70,8 @@ class Launcher:
             env=self.environment(),
         )
 
-    def json(self, verb: str, *arguments: str, code: int = 0, file: Path | None = None) -> Any:
-        return json.loads(self(verb, *arguments, "--json", code=code, file=file).stdout)
+    def json(self, command: str, *arguments: str, code: int = 0, file: Path | None = None) -> Any:
+        return json.loads(self(command, *arguments, "--json", code=code, file=file).stdout)
 
     def settled(self) -> None:
         """Nothing is left to do, and apply says and does so."""

@@ -142,18 +142,18 @@ class World:
         self.mirror.serve(f"/{path}", body)
 
     def argv(self, *arguments: str) -> list[str]:
-        """The command line of a verb."""
+        """The command line of a command."""
         program = [sys.executable, "-m", "anklume_images"]
         return [*program, "--specs", str(self.specs), "--store", str(self.store), *arguments]
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Begin a verb in a session of its own, as a terminal would."""
+        """Begin a command in a session of its own, as a terminal would."""
         options.setdefault("cwd", self.folder)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(self.argv(*arguments), text=True, start_new_session=True, **pipes | options)
 
     def __call__(self, *arguments: str, rc: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end, which must be `rc`, without a traceback."""
+        """Run a command to its end, which must be `rc`, without a traceback."""
         options.setdefault("cwd", self.folder)
         result = subprocess.run(self.argv(*arguments), capture_output=True, text=True, check=False, **options)
         assert "Traceback" not in result.stderr, result.stderr
@@ -161,7 +161,7 @@ class World:
         return result
 
     def json(self, *arguments: str, **options: Any) -> Any:
-        """What a verb prints with --json."""
+        """What a command prints with --json."""
         return json.loads(self(*arguments, "--json", **options).stdout)
 
     def built(self, name: str, *arguments: str) -> dict[str, Any]:

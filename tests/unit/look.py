@@ -10,8 +10,8 @@ from launcher.engines.settings import Settings
 from launcher.gpu.cards import Card, Nvidia
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy
 from launcher.infra.model import Settings as FileSettings
-from launcher.inspect.facts import EngineTest, HostEvidence, MachineEvidence, Pool
-from launcher.observe.instances import Seen
+from launcher.inspect.facts import EngineTest, MachineFacts, Pool, ServerFacts
+from launcher.observe.instances import InstanceState
 
 CARD = Card(
     "0000:01:00.0",
@@ -20,7 +20,7 @@ CARD = Card(
     driver_version="550.54.15",
     nvidia=Nvidia("GPU-1", "NVIDIA GeForce RTX 4090", "12.4"),
 )
-HOST = HostEvidence(
+HOST = ServerFacts(
     "/var/lib/incus/unix.socket",
     version="6.0.4",
     pools=(Pool("default", "btrfs", "Created", 100 << 30, 10 << 30),),
@@ -54,15 +54,15 @@ def infra(*machines: Machine, policies: tuple[Policy, ...] = (), disabled: tuple
     return Infra("infra.yml", "own", FileSettings(), domains, policies)
 
 
-def seen(one: Machine, state: str = "running", **keys: Any) -> Seen:
-    return Seen(one, one.domain, one.name, state, **{"addresses": (one.address,)} | keys)
+def seen(one: Machine, state: str = "running", **keys: Any) -> InstanceState:
+    return InstanceState(one, one.domain, one.name, state, **{"addresses": (one.address,)} | keys)
 
 
-def evidence(one: Machine, *services: str, state: str = "running", given: Any = None, **keys: Any) -> MachineEvidence:
+def evidence(one: Machine, *services: str, state: str = "running", given: Any = None, **keys: Any) -> MachineFacts:
     """A machine that offers these services and was given these variables; a running one unless said otherwise."""
     found = keys.pop("seen", None) or seen(one, state)
     settings = Settings(given or {}, {"ollama_host": "0.0.0.0:11434", "ollama_service_enabled": "true"})
-    return MachineEvidence(found, frozenset(services), settings, one.gpu, **keys)
+    return MachineFacts(found, frozenset(services), settings, one.gpu, **keys)
 
 
 def engine_test(url: str, *, code: int = 0, status: int = 200, said: str = "") -> EngineTest:

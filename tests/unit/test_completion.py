@@ -76,8 +76,8 @@ def names(line: str, folder: Path) -> list[str]:
 
 def test_the_first_word_is_a_verb_or_a_file(folder: Path) -> None:
     assert isinstance(cli, CommandTable)
-    verbs = list(cli.table)
-    assert names("anklume-launch ", folder) == [*verbs, "broken.yaml", "examples/", "infra.yml"]
+    commands = list(cli.table)
+    assert names("anklume-launch ", folder) == [*commands, "broken.yaml", "examples/", "infra.yml"]
     assert names("anklume-launch ver", folder) == ["verify"]
     assert names("anklume-launch --store x pl", folder) == ["plan"]
     assert "--specs" in names("anklume-launch --", folder)
@@ -89,17 +89,17 @@ def test_a_first_word_that_is_no_verb_is_left_to_the_shell(folder: Path) -> None
     assert completions("anklume-launch --no-such", folder) == []
 
 
-@pytest.mark.parametrize("verb", ["destroy ", "doctor ", "try ", ""])
-def test_only_is_completed_by_domains_and_machines(verb: str, folder: Path) -> None:
-    line = f"anklume-launch {verb}infra.yml --only "
+@pytest.mark.parametrize("command", ["destroy ", "doctor ", "try ", ""])
+def test_only_is_completed_by_domains_and_machines(command: str, folder: Path) -> None:
+    line = f"anklume-launch {command}infra.yml --only "
     assert names(line, folder) == ["lab", "wing", "web", "worker", "db"]
     assert names(f"{line}w", folder) == ["wing", "web", "worker"]
     assert names(f"{line}web --only wo", folder) == ["worker"]
 
 
-@pytest.mark.parametrize("verb", ["logs", "shell"])
-def test_a_machine_is_completed(verb: str, folder: Path) -> None:
-    assert names(f"anklume-launch {verb} infra.yml w", folder) == ["web", "worker"]
+@pytest.mark.parametrize("command", ["logs", "shell"])
+def test_a_machine_is_completed(command: str, folder: Path) -> None:
+    assert names(f"anklume-launch {command} infra.yml w", folder) == ["web", "worker"]
 
 
 def test_the_default_verb_has_its_options(folder: Path) -> None:

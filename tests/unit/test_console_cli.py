@@ -1,4 +1,4 @@
-"""The `anklume-images` command as people and programs meet it: verbs, exit codes, JSON, completion, progress."""
+"""The `anklume-images` command as people and programs meet it: commands, exit codes, JSON, completion, progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
 
 PROGRAM = str(Path(sys.executable).with_name("anklume-images"))
-VERBS = ["build", "enter", "fetch", "gc", "list", "lock", "publish", "render", "sbom", "show", "update", "verify"]
+COMMANDS = ["build", "enter", "fetch", "gc", "list", "lock", "publish", "render", "sbom", "show", "update", "verify"]
 ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
 
 
@@ -54,14 +54,14 @@ def answer(home: Path, *arguments: str, rc: int = 0) -> Any:
 
 def test_help_names_every_verb() -> None:
     text = run("--help").stdout
-    assert [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines() if line.strip()] == VERBS
+    assert [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines() if line.strip()] == COMMANDS
     assert run("-h").stdout == text
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str) -> None:
-    text = run(verb, "--help").stdout
-    assert text.startswith(f"Usage: anklume-images {verb} ")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_verb_has_help(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert text.startswith(f"Usage: anklume-images {command} ")
     for line in text.splitlines():
         words = line.split()
         if words and words[0].startswith("--"):
@@ -99,11 +99,11 @@ def test_wrong_usage_is_2(arguments: list[str], home: Path) -> None:
     assert not home.exists()
 
 
-@pytest.mark.parametrize("verb", ["build", "fetch", "render", "lock"])
-def test_an_unknown_image_is_2_with_the_nearest_name(verb: str, home: Path) -> None:
-    if verb == "lock" and os.geteuid() != 0:
-        verb = "build"
-    result = run("--store", str(home), verb, "debain", rc=2)
+@pytest.mark.parametrize("command", ["build", "fetch", "render", "lock"])
+def test_an_unknown_image_is_2_with_the_nearest_name(command: str, home: Path) -> None:
+    if command == "lock" and os.geteuid() != 0:
+        command = "build"
+    result = run("--store", str(home), command, "debain", rc=2)
     assert "error: no image is called 'debain'" in result.stderr
     assert "hint: did you mean 'debian'?" in result.stderr
 
@@ -122,8 +122,8 @@ def test_an_invalid_spec_is_2_and_all_of_it_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_not_in_the_store_is_1(home: Path, images: dict[str, Image]) -> None:
-    for verb in ("show", "sbom", "verify", "publish"):
-        result = run("--store", str(home), verb, "debian@staging", rc=1)
+    for command in ("show", "sbom", "verify", "publish"):
+        result = run("--store", str(home), command, "debian@staging", rc=1)
         assert "error: the store has no debian@staging for amd64" in result.stderr
         assert f"hint: there are: latest, prod, {ONE}, {TWO}" in result.stderr
 

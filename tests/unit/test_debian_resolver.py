@@ -54,14 +54,14 @@ class StandInApt:
         for path in place.rglob("*"):
             if path.is_file():
                 self.files[str(path.relative_to(place))] = path.read_text()
-        verb = argv[1]
-        if verb in self.failing:
-            return subprocess.CompletedProcess(list(argv), 100, "", self.failing[verb])
-        if verb == "update":
+        command = argv[1]
+        if command in self.failing:
+            return subprocess.CompletedProcess(list(argv), 100, "", self.failing[command])
+        if command == "update":
             for source in re.findall(r"URIs: (\S+)\nSuites: (\S+)", self.files["etc/locked.sources"]):
                 name = list_name(f"{source[0]}/dists/{source[1]}/InRelease")
                 (place / "state" / "lists" / name).write_text(self.release)
-        said = {"install": self.printed, "show": self.shown}.get(verb, "")
+        said = {"install": self.printed, "show": self.shown}.get(command, "")
         return subprocess.CompletedProcess(list(argv), 0, said, "")
 
     @property

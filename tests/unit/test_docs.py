@@ -84,13 +84,13 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
 
 def verbs_of(program: click.Group) -> dict[str, click.Command]:
     context = click.Context(program)
-    return {name: verb for name in program.list_commands(context) if (verb := program.get_command(context, name))}
+    return {name: command for name in program.list_commands(context) if (command := program.get_command(context, name))}
 
 
 def check_call(program: click.Group, words: list[str]) -> None:
-    """Fail when a verb or an option is not there, or a value is missing."""
+    """Fail when a command or an option is not there, or a value is missing."""
     command: click.Command = program
-    verbs = verbs_of(program)
+    commands = verbs_of(program)
     rest = iter(words)
     for word in rest:
         if word.startswith("-"):
@@ -100,8 +100,8 @@ def check_call(program: click.Group, words: list[str]) -> None:
                 assert next(rest, None), f"{word} has no value"
         elif command is program:
             is_file = program is launch and ("." in word or "/" in word or word.isupper())
-            assert word in verbs or is_file, f"no verb {word}"
-            command = verbs["apply" if is_file else word]
+            assert word in commands or is_file, f"no command {word}"
+            command = commands["apply" if is_file else word]
 
 
 @pytest.mark.parametrize(("page", "call"), calls(), ids=lambda value: str(value)[:60])
@@ -126,9 +126,9 @@ def test_the_check_of_commands_sees_what_does_not_exist() -> None:
 
 
 def sections_of(page: str) -> dict[str, str]:
-    """The sections of a page of commands by verb; one section may be about several."""
+    """The sections of a page of commands by command; one section may be about several."""
     sections = re.split(r"^## ", text_of(page), flags=re.MULTILINE)[1:]
-    return {verb: section for section in sections for verb in section.splitlines()[0].split(", ")}
+    return {command: section for section in sections for command in section.splitlines()[0].split(", ")}
 
 
 def named_in(section: str, option: str) -> bool:
@@ -138,34 +138,34 @@ def named_in(section: str, option: str) -> bool:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_reference_has_every_verb_and_option(name: str) -> None:
     sections = sections_of(REFERENCES[name])
-    for verb, command in verbs_of(PROGRAMS[name]).items():
+    for word, command in verbs_of(PROGRAMS[name]).items():
         for option in options_of(command).keys() - {"-h", "--help"}:
             spellings = next(p.opts for p in command.params if option in p.opts)
-            assert any(named_in(sections[verb], spelling) for spelling in spellings), f"{name} {verb} {option}"
+            assert any(named_in(sections[word], spelling) for spelling in spellings), f"{name} {word} {option}"
     for option in options_of(PROGRAMS[name]):
-        assert named_in(sections["Before the verb"], option), option
+        assert named_in(sections["Before the command"], option), option
     assert text_of(REFERENCES[name]).startswith(f"# Commands of {name}")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_reference_has_no_option_that_a_verb_lacks(name: str) -> None:
     sections = sections_of(REFERENCES[name])
-    verbs = verbs_of(PROGRAMS[name])
-    for verb in verbs:
-        synopsis = "\n".join(line for line in sections[verb].splitlines() if line.startswith("    "))
-        rows = "\n".join(re.findall(r"^\| (`-.*?) \|", sections[verb], re.MULTILINE))
+    commands = verbs_of(PROGRAMS[name])
+    for command in commands:
+        synopsis = "\n".join(line for line in sections[command].splitlines() if line.startswith("    "))
+        rows = "\n".join(re.findall(r"^\| (`-.*?) \|", sections[command], re.MULTILINE))
         written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", f"{synopsis}\n{rows}"))
-        about = [verbs[other] for other in verbs if sections[other] == sections[verb]]
+        about = [commands[other] for other in commands if sections[other] == sections[command]]
         known = {option for command in about for option in options_of(command)}
-        assert written <= known, f"{name} {verb}"
+        assert written <= known, f"{name} {command}"
 
 
 def test_options_of_several_verbs_are_described() -> None:
-    section = sections_of(REFERENCES["anklume-launch"])["Options of several verbs"]
+    section = sections_of(REFERENCES["anklume-launch"])["Options of several commands"]
     shared = set(re.findall(r"--[a-z]+", section))
     assert {"--only", "--tags", "--remote", "--yolo", "--yes", "--json"} <= shared
     for option in shared:
-        assert sum(option in options_of(verb) for verb in verbs_of(launch).values()) > 1, option
+        assert sum(option in options_of(command) for command in verbs_of(launch).values()) > 1, option
 
 
 def keys_in(document: Any) -> Iterator[str]:
@@ -177,7 +177,7 @@ def keys_in(document: Any) -> Iterator[str]:
 
 
 def documents() -> dict[str, Any]:
-    """One document of each verb that prints JSON of its own, every list in it filled."""
+    """One document of each command that prints JSON of its own, every list in it filled."""
     key = Key("project", "", "lab")
     step = Step(Resource(key, {}), "change", (Change("description", None, "new"),))
     plan = Plan((step,), orphans=(key,), removing=(key,), waiting=(("web", "debian@1", "debian@2"),))
@@ -192,9 +192,9 @@ def documents() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("verb", "document"), documents().items())
-def test_the_reference_has_every_key_of_the_json(verb: str, document: Any) -> None:
-    section = sections_of(REFERENCES["anklume-launch"])[verb]
+@pytest.mark.parametrize(("command", "document"), documents().items())
+def test_the_reference_has_every_key_of_the_json(command: str, document: Any) -> None:
+    section = sections_of(REFERENCES["anklume-launch"])[command]
     assert {name for name in keys_in(document) if f'"{name}":' not in section} == set()
 
 

@@ -19,7 +19,7 @@ from launcher.engines.page import Upstream
 from launcher.engines.settings import Settings
 from launcher.infra.host import HostFacts
 from launcher.infra.load import check_infra
-from launcher.inspect.collect import machine_evidence
+from launcher.inspect.collect import machine_facts
 from launcher.inspect.facts import EngineTest
 from launcher.inspect.findings import machine_findings
 from launcher.inspect.images import Facts
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.engines.engine import Engine
     from launcher.infra.model import Machine
-    from launcher.inspect.images import ImageBook
+    from launcher.inspect.images import ImageLookup
 
 PAGE_OF_DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-an-engine.md"
 SHOWN = re.compile(r"^`([\w./-]+)`:\n\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -189,12 +189,12 @@ def test_verify_asks_it_with_its_key() -> None:
     )
     config = {"user.anklume.vllm_port": "9000", "user.anklume.vllm_api_key": "secret"}
     one = seen(machine("llm"), config=config)
-    found = verified(cast("Incus", incus), [one], cast("ImageBook", Book()), prompt="hello", seconds=9)
+    found = verified(cast("Incus", incus), [one], cast("ImageLookup", Book()), prompt="hello", seconds=9)
     assert [(check.name, check.outcome) for check in found] == [(name, "ok") for name in CHECKS]
     assert found[-1].evidence == "tiny: 'yes'"
     assert "Bearer secret" in incus.asked[-1][-1]
     off = seen(machine("llm"), config={"user.anklume.vllm_service_enabled": "false"})
-    left_out = verified(cast("Incus", incus), [off], cast("ImageBook", Book()), prompt="hello", seconds=9)
+    left_out = verified(cast("Incus", incus), [off], cast("ImageLookup", Book()), prompt="hello", seconds=9)
     assert [(check.name, check.outcome) for check in left_out] == [(name, "skipped") for name in CHECKS]
 
 
@@ -206,7 +206,7 @@ def test_doctor_reads_the_journal_of_its_unit(engine: Engine) -> None:
     incus = StandIn({}, {"journalctl": f"starting\n{line}\n", "ss": "LISTEN 0 9 127.0.0.1:8000 0.0.0.0:*\n"})
     one = machine("llm")
     file = infra(one)
-    (found,) = machine_evidence(cast("Incus", incus), file, [seen(one)], cast("ImageBook", Book()), ())
+    (found,) = machine_facts(cast("Incus", incus), file, [seen(one)], cast("ImageLookup", Book()), ())
     assert ("systemctl", "show", engine.unit) in [words[:3] for words in incus.asked]
     assert found.listening == ("127.0.0.1:8000",)
     (finding,) = machine_findings(file, [found], HOST)

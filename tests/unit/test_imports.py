@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a room of `anklume_images` may import of it; the commands may import all. What is in no list imports nothing.
-LEAVES = {"architectures", "canonical", "errors", "files", "linux", "nearest", "plaintext", "scalars"}
+LEAVES = {"architectures", "canonical", "errors", "files", "linux", "nearest", "sanitize", "scalars"}
 BELOW_IMAGES = {
     **{leaf: set[str]() for leaf in LEAVES},
     "bootstrap": set(),
@@ -33,7 +33,7 @@ BELOW_IMAGES = {
     "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }
-# What a package of the launcher may import of the launcher; the verbs may import all.
+# What a package of the launcher may import of the launcher; the commands may import all.
 BELOW = {
     "engines": {"engines"},
     "gpu_policy": {"gpu_policy"},

@@ -33,8 +33,8 @@ INFRA = """project_name: "жы€"
 global: {addressing: {}}
 domains: {lab: {description: "€", machines: {web: {description: "€", os_image: "images:жы€"}}}}
 """
-IMAGES_VERBS = images_cli.list_commands(click.Context(images_cli))
-LAUNCH_VERBS = launch_cli.list_commands(click.Context(launch_cli))
+IMAGES_COMMANDS = images_cli.list_commands(click.Context(images_cli))
+LAUNCH_COMMANDS = launch_cli.list_commands(click.Context(launch_cli))
 MACHINE = {"logs": ["web"], "shell": ["web", "--", NAME]}
 IMAGE = {"show", "sbom", "render", "enter", "publish", "build", "lock", "update", "fetch", "verify"}
 
@@ -77,27 +77,27 @@ def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     return Streams(request.param, monkeypatch)
 
 
-@pytest.mark.parametrize("verb", LAUNCH_VERBS)
-def test_launching(verb: str, streams: Streams, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", LAUNCH_COMMANDS)
+def test_launching(command: str, streams: Streams, tmp_path: Path) -> None:
     infra = tmp_path / f"{NAME}.yml"
-    words = ["--store", str(tmp_path / NAME), verb, str(infra), *MACHINE.get(verb, [])]
+    words = ["--store", str(tmp_path / NAME), command, str(infra), *MACHINE.get(command, [])]
     infra.write_text(INFRA, "utf-8")
-    if verb != "try":  # which would build and start an Incus
-        assert streams.run(launch_cli, *words) == (0 if verb == "check" else 1)
+    if command != "try":  # which would build and start an Incus
+        assert streams.run(launch_cli, *words) == (0 if command == "check" else 1)
     infra.write_text(INFRA.replace("machines", "maschinen€"), "utf-8")
     assert streams.run(launch_cli, *words) == 2
     assert b"maschinen" in streams.out.getvalue() + streams.err.getvalue()
 
 
-@pytest.mark.parametrize("verb", IMAGES_VERBS)
-def test_images(verb: str, streams: Streams, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", IMAGES_COMMANDS)
+def test_images(command: str, streams: Streams, tmp_path: Path) -> None:
     folder = tmp_path / NAME
     (folder / "odd").mkdir(parents=True)
     (folder / "odd" / "spec.yml").write_text(SPEC, "utf-8")
     Store(tmp_path / "store€")
-    words = [NAME] if verb in IMAGE else []
-    code = streams.run(images_cli, "--specs", str(folder), "--store", str(tmp_path / "store€"), verb, *words)
-    assert code in ((0,) if verb in ("gc", "list") else (1, 2))
+    words = [NAME] if command in IMAGE else []
+    code = streams.run(images_cli, "--specs", str(folder), "--store", str(tmp_path / "store€"), command, *words)
+    assert code in ((0,) if command in ("gc", "list") else (1, 2))
     assert streams.out.getvalue() or streams.err.getvalue()
 
 

@@ -21,7 +21,7 @@ from tests.unit.look import HOST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.inspect.facts import HostEvidence
+    from launcher.inspect.facts import ServerFacts
 
 GIB = 1 << 30
 
@@ -89,7 +89,7 @@ def test_what_is_not_wrong_with_a_host(change: dict[str, Any]) -> None:
     ],
 )
 def test_an_incus_that_cannot_be_used(message: str, code: str) -> None:
-    host: HostEvidence = unreachable(IncusError(message, where="/run/incus/unix.socket", hint="do this"))
+    host: ServerFacts = unreachable(IncusError(message, where="/run/incus/unix.socket", hint="do this"))
     report = examine_host(host)
     first = report.findings[0]
     assert (first.code, first.severity, first.remedy) == (code, "error", "do this")

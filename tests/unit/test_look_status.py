@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anklume_images.plaintext import plain
+from anklume_images.sanitize import sanitized
 from launcher.infra.names import IMAGE, MACHINE, OWNER
 from launcher.inspect.shell import client_command
 from launcher.inspect.status import Health, Row, as_json, as_table
@@ -92,7 +92,7 @@ def test_rows_for_people() -> None:
     assert text[3:] == [
         "  brain: default:brain-models at /root/.ollama",
         "  brain: host:/srv/data at /data",
-        "1 of 2 machines run and are well",
+        "1 of 2 machines running and healthy",
     ]
 
 
@@ -114,7 +114,7 @@ def test_what_differs_from_the_file_is_shown(change: dict[str, Any], shown: str)
 
 def test_what_a_machine_says_cannot_move_the_cursor() -> None:
     hostile = "\x1b[32mOK\x1b[0m \x1b]0;title\x07 \x9b2J line\nnext"
-    assert plain(hostile) == r"OK \x1b]0;title\x07 \x9b2J line\nnext"
+    assert sanitized(hostile) == r"OK \x1b]0;title\x07 \x9b2J line\nnext"
     text = as_table([replace(ROW, health=Health("unhealthy", hostile))])
     assert "\x1b" not in text
     assert len(text.splitlines()) == 5

@@ -15,13 +15,13 @@ from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
 from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
-from launcher.inspect.facts import Said
+from launcher.inspect.facts import CommandResult
 from launcher.inspect.findings import machine_findings
 from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
 if TYPE_CHECKING:
-    from launcher.inspect.facts import Finding, HostEvidence, MachineEvidence
+    from launcher.inspect.facts import Finding, MachineFacts, ServerFacts
 
 OLLAMA, WEBUI, LLAMA = "ollama_server", "open_webui", "llama_server"
 GIB = 1 << 30
@@ -30,19 +30,17 @@ WEB = machine("webui", "web", 1)
 URL = "http://10.1.0.1:11434"
 GPU = {"gpu0": {"type": "gpu", "pci": CARD.pci}}
 READY = seen(BRAIN, devices=GPU, config={"nvidia.runtime": "true"})
-NOT_FOUND = Said(127, "nvidia-smi: not found")
-WORKS = Said(0, "fine")
+NOT_FOUND = CommandResult(127, "nvidia-smi: not found")
+WORKS = CommandResult(0, "fine")
 POLICY = Policy("web", "ai", (11434,))
 
 
-def found(
-    *machines: MachineEvidence, policies: tuple[Policy, ...] = (POLICY,), host: HostEvidence = HOST
-) -> list[Finding]:
+def found(*machines: MachineFacts, policies: tuple[Policy, ...] = (POLICY,), host: ServerFacts = HOST) -> list[Finding]:
     file = infra(*(one.seen.machine for one in machines), policies=policies)
     return machine_findings(file, machines, host)
 
 
-def brain(**keys: object) -> MachineEvidence:
+def brain(**keys: object) -> MachineFacts:
     keys.setdefault("nvidia_smi", WORKS)
     keys.setdefault("seen", READY)
     return evidence(BRAIN, OLLAMA, **keys)
@@ -68,7 +66,7 @@ def test_a_machine_that_works_has_none() -> None:
         (READY, HOST, "not those of the host's running driver"),
     ],
 )
-def test_nvidia_smi_missing_and_why(looks: object, host: HostEvidence, cause: str) -> None:
+def test_nvidia_smi_missing_and_why(looks: object, host: ServerFacts, cause: str) -> None:
     (finding,) = found(brain(seen=looks, nvidia_smi=NOT_FOUND), host=host)
     assert (finding.code, finding.severity, finding.subject) == ("nvidia-smi-not-found", "error", "brain")
     assert cause in finding.cause
@@ -76,7 +74,7 @@ def test_nvidia_smi_missing_and_why(looks: object, host: HostEvidence, cause: st
 
 
 def test_nvidia_smi_that_fails_is_another_trouble() -> None:
-    said = Said(18, "Failed to initialize NVML: Driver/library version mismatch")
+    said = CommandResult(18, "Failed to initialize NVML: Driver/library version mismatch")
     (finding,) = found(brain(nvidia_smi=said))
     assert finding.code == "nvidia-smi-fails"
     assert "version mismatch" in finding.evidence[0]
@@ -119,7 +117,7 @@ SUSPENDED = [
 
 @pytest.mark.parametrize("line", SUSPENDED)
 def test_after_a_suspend_the_module_is_to_be_loaded_again(line: str) -> None:
-    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=Said(0, ""), journal=(line,)))
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=CommandResult(0, ""), journal=(line,)))
     assert (finding.code, finding.evidence) == ("gpu-after-suspend", (line,))
     assert "modprobe nvidia_uvm" in finding.remedy
 
@@ -132,7 +130,7 @@ def test_after_a_suspend_the_module_is_to_be_loaded_again(line: str) -> None:
     ],
 )
 def test_a_card_that_does_not_answer_is_lost(text: str) -> None:
-    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=Said(15, text)))
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=CommandResult(15, text)))
     assert (finding.code, "Xid" in finding.remedy) == ("gpu-lost", True)
 
 
@@ -182,12 +180,12 @@ def test_the_cpu_follows_from_a_missing_nvidia_smi_and_from_the_image() -> None:
 # 3. Open WebUI and its engine
 
 
-def webui(url: str = URL, *services: str, code: int = 7, status: int = 0, **keys: object) -> MachineEvidence:
+def webui(url: str = URL, *services: str, code: int = 7, status: int = 0, **keys: object) -> MachineFacts:
     test = engine_test(url, code=code, status=status, said="curl: (7) Failed to connect")
     return evidence(WEB, WEBUI, *services, tests=(test,), **keys)
 
 
-def cause_of(*machines: MachineEvidence, policies: tuple[Policy, ...] = (POLICY,)) -> str:
+def cause_of(*machines: MachineFacts, policies: tuple[Policy, ...] = (POLICY,)) -> str:
     (finding,) = [one for one in found(*machines, policies=policies) if one.code == "webui-cannot-reach-engine"]
     assert finding.subject == "webui"
     assert finding.evidence[0].endswith("from inside webui: curl: (7) Failed to connect")

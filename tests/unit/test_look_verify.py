@@ -211,7 +211,7 @@ def test_what_is_an_answer_of_llama_server(answer: Any, state: str) -> None:
 
 
 def test_a_key_reaches_the_server_and_no_process_list() -> None:
-    from launcher.inspect.guest import Inside
+    from launcher.inspect.guest import Guest
 
     commands: list[tuple[list[str], dict[str, str]]] = []
 
@@ -225,7 +225,7 @@ def test_a_key_reaches_the_server_and_no_process_list() -> None:
             commands.append((list(command), dict(environment or {})))
             return Result(0, b"{}\n200", b"")
 
-    inside = Inside(Connection(), seen(machine("m")))  # type: ignore[arg-type]
+    inside = Guest(Connection(), seen(machine("m")))  # type: ignore[arg-type]
     assert inside.request("http://127.0.0.1/", {"a": "$(b)"}, bearer='k"\\y').ok
     command, environment = commands[-1]
     assert not any('k"' in word for word in command)

@@ -24,7 +24,7 @@ from launcher.infra.model import (
 )
 from launcher.infra.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.observe.live import Live
-from launcher.plan.desired import Circumstances, desired
+from launcher.plan.desired import PlanContext, desired
 from launcher.plan.difference import difference, owned
 from launcher.plan.render import document, lines
 from launcher.resources import Key, Resource
@@ -57,7 +57,7 @@ def infra(*machines: Machine, profiles: Mapping[str, Profile] | None = None, **s
 
 def wanted(file: Infra, images: Mapping[str, Image] | None = None, **around: Any) -> dict[Key, Resource]:
     chosen = images if images is not None else {entry.name: image() for entry in file.machines()}
-    found = desired(file, Circumstances(images=chosen, **around))
+    found = desired(file, PlanContext(images=chosen, **around))
     return {resource.key: resource for resource in found.resources}
 
 
@@ -202,7 +202,7 @@ class TestDesired:
     def test_empty_variable_with_a_default_is_told_about(self) -> None:
         variables = {"greeting": {"default": "hello"}, "name": {"default": ""}}
         file = infra(machine(variables={"greeting": "", "name": ""}))
-        found = desired(file, Circumstances(images={"box": image(variables=variables)}))
+        found = desired(file, PlanContext(images={"box": image(variables=variables)}))
         (notice,) = found.notices
         assert "greeting stays at the image's default, hello" in notice
 

@@ -68,7 +68,7 @@ def test_own_limits_are_kept_and_taken_off_first(own: dict[str, Any]) -> None:
 
 def test_too_much_is_refused_unless_allowed() -> None:
     own = {"config": {"limits.cpu": "9", "limits.memory": "90GiB"}}
-    with pytest.raises(AnklumeError, match=r"9 CPUs, and 8 are theirs.*90.0 GiB of memory, and 80.0 GiB"):
+    with pytest.raises(AnklumeError, match=r"9 CPUs; 8 are available.*90.0 GiB of memory; 80.0 GiB"):
         limits_of(infra(ResourcePolicy(), a=own), HOST)
     found = limits_of(infra(ResourcePolicy(overcommit=True), a=own, b={}), HOST)
     assert len(found.notices) == 2

@@ -1,4 +1,4 @@
-"""The verb `check` as a process of its own: exit codes, JSON, text."""
+"""The command `check` as a process of its own: exit codes, JSON, text."""
 
 from __future__ import annotations
 

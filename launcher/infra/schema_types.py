@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from launcher.infra.readers import Reader, Wrong
+from launcher.infra.readers import Reader, WrongError
 from launcher.infra.report import shown
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.report import Report
 
-__all__ = ["WRONG", "Anything", "Entries", "Items", "Key", "Kind", "Section", "Text", "Value", "read_value"]
+__all__ = ["WRONG", "AnyValue", "Key", "ListOf", "MappingOf", "SchemaType", "Section", "Text", "Value", "read_value"]
 
 WRONG: Any = object()
 
 
-class Kind(Protocol):
+class SchemaType(Protocol):
     """Something that can stand in a document."""
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
@@ -46,7 +46,7 @@ def read_value(reader: Reader, value: Any, path: KeyPath, report: Report, *, key
         return WRONG
     try:
         return reader(value)
-    except Wrong as wrong:
+    except WrongError as wrong:
         told = report.told(path, value, key=key)
         if key:
             report.error(path, "wrong-name", f"the name {told} {wrong.message}", key=True, hint=wrong.hint)
@@ -60,7 +60,7 @@ def _meant(reader: Reader, value: Any, odd: Scalar) -> str:
     """What to write: a number where the reader takes numbers, else the text in quotes."""
     try:
         reader(value)
-    except Wrong as wrong:
+    except WrongError as wrong:
         return odd.quoted if wrong.code == "wrong-type" else odd.plain
     return odd.plain
 
@@ -93,7 +93,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Anything:
+class AnyValue:
     """What belongs to another part of the framework."""
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
@@ -103,10 +103,10 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class Items:
+class ListOf:
     """A list; with `numbered`, each of its items comes with where it is in the list."""
 
-    kind: Kind
+    kind: SchemaType
     numbered: bool = False
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
@@ -122,11 +122,11 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Entries:
+class MappingOf:
     """A mapping of names to things of one kind; a thing that is nothing is read as an empty mapping."""
 
     name: Reader
-    kind: Kind
+    kind: SchemaType
     empty: bool = False
 
     def read(self, value: Any, path: KeyPath, report: Report) -> Any:
@@ -151,7 +151,7 @@ class Key:
     `incus` is the key of an instance's configuration that a machine's value becomes, where that is all it does.
     """
 
-    kind: Kind
+    kind: SchemaType
     required: bool = False
     foreign: bool = False
     incus: str = ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain"]
+__all__ = ["sanitized"]
 
 # Colours and the like, as systemd puts them on a console (ECMA-48, control sequences).
 _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
-def plain(text: str) -> str:
+def sanitized(text: str) -> str:
     """One line without control sequences; other characters that cannot be printed are written out (`\\x07`)."""
     return "".join(
         character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode()
