@@ -51,6 +51,12 @@ class Cli:
 
 
 @pytest.fixture(scope="session")
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether every moment is wanted rather than some."""
+    return bool(pytestconfig.option.full)
+
+
+@pytest.fixture(scope="session")
 def test_store() -> Path:
     """The folder of the store that all tests share."""
     named = os.environ.get("ANKLUME_TEST_STORE")

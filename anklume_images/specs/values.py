@@ -99,10 +99,12 @@ def _are_certificates(text: object) -> bool:
     """PEM (RFC 7468) with certificates alone: a private key has no business in a setting that everybody may read."""
     if not isinstance(text, str) or _CERTIFICATE.sub("", text).strip():
         return False
+    if not text.strip():
+        return True
     from cryptography.x509 import load_pem_x509_certificates  # not at every start: it takes 0.1 s
 
     try:
-        return text.strip() == "" or bool(load_pem_x509_certificates(text.encode()))
+        return bool(load_pem_x509_certificates(text.encode()))
     except ValueError:
         return False
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.both_versions
-
 MANY = "domains:\n  lab:\n    machines:\n" + "".join(
     f"      box-{number}: {{image: tiny, ephemeral: true}}\n" for number in range(6)
 )
@@ -99,6 +97,7 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
         launcher.settled()
 
 
+@pytest.mark.both_versions
 def test_daemon_restarted_in_the_middle(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
     tree = restarting_tree(incus._tree, tmp_path / "tree")
     with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
@@ -171,6 +170,7 @@ def test_two_applies_of_one_file_at_once(tiny: Launcher) -> None:
     tiny.settled()
 
 
+@pytest.mark.both_versions
 def test_interrupted_and_run_again(tiny: Launcher) -> None:
     tiny.write(MANY)
     process = tiny.start("apply", "--json")
@@ -193,6 +193,7 @@ rm -r rootfs/usr/bin; [ "$2" = some ] || rm -r rootfs
 """
 
 
+@pytest.mark.both_versions
 @pytest.mark.parametrize("left", ["some", "nothing"])
 def test_image_that_a_killed_daemon_unpacked_by_half(tiny: Launcher, left: str) -> None:
     """What such a daemon leaves: a volume that it takes for whole, and perhaps an instance made of it."""

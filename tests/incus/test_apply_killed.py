@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from anklume_images.store.store import Store
 from launcher.infra.names import UNFINISHED
 from tests.support.instances import delete_image
+from tests.support.suite import SAMPLE
 from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -46,10 +48,11 @@ def release_of(launcher: Launcher) -> int:
         return client.server.release[0]
 
 
-def share(launcher: Launcher, points: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Half of the points for each version: the code is the same."""
+def share(launcher: Launcher, points: list[tuple[int, str]], *, full: bool) -> list[tuple[int, str]]:
+    """Half of the points for each version, as the code is the same; unless `full`, a third of these, chosen anew."""
     release = release_of(launcher)
-    return [point for point in points if (release + point[0] + (point[1] == "after")) % 2]
+    own = [point for point in points if (release + point[0] + (point[1] == "after")) % 2]
+    return own if full else sorted(random.sample(own, max(2, len(own) // SAMPLE)))
 
 
 def only_ours_is_there(launcher: Launcher) -> None:
@@ -65,10 +68,10 @@ def only_ours_is_there(launcher: Launcher) -> None:
         assert [found["name"] for found in client.get("network-acls", recursion=1)] == ["anklume-lab"]
 
 
-def test_apply_killed_while_it_creates(tiny: Launcher) -> None:
+def test_apply_killed_while_it_creates(tiny: Launcher, full: bool) -> None:
     tiny.write(INFRA % "one")
     points = [(number + 1, when) for number in range(CREATE[release_of(tiny)]) for when in ("before", "after")]
-    for number, when in share(tiny, points):
+    for number, when in share(tiny, points, full=full):
         killed(tiny, number, when, "apply")
         tiny("apply")
         only_ours_is_there(tiny)
@@ -94,11 +97,11 @@ def test_machine_that_was_made_and_used_is_kept(tiny: Launcher) -> None:
     tiny.settled()
 
 
-def test_apply_killed_while_it_replaces(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
+def test_apply_killed_while_it_replaces(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path, full: bool) -> None:
     tiny.write(INFRA % "one")
     tiny("apply")
     tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/models/file")
-    for turn, (number, when) in enumerate(share(tiny, REPLACE)):
+    for turn, (number, when) in enumerate(share(tiny, REPLACE, full=full)):
         newer = put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, turn + 2)
         tiny.write(INFRA % f"turn-{turn}")
         killed(tiny, number, when, "apply", "--replace")
@@ -112,11 +115,11 @@ def test_apply_killed_while_it_replaces(tiny: Launcher, tiny_rootfs: Path, tmp_p
         assert tiny.execute("lab", "box", "cat", "/root/models/file").stdout == b"kept\n"
 
 
-def test_destroy_killed(tiny: Launcher) -> None:
+def test_destroy_killed(tiny: Launcher, full: bool) -> None:
     tiny.write(INFRA % "one")
     tiny("apply")
     tiny.execute("lab", "box", "sh", "-c", "echo kept > /root/models/file")
-    for number, when in share(tiny, DESTROY):
+    for number, when in share(tiny, DESTROY, full=full):
         killed(tiny, number, when, "destroy", "--force-protected")
         tiny("destroy", "--yes", "--force-protected")
         with tiny.client() as client:

@@ -11,8 +11,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.launching import Launcher
 
-pytestmark = pytest.mark.both_versions
-
 INFRA = """\
 domains:
   dev:
@@ -84,6 +82,7 @@ while ($all->count and time < $end) {{
 """
 
 
+@pytest.mark.both_versions
 def test_only_what_a_policy_names_gets_through(launcher: Launcher) -> None:
     launcher.write(INFRA)
     launcher("apply")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
-pytestmark = pytest.mark.both_versions
-
 
 def test_each_version_is_the_one_of_its_tree(started: Callable[[str], PrivateIncus]) -> None:
     for name, release in (("incus-6", (6, 0)), ("incus-7", (7, 0))):

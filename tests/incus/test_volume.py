@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import ImageFiles
 
-pytestmark = pytest.mark.both_versions
-
 OWNER = {"user.anklume-launch.owner": "test"}
 
 
