@@ -16,7 +16,7 @@ from email.utils import format_datetime
 import pytest
 
 from anklume_images.errors import FetchError, StoreError
-from anklume_images.inputs.answers import Attempt, Stopped, Why
+from anklume_images.inputs.answers import Attempt, StoppedError, Why
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirrors import Sources
@@ -799,7 +799,7 @@ def test_stopping_ends_a_read_that_waits(mirror):
     ended: list[str] = []
 
     def read() -> None:
-        with contextlib.suppress(Stopped), transport.ask(url) as response:
+        with contextlib.suppress(StoppedError), transport.ask(url) as response:
             while response.raw.read1(100):
                 pass
         transport.close()
