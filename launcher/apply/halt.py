@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Halted", "halt"]
 
-_LEASE_SECONDS = 5.0
+_ATTEMPTS = 4
+_LEASE_SECONDS = 3.0  # after each
 _PAUSE_SECONDS = 0.05
 _HARDWARE = f"volatile.{NIC}.hwaddr"
 
@@ -67,29 +68,42 @@ def halt(key: Key, incus: Incus, *, vacate: bool) -> Halted:
 
 
 def _vacate(key: Key, incus: Incus, nic: Mapping[str, str]) -> None:
-    """Take the device off, which releases the lease, and put it back without an address, with its hardware address."""
+    """Take the address off a stopped machine, and see that its lease is gone.
+
+    Incus asks dnsmasq once, by a datagram, to forget a lease; one that got lost is sent again.
+    """
+    network, address = nic.get("network"), nic.get("ipv4.address")
+    free = {name: value for name, value in nic.items() if name != "ipv4.address"}
+    for _ in range(_ATTEMPTS):
+        hardware = _plug_anew(key, incus, free)
+        if not network or not address or _is_released(key, incus, network, address, hardware):
+            return
+    raise IncusError(
+        f"{key.name} was stopped, but its DHCP lease of {address} on {network} stays, and nobody else gets it",
+        where=incus.address,
+        hint=f"incus network list-leases {network} --project {key.project} shows it; run it again",
+    )
+
+
+def _plug_anew(key: Key, incus: Incus, nic: Mapping[str, str]) -> str:
+    """Take the network device off, which releases its lease, and put `nic` there; return its hardware address."""
     there = incus.get_object(key.object)
-    hardware = there["config"].get(_HARDWARE)
+    volatile = there["config"].get(_HARDWARE)
     others = {name: device for name, device in there["devices"].items() if name != NIC}
     incus.put_object(key.object, there | {"devices": others})
     there = incus.get_object(key.object)
-    free = {name: value for name, value in nic.items() if name != "ipv4.address"}
-    config = there["config"] | ({_HARDWARE: hardware} if hardware else {})
-    incus.put_object(key.object, there | {"config": config, "devices": others | {NIC: free}})
-    if "network" in nic and "ipv4.address" in nic:
-        _wait_for_release(key, incus, nic["network"], nic["ipv4.address"], nic.get("hwaddr") or hardware or "")
+    config = there["config"] | ({_HARDWARE: volatile} if volatile else {})
+    incus.put_object(key.object, there | {"config": config, "devices": others | {NIC: nic}})
+    return nic.get("hwaddr") or volatile or ""
 
 
-def _wait_for_release(key: Key, incus: Incus, network: str, address: str, hardware: str) -> None:
+def _is_released(key: Key, incus: Incus, network: str, address: str, hardware: str) -> bool:
     end = time.monotonic() + _LEASE_SECONDS
     while any(
         (lease.address, lease.hardware) == (address, hardware.lower())
         for lease in read_leases(incus, network, key.project)
     ):
         if time.monotonic() > end:
-            raise IncusError(
-                f"{key.name} was stopped, but its DHCP lease of {address} on {network} stays, and nobody else gets it",
-                where=incus.address,
-                hint=f"incus network list-leases {network} --project {key.project} shows it; run it again",
-            )
+            return False
         time.sleep(_PAUSE_SECONDS)
+    return True
