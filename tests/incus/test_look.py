@@ -297,5 +297,5 @@ def test_the_newer_incus_answers_all_the_same(
         ]
         assert {check.outcome for check in checks(world, BRAIN).values()} == {"ok"}
         assert findings(world, BRAIN) == []
-        report = doctor.examine_host(doctor.host_evidence(world.client))
+        report = doctor.examine_host(doctor.server_facts(world.client))
         assert not [finding for finding in report.findings if finding.severity == "error"]

@@ -84,7 +84,9 @@ def command(world: World, test_store: Path, tmp_path: Path) -> Command:
 def test_status(command: Command) -> None:
     text = command("status", "FILE", code=1)
     assert "3 of 4 machines running and healthy" in text
-    assert command("status", "FILE", "--only", "ai-tools", "--tags", "llm").count("healthy") == 2
+    assert (
+        command("status", "FILE", "--only", "ai-tools", "--tags", "llm").count(" healthy\n") == 3
+    )  # and the line that counts them
     document = command.json("status", "FILE", "--only", "webui")
     assert (document["ok"], [row["name"] for row in document["machines"]]) == (True, ["webui"])
     assert "did you mean 'webui'?" in command("status", "FILE", "--only", "webiu", code=2)

@@ -252,7 +252,7 @@ def test_several_refusals_are_told_at_once() -> None:
     assert codes(decision) == [("b", "gpu-exclusive"), ("c", "gpu-absent"), ("d", "gpu-unnamed")]
     with pytest.raises(GpuRefusedError) as caught:
         decision.check()
-    assert [name in str(caught.value) for name in ("b and a", "c names", "d wants")] == [True] * 3
+    assert [name in str(caught.value) for name in ("b and a", "c asks", "d wants")] == [True] * 3
 
 
 def test_machines_own_instance_is_no_rival() -> None:
