@@ -321,8 +321,7 @@ def refuses_a_second_holder(launcher: Launcher) -> None:
     (launcher.folder / "more.yml").write_text(text.replace("      webui:\n", f"{second}      webui:\n"))
     for command in ("plan", "apply"):
         said = launcher(command, code=4, file=launcher.folder / "more.yml").stderr
-        assert "and gpu-server" in said
-        assert "'second'" in said
+        assert "second and gpu-server" in said
     other = launcher.folder / "other.yml"
     other.write_text(
         "project_name: other\nglobal: {addressing: {}}\n"
