@@ -42,7 +42,7 @@ def test_every_test_file_is_collected() -> None:
     assert collected == there
 
 
-def test_a_folder_called_build_is_collected(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_a_folder_called_build_is_collected(pytestconfig: pytest.Config) -> None:
     for name in ("build", "dist", "venv"):
         assert not any(Path(name).match(pattern) for pattern in pytestconfig.getini("norecursedirs"))
 
