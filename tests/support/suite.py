@@ -33,9 +33,10 @@ MARKS = {
 
 VERSIONS = ("incus-6", "incus-7")
 SAMPLE = 3  # one in so many of a matrix
-SHARED = {  # modules that share what takes long to start
+SHARED = {  # modules that share what takes long to start, or a place in the common store
     "hosts": {"test_llama_server.py", "test_ollama.py"},
     "look": {"test_look.py", "test_look_command.py"},
+    "enter": {"test_enter.py"},
 }
 
 
