@@ -14,7 +14,7 @@ ARCHITECTURES = tuple(MACHINES)
 
 def architecture_of(machine: str) -> str:
     """Debian's name for what the kernel calls so; the same name where images are not made for it."""
-    return next((name for name, own in MACHINES.items() if own == machine), machine)
+    return next((name for name, kernel_name in MACHINES.items() if kernel_name == machine), machine)
 
 
 def host_architecture() -> str:

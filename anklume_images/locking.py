@@ -139,8 +139,10 @@ class Locks:
 
     def _resolve_tree(self, name: str, sources: Sources, runner: AptRunner) -> Lock:
         spec = load_tree_spec(name)
-        found = self._debs(spec.debian(self.architecture), sources, runner)
-        return Lock(name, self.architecture, self.request(name), found.epoch, "tree", found.indexes, found.debs)
+        resolution = self._debs(spec.debian(self.architecture), sources, runner)
+        return Lock(
+            name, self.architecture, self.request(name), resolution.epoch, "tree", resolution.indexes, resolution.debs
+        )
 
     def _resolve(self, name: str, sources: Sources, runner: AptRunner) -> Lock:
         chain = self.catalog.chain(name)
@@ -153,8 +155,8 @@ class Locks:
                 for suite in link.debian.suites if link.debian else ():
                     suites[Suite(suite.archive, suite.suite, suite.components, suite.pin)] = None
             request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed)
-            found = self._debs(request, sources, runner)
-            lock = replace(lock, debs=found.debs, indexes=found.indexes, epoch=found.epoch)
+            resolution = self._debs(request, sources, runner)
+            lock = replace(lock, debs=resolution.debs, indexes=resolution.indexes, epoch=resolution.epoch)
         if spec.python:
             from anklume_images.inputs.python import lock_wheels
 
@@ -182,15 +184,15 @@ class Locks:
 
     def _installed(self, spec: Spec) -> tuple[Deb, ...]:
         """What the bases of an image have installed, the nearest base's version of each package."""
-        found: dict[str, Deb] = {}
+        debs: dict[str, Deb] = {}
         base = spec.base
         lineage = []
         while base:
             lineage.append(base)
             base = self.catalog.get(base).base
         for name in reversed(lineage):
-            found |= {deb.package: deb for deb in self.get(name).debs}
-        return tuple(found.values())
+            debs |= {deb.package: deb for deb in self.get(name).debs}
+        return tuple(debs.values())
 
 
 def _upstream(spec: Spec, lock: Lock, installed: tuple[Deb, ...]) -> str:
@@ -200,8 +202,8 @@ def _upstream(spec: Spec, lock: Lock, installed: tuple[Deb, ...]) -> str:
     if rule.python:
         from packaging.utils import canonicalize_name
 
-        wanted = canonicalize_name(rule.python)
-        versions = [wheel.version for wheel in lock.wheels if canonicalize_name(wheel.package) == wanted]
+        package = canonicalize_name(rule.python)
+        versions = [wheel.version for wheel in lock.wheels if canonicalize_name(wheel.package) == package]
     else:
         # Without the epoch, the Debian revision and updates: 1:2.3-4 and 2.3+deb13u1 are version 2.3 of their upstream.
         versions = [

@@ -103,31 +103,31 @@ class Pipeline:
 
     def lineage(self, names: Iterable[str]) -> list[str]:
         """The names and their bases, each once, bases first."""
-        found: dict[str, None] = {}
+        links: dict[str, None] = {}
         for name in names:
             for link in [name] if is_tree(name) else [spec.name for spec in self.catalog.chain(name)]:
-                found[link] = None
-        return list(found)
+                links[link] = None
+        return list(links)
 
     def wanted(self, names: Iterable[str]) -> dict[str, Result]:
         """What each of the names is now, bases first: a base only where something made from it is missing.
 
         An image that is there needs nothing else, neither its base nor the toolchain.
         """
-        found: dict[str, Result] = {}
+        results: dict[str, Result] = {}
 
         def look(name: str) -> None:
-            if name in found:
+            if name in results:
                 return
             result = self._look(name)
             base = self.catalog.get(name).base
             if base and result.status != "present":
                 look(base)
-            found[name] = result
+            results[name] = result
 
         for name in names:
             look(name)
-        return found
+        return results
 
     def lock(self, name: str) -> bool:
         """Resolve anew and commit the lock; False when what is there would make the same image."""
@@ -166,8 +166,8 @@ class Pipeline:
         trees = [name for name in names if is_tree(name)]
         images = self.lineage(name for name in names if not is_tree(name))
         if not rebuild:
-            wanted = self.wanted(name for name in names if not is_tree(name))
-            images = [name for name, result in wanted.items() if result.status != "present"]
+            results = self.wanted(name for name in names if not is_tree(name))
+            images = [name for name, result in results.items() if result.status != "present"]
         if images and TOOLCHAIN not in trees and not self.unpacked(TOOLCHAIN):
             trees.insert(0, TOOLCHAIN)
         reports = [self._fetch_one(name) for name in [*trees, *images]]
@@ -342,7 +342,7 @@ class Pipeline:
         begun: list[str] = []
         gate = threading.Lock()
 
-        def one(name: str) -> None:
+        def build(name: str) -> None:
             try:
                 with gate:
                     if self._stopping.is_set():
@@ -355,7 +355,7 @@ class Pipeline:
         # `todo` has bases first, so a thread never waits for an image that no thread has begun.
         with ThreadPoolExecutor(max_workers=max(1, self.options.jobs)) as pool:
             try:
-                for future in [pool.submit(one, name) for name in todo]:
+                for future in [pool.submit(build, name) for name in todo]:
                     future.result()
             except BaseException:  # an interrupt above all: the sandboxes end, then the threads that wait for them
                 with gate:  # what has begun is known here: the interrupt may come before the pool knows its thread

@@ -31,10 +31,10 @@ class Scalar:
         if isinstance(self.value, bool):
             return False
         try:
-            said = int(self.written) if isinstance(self.value, int) else float(self.written)
+            number = int(self.written) if isinstance(self.value, int) else float(self.written)
         except ValueError:  # hexadecimal, binary, sexagesimal, .inf, .nan
             return True
-        return bool(said != self.value)
+        return bool(number != self.value)
 
     def __str__(self) -> str:
         cut = self.written if len(self.written) <= _LONGEST else f"{self.written[: _LONGEST - 3]}..."

@@ -167,7 +167,7 @@ def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) ->
 
     from anklume_images.scalars import scalar
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     seen: set[str] = set()
     for key_node, value_node in root.value:
         key = str(key_node.value) if key_node.id == "scalar" else f"({key_node.id})"
@@ -179,17 +179,17 @@ def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) ->
         else:
             names = [str(node.value) for node, _ in value_node.value] if value_node.id == "mapping" else []
             if twice := {name for name in names if names.count(name) > 1}:
-                said = f"'{key}' names {', '.join(sorted(twice))} twice"
-                problems.append(Problem(*_place(file, value_node), "duplicate-key", said, key))
+                message = f"'{key}' names {', '.join(sorted(twice))} twice"
+                problems.append(Problem(*_place(file, value_node), "duplicate-key", message, key))
             value = SafeConstructor().construct_document(value_node)
             place = _place(file, value_node)
             odd = scalar(value_node.value, value)
             if odd and odd.other_number:
                 problems.append(Problem(*place, "changed-by-yaml", f"'{key}' is {odd}", key, odd.plain))
             else:
-                _take(found, key, value, place, problems)
+                _take(values, key, value, place, problems)
         seen.add(key)
-    return found
+    return values
 
 
 def _place(file: str, node: yaml.Node) -> tuple[str, int, int]:
@@ -197,12 +197,12 @@ def _place(file: str, node: yaml.Node) -> tuple[str, int, int]:
 
 
 def _read_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key in _CHECKS:
         variable = f"ANKLUME_{key.upper()}"
         if text := environ.get(variable, "").strip():
-            _take(found, key, _from_text(key, text), (f"${variable}", 1, 1), problems)
-    return found
+            _take(values, key, _from_text(key, text), (f"${variable}", 1, 1), problems)
+    return values
 
 
 def _from_text(key: str, text: str) -> object:
@@ -219,9 +219,11 @@ def _from_text(key: str, text: str) -> object:
     return int(text) if text.isdecimal() else text
 
 
-def _take(found: dict[str, Any], key: str, value: object, place: tuple[str, int, int], problems: list[Problem]) -> None:
+def _take(
+    values: dict[str, Any], key: str, value: object, place: tuple[str, int, int], problems: list[Problem]
+) -> None:
     try:
-        found[key] = _CHECKS[key](value)
+        values[key] = _CHECKS[key](value)
     except ValueError as error:
         problems.append(Problem(*place, "type", f"'{key}' {error}", key))
 

@@ -164,11 +164,11 @@ def build_image(
     with _only_one(store.home / "building" / prepared.digest, wait):
         kept = f"failed/{prepared.name}"
         lease.add([kept, *(entry.sha256 for link in prepared.lineage() for entry in link.lock)])
-        found = images.present(prepared.name, prepared.version, prepared.architecture)
-        if found:
-            lease.add([found.metadata.sha256, found.rootfs.sha256])
+        existing = images.present(prepared.name, prepared.version, prepared.architecture)
+        if existing:
+            lease.add([existing.metadata.sha256, existing.rootfs.sha256])
             if images.present(prepared.name, prepared.version, prepared.architecture):  # gc came no earlier
-                return found
+                return existing
         log = _log_path(store, prepared.name)
         keep = _fresh(store.home / kept)
         with store.scratch(prepared.name) as scratch:

@@ -30,12 +30,12 @@ def pack_metadata(
     """
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text(encoding="utf-8"))
+    raw_metadata: dict[str, Any] = yaml.safe_load((raw / "metadata.yaml").read_text(encoding="utf-8"))
     metadata = {
         "architecture": MACHINES[architecture],
         "creation_date": epoch,
         "properties": properties,
-        "templates": found.get("templates") or {},
+        "templates": raw_metadata.get("templates") or {},
     }
     text = yaml.safe_dump(metadata, sort_keys=True, default_flow_style=False, allow_unicode=True)
     members = {"metadata.yaml": text.encode()}
@@ -69,13 +69,13 @@ def _tar(members: dict[str, bytes], epoch: int) -> bytes:
 
 def installed_packages(status: Path) -> dict[str, str]:
     """Name and version of every package that dpkg's status file calls installed."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     name = version = state = ""
     with status.open(encoding="utf-8") as stream:
         for line in [*stream, "\n"]:
             if line == "\n":
                 if state.endswith(" installed"):
-                    found[name] = version
+                    versions[name] = version
                 name = version = state = ""
             elif line.startswith("Package: "):
                 name = line[9:].strip()
@@ -83,7 +83,7 @@ def installed_packages(status: Path) -> dict[str, str]:
                 version = line[9:].strip()
             elif line.startswith("Status: "):
                 state = line[8:].strip()
-    return found
+    return versions
 
 
 def unpacked_size(listing: Path) -> int:

@@ -36,13 +36,13 @@ def terminal() -> Iterator[tuple[int, int, int]]:
                 stack.callback(os.close, descriptor)
             yield copies[0], copies[1], copies[2]
         return
-    own, inner = os.openpty()
+    outer, inner = os.openpty()
     done, end = os.pipe()
     before = termios.tcgetattr(0)
     termios.tcsetattr(inner, termios.TCSANOW, before)
-    resized = signal.signal(signal.SIGWINCH, lambda *_: _copy_size(own))
-    _copy_size(own)
-    relay = threading.Thread(target=_relay, args=(own, done), name="terminal")
+    resized = signal.signal(signal.SIGWINCH, lambda *_: _copy_size(outer))
+    _copy_size(outer)
+    relay = threading.Thread(target=_relay, args=(outer, done), name="terminal")
     try:
         tty.setraw(0, termios.TCSANOW)  # what was typed ahead is kept
         relay.start()
@@ -53,7 +53,7 @@ def terminal() -> Iterator[tuple[int, int, int]]:
         relay.join()
         termios.tcsetattr(0, termios.TCSANOW, before)  # draining could wait for ever for a reader
         signal.signal(signal.SIGWINCH, resized)
-        for descriptor in (own, done):
+        for descriptor in (outer, done):
             os.close(descriptor)
 
 
@@ -62,16 +62,16 @@ def _copy_size(target: int) -> None:
         fcntl.ioctl(target, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
 
 
-def _relay(own: int, done: int) -> None:
+def _relay(outer: int, done: int) -> None:
     """Pass on what is typed and what is shown; at the end, what is left to be shown."""
-    sources = [own, 0, done]
+    sources = [outer, 0, done]
     while True:
         ready = select.select(sources, [], [])[0]
-        if own in ready and not _pass(own, 1):  # its other side is closed, and nothing is left to be shown
+        if outer in ready and not _pass(outer, 1):  # its other side is closed, and nothing is left to be shown
             return
         if done in ready:
-            sources = [own]
-        elif 0 in ready and not _pass(0, own):
+            sources = [outer]
+        elif 0 in ready and not _pass(0, outer):
             sources.remove(0)
 
 

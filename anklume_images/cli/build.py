@@ -164,13 +164,13 @@ def _everything(pipeline: Pipeline) -> list[str]:
     from anklume_images.errors import AnklumeError
     from anklume_images.locking import TOOLCHAIN
 
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for name in (TOOLCHAIN, *tree_names(), *pipeline.catalog.names()):
         try:
-            found |= dict.fromkeys(pipeline.lineage([name]))
+            names |= dict.fromkeys(pipeline.lineage([name]))
         except AnklumeError:  # it is told when its turn comes
-            found[name] = None
-    return list(found)
+            names[name] = None
+    return list(names)
 
 
 def _lock_one(pipeline: Pipeline, name: str, console: Console, *, missing: bool) -> dict[str, Any] | None:

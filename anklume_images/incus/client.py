@@ -48,14 +48,14 @@ class Incus(Objects):
 
     def image(self, fingerprint: str) -> Image | None:
         """The image of that whole fingerprint, or None."""
-        found = self.find_one(f"images/{fingerprint}")
-        if found is None:
+        image = self.find_one(f"images/{fingerprint}")
+        if image is None:
             return None
         return Image(
-            found["fingerprint"],
-            found.get("properties") or {},
-            tuple(sorted(alias["name"] for alias in found.get("aliases") or ())),
-            found["size"],
+            image["fingerprint"],
+            image.get("properties") or {},
+            tuple(sorted(alias["name"] for alias in image.get("aliases") or ())),
+            image["size"],
         )
 
     def aliases(self) -> dict[str, str]:

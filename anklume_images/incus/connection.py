@@ -94,9 +94,9 @@ def check_server(info: Mapping[str, Any], endpoint: str) -> Server:
         str(environment.get("certificate", "")),
     )
     if environment.get("server") != "incus" or server.release < OLDEST:
-        found = f"{environment.get('server', 'an unknown server')} {version}"
+        software = f"{environment.get('server', 'an unknown server')} {version}"
         raise IncusError(
-            f"this is {found}, not Incus {OLDEST[0]}.{OLDEST[1]} or newer", where=endpoint, hint="update the server"
+            f"this is {software}, not Incus {OLDEST[0]}.{OLDEST[1]} or newer", where=endpoint, hint="update the server"
         )
     return server
 

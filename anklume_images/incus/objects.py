@@ -68,8 +68,8 @@ class Objects(Requests):
     def list_objects(self, kind: Kind, *, pool: str = "", everywhere: bool = False) -> list[dict[str, Any]]:
         """All of one kind, whole; volumes are those of `pool`; `everywhere` is for all projects."""
         path = ObjectId(kind, f"{pool}/").collection
-        found: list[dict[str, Any]] = self.get(path, recursion=1, **(_EVERYWHERE if everywhere else {}))
-        return found
+        objects: list[dict[str, Any]] = self.get(path, recursion=1, **(_EVERYWHERE if everywhere else {}))
+        return objects
 
     def names(self, kind: Kind) -> list[str]:
         """The names of all of one kind: with whole ones, Incus looks up the users of every ACL."""
@@ -77,13 +77,13 @@ class Objects(Requests):
 
     def get_object(self, what: ObjectId) -> dict[str, Any]:
         """One object, which must be there."""
-        found: dict[str, Any] = self.get(what.path, **what.params)
-        return found
+        body: dict[str, Any] = self.get(what.path, **what.params)
+        return body
 
     def find_object(self, what: ObjectId) -> dict[str, Any] | None:
         """One object, or None when there is none."""
-        found: dict[str, Any] | None = self.find_one(what.path, **what.params)
-        return found
+        body: dict[str, Any] | None = self.find_one(what.path, **what.params)
+        return body
 
     def create_object(self, what: ObjectId, body: Mapping[str, Any]) -> None:
         """Make one; its name is put into the body."""
@@ -111,8 +111,10 @@ class Objects(Requests):
 
     def instances(self, *, states: bool = False) -> list[dict[str, Any]]:
         """The instances of all projects; with `states`, addresses and more of those that run."""
-        found: list[dict[str, Any]] = self.within(None).get("instances", recursion=2 if states else 1, **_EVERYWHERE)
-        return found
+        instances: list[dict[str, Any]] = self.within(None).get(
+            "instances", recursion=2 if states else 1, **_EVERYWHERE
+        )
+        return instances
 
     def make_instance(
         self,
@@ -195,15 +197,15 @@ class Objects(Requests):
 
     def resources(self, member: str = "") -> dict[str, Any]:
         """Memory, CPUs and cards of the host, or of a cluster's member."""
-        found: dict[str, Any] = self.get("resources", **({"target": member} if member else {}))
-        return found
+        resources: dict[str, Any] = self.get("resources", **({"target": member} if member else {}))
+        return resources
 
     def members(self) -> list[str]:
         """The members of a cluster that are online; none when the server is alone."""
         if not self.get("")["environment"].get("server_clustered"):
             return []
-        found = self.get("cluster/members", recursion=1)
-        return sorted(member["server_name"] for member in found if member.get("status") == "Online")
+        members = self.get("cluster/members", recursion=1)
+        return sorted(member["server_name"] for member in members if member.get("status") == "Online")
 
     def running_operations(self) -> list[dict[str, Any]]:
         """What the server is doing, in all projects."""

@@ -37,9 +37,9 @@ class Address:
 def addresses(remote: str | None, project: str | None) -> list[Address]:
     """The addresses of a remote (None: the default one), the last that worked first."""
     folder, shared_folder = _folder(), _shared_folder()
-    own, shared = _read(folder / "config.yml"), _read(shared_folder / "config.yml")
-    name = (remote or os.environ.get("INCUS_REMOTE") or own.get("default-remote") or "local").removesuffix(":")
-    own_remotes, shared_remotes = own.get("remotes") or {}, shared.get("remotes") or {}
+    config, shared = _read(folder / "config.yml"), _read(shared_folder / "config.yml")
+    name = (remote or os.environ.get("INCUS_REMOTE") or config.get("default-remote") or "local").removesuffix(":")
+    own_remotes, shared_remotes = config.get("remotes") or {}, shared.get("remotes") or {}
     remotes = {**shared_remotes, **own_remotes, "local": {**(own_remotes.get("local") or {}), **_LOCAL}}
     if name not in remotes:
         raise IncusError(
@@ -61,9 +61,9 @@ def image_source(name: str) -> dict[str, str]:
     if not colon or remote == "local":
         return {"type": "image", "alias": alias if colon else name}
     folder, shared_folder = _folder(), _shared_folder()
-    own = _read(folder / "config.yml").get("remotes") or {}
+    own_remotes = _read(folder / "config.yml").get("remotes") or {}
     shared = _read(shared_folder / "config.yml").get("remotes") or {}
-    remotes = {**_BUILT_IN, **shared, **own}
+    remotes = {**_BUILT_IN, **shared, **own_remotes}
     if remote not in remotes:
         hint = f"there are: {', '.join(remotes)}; incus remote add makes one"
         raise IncusError(f"no remote is called {remote}", where=str(folder / "config.yml"), hint=hint)
@@ -75,7 +75,7 @@ def image_source(name: str) -> dict[str, str]:
         "protocol": entry.get("protocol") or "incus",
         "alias": alias,
     }
-    pin = (folder if remote in own else shared_folder) / "servercerts" / f"{remote}.crt"
+    pin = (folder if remote in own_remotes else shared_folder) / "servercerts" / f"{remote}.crt"
     return source | ({"certificate": pin.read_text(encoding="utf-8")} if pin.exists() else {})
 
 
@@ -134,8 +134,8 @@ def _address(text: str, name: str, folder: Path, pin: Path, project: str | None)
             return Address(socket=Path(path), project=project)
         socket, own_project = _local_socket()
         return Address(socket=socket, project=project or own_project)
-    own = [folder / "clientcerts" / f"{name}.{kind}" for kind in ("crt", "key")]
-    cert, key = own if all(path.exists() for path in own) else (folder / "client.crt", folder / "client.key")
+    pair = [folder / "clientcerts" / f"{name}.{kind}" for kind in ("crt", "key")]
+    cert, key = pair if all(path.exists() for path in pair) else (folder / "client.crt", folder / "client.key")
     for file in (cert, key):
         if not file.exists():
             raise IncusError("no client certificate", where=str(file), hint="make one: incus remote add")

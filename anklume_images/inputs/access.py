@@ -62,10 +62,10 @@ class Access:
 
     def proxy(self, url: str) -> str | None:
         """The proxy for a URL, with its scheme; Refusal when it is of a kind that nobody here speaks."""
-        found = self.find_proxy(url)
-        if not found:
+        address = self.find_proxy(url)
+        if not address:
             return None
-        proxy = found if "://" in found else f"http://{found}"
+        proxy = address if "://" in address else f"http://{address}"
         scheme = proxy.partition(":")[0].lower()
         if scheme not in _PROXIES:
             kinds = ", ".join(sorted(_PROXIES))

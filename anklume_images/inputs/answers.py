@@ -55,27 +55,27 @@ class Attempt:
     """What one address said; `gone` when it answered that it does not have the file (any more)."""
 
     url: str
-    said: str
+    message: str
     gone: bool = False
     why: Why = Why.OTHER
 
     def __str__(self) -> str:
-        return f"{redact(self.url)}: {self.said}"
+        return f"{redact(self.url)}: {self.message}"
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     """Asking this address again is no use; `answered` when it was the server that said so."""
 
-    def __init__(self, said: str, *, gone: bool = False, answered: bool = False, why: Why = Why.OTHER) -> None:
-        super().__init__(said)
-        self.said = said
+    def __init__(self, message: str, *, gone: bool = False, answered: bool = False, why: Why = Why.OTHER) -> None:
+        super().__init__(message)
+        self.message = message
         self.gone = gone
         self.answered = answered
         self.why = why
 
     def of(self, url: str) -> Attempt:
         """The refusal as what this address said."""
-        return Attempt(url, self.said, gone=self.gone, why=self.why)
+        return Attempt(url, self.message, gone=self.gone, why=self.why)
 
 
 class AgainError(Exception):
@@ -83,15 +83,15 @@ class AgainError(Exception):
 
     def __init__(
         self,
-        said: str,
+        message: str,
         *,
         wait: float | None = None,
         silent: bool = False,
         answered: bool = False,
         why: Why = Why.OTHER,
     ) -> None:
-        super().__init__(said)
-        self.said = said
+        super().__init__(message)
+        self.message = message
         self.wait = wait
         self.silent = silent
         self.answered = answered
@@ -104,8 +104,8 @@ class StoppedError(Exception):
 
 def advice(reasons: Iterable[Why]) -> list[str]:
     """What to do about them, each once; "check the network" only where nothing better is known."""
-    found = dict.fromkeys(why for why in reasons)
-    return [why.value for why in found if why is not Why.OTHER] or [Why.OTHER.value]
+    distinct = dict.fromkeys(why for why in reasons)
+    return [why.value for why in distinct if why is not Why.OTHER] or [Why.OTHER.value]
 
 
 def why_of_text(text: str) -> Why:

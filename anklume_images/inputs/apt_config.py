@@ -74,20 +74,20 @@ class AptConfig:
         from requests.utils import should_bypass_proxies
 
         parts = urlsplit(url)
-        own = any(
+        configured = any(
             self.options.get(f"acquire::{scheme}::proxy::{parts.hostname}") for scheme in (parts.scheme.lower(), "http")
         )
-        detected = None if own else self._detected(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/")
-        found = detected or self.option(url, "proxy")
-        if found is None:
+        detected = None if configured else self._detected(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/")
+        proxy = detected or self.option(url, "proxy")
+        if proxy is None:
             return environment_proxy(url)
-        if found.lower() in _NONE or should_bypass_proxies(url, None):
+        if proxy.lower() in _NONE or should_bypass_proxies(url, None):
             return None
-        login = None if login_of(found) else self.login(found)
+        login = None if login_of(proxy) else self.login(proxy)
         if login:
-            scheme, _, rest = found.partition("://")
+            scheme, _, rest = proxy.partition("://")
             return f"{scheme}://{quote(login[0], safe='')}:{quote(login[1], safe='')}@{rest}"
-        return found
+        return proxy
 
     def login(self, url: str) -> Login | None:
         """The credentials that apt's auth.conf has for a URL; the first entry that fits counts."""
@@ -105,16 +105,16 @@ class AptConfig:
         return None
 
     @cached_property
-    def _found(self) -> dict[str, str | None]:
+    def _proxies(self) -> dict[str, str | None]:
         return {}
 
     def _detected(self, site: str) -> str | None:
         command = self.option(site, "proxy-auto-detect") or self.option(site, "proxyautodetect")
         if not command:
             return None
-        if site not in self._found:
-            self._found[site] = _detect(command, site)
-        return self._found[site]
+        if site not in self._proxies:
+            self._proxies[site] = _detect(command, site)
+        return self._proxies[site]
 
 
 def apt_access(config: AptConfig) -> Access:

@@ -57,7 +57,7 @@ def apt_reach(
             options += _options(way, url, place, mounted)
             login = way.login(url)
         except Refusal as refusal:
-            raise LockError(refusal.said, hint=refusal.why.value) from None
+            raise LockError(refusal.message, hint=refusal.why.value) from None
         if login and all(login) and not any(set(" \t\r\n") & set(word) for word in login):  # auth.conf knows no quotes
             plain[archive] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
             machines.append((plain[archive], f"login {login[0]} password {login[1]}"))
@@ -86,8 +86,8 @@ def _options(way: Access, url: str, place: Path, mounted: str) -> Iterable[str]:
     else:
         yield f'{for_host}::Verify-Peer "false";'
         yield f'{for_host}::Verify-Host "false";'
-    own = way.client_certificate(url)
-    for name, path in zip(("SslCert", "SslKey"), (own, own) if isinstance(own, str) else own or (), strict=False):
+    cert = way.client_certificate(url)
+    for name, path in zip(("SslCert", "SslKey"), (cert, cert) if isinstance(cert, str) else cert or (), strict=False):
         yield f'{for_host}::{name} "{_copy(path, place, mounted)}";'
 
 

@@ -78,15 +78,15 @@ def parse_apt_sources(text_by_filename: Mapping[str, str]) -> tuple[list[AptSour
 
     What apt would ignore is passed over; what apt could use and this program cannot is named in the second list.
     """
-    found: list[AptSource] = []
+    sources: list[AptSource] = []
     left_out: list[LeftOut] = []
     for name, text in text_by_filename.items():
         for entry in _deb822(text, name) if name.endswith(".sources") else _one_line(text, name):
             if isinstance(entry, LeftOut):
                 left_out.append(entry)
             else:
-                found.append(entry)
-    return found, left_out
+                sources.append(entry)
+    return sources, left_out
 
 
 def host_apt_sources(root: Path = Path("/")) -> tuple[list[AptSource], list[LeftOut]]:

@@ -159,12 +159,12 @@ def _resolve_from(
         _configure(place, mounted, request, reach, runner.keyring(), allow_expired=allow_expired)
         config = f"{mounted}/apt.conf"
         _checked(runner.run(["apt-get", "update", "-q"], config), "apt could not read the archive's indexes")
-        wanted = list(request.packages)
+        packages = list(request.packages)
         if not request.installed:
             release = request.suites[0].suite
-            wanted = ["?essential", "?priority(required)", "apt", *_MERGED_USR.get(release, ()), *wanted]
+            packages = ["?essential", "?priority(required)", "apt", *_MERGED_USR.get(release, ()), *packages]
         printed = _checked(
-            runner.run(["apt-get", "install", "-y", "-q", "--print-uris", *wanted], config),
+            runner.run(["apt-get", "install", "-y", "-q", "--print-uris", *packages], config),
             "apt could not resolve the packages",
         )
         rows = re.findall(r"^'(\S+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", printed, re.MULTILINE)
@@ -249,12 +249,12 @@ def _stanzas(runner: AptRunner, config: str, files: list[str]) -> dict[str, str]
     if not selectors:
         return {}
     text = _checked(runner.run(["apt-cache", "show", *selectors], config), "apt-cache has no stanza for a package")
-    found = {}
+    stanzas = {}
     for paragraph in text.strip().split("\n\n"):
         match = re.search(r"^SHA256: ([0-9a-f]{64})$", paragraph, re.MULTILINE)
         if match:
-            found[match.group(1)] = paragraph.strip()
-    return found
+            stanzas[match.group(1)] = paragraph.strip()
+    return stanzas
 
 
 def parse_stanza(stanza: str) -> dict[str, str]:
@@ -296,7 +296,7 @@ def _deb(row: tuple[str, str, str, str], stanzas: dict[str, str], mirrors: dict[
 
 
 def _indexes(lists: Path, suites: tuple[Suite, ...], mirrors: dict[str, str]) -> tuple[Index, ...]:
-    found = []
+    indexes = []
     for suite in suites:
         text = (lists / list_name(f"{mirrors[suite.archive]}/dists/{suite.suite}/InRelease")).read_bytes()
         date = re.search(rb"^Date: (.+)$", text, re.MULTILINE)
@@ -304,8 +304,8 @@ def _indexes(lists: Path, suites: tuple[Suite, ...], mirrors: dict[str, str]) ->
             raise LockError(f"the InRelease file of {suite.suite} has no Date")
         seconds = calendar.timegm(time.strptime(date.group(1).decode().strip(), "%a, %d %b %Y %H:%M:%S %Z"))
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-        found.append(Index(suite.archive, suite.suite, hashlib.sha256(text).hexdigest(), stamp))
-    return tuple(found)
+        indexes.append(Index(suite.archive, suite.suite, hashlib.sha256(text).hexdigest(), stamp))
+    return tuple(indexes)
 
 
 def list_name(url: str) -> str:

@@ -85,19 +85,19 @@ def fetch(
     seconds; `attempts` counts failures in a row at one address. FetchError, when all others are done, names the files
     that could not be had; StoreError ends it at once when the store cannot be written.
     """
-    wanted = {file.sha256: file for file in files}
+    by_sha256 = {file.sha256: file for file in files}
     try:
-        absent = [file for file in wanted.values() if not blobs.has(file.sha256, file.size)]
+        absent = [file for file in by_sha256.values() if not blobs.has(file.sha256, file.size)]
     except OSError as error:
         raise disk_error(error, blobs.partial, 0) from error
     # The largest first, so that none of them runs alone at the end; one of unknown size is a whole release.
     absent.sort(key=lambda file: -file.size if file.size is not None else -math.inf)
     transport = Transport(timeout=timeout, attempts=attempts, clock=clock, sleep=sleep)
     run = _Run(absent, blobs, sources, transport, dict(timestamps or {}), progress)
-    present = len(wanted) - len(absent)
+    present = len(by_sha256) - len(absent)
     if absent:
         run.carry_out(min(connections, len(absent)))
-    return FetchReport(present + run.found, run.fetched, run.received)
+    return FetchReport(present + run.present, run.fetched, run.received)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class _Run:
     transport: Transport
     timestamps: dict[str, str]
     progress: Progress | None
-    found: int = 0
+    present: int = 0
     fetched: int = 0
     received: int = 0
     _failed: dict[str, list[Attempt]] = field(default_factory=dict)
@@ -173,7 +173,7 @@ class _Run:
                 part = stack.enter_context(self._open(file))
                 if self.blobs.has(file.sha256, file.size):
                     self._advance(file.size or 0)
-                    self._count(file, found=1)
+                    self._count(file, present=1)
                     return
                 part.read_back(self.transport.check)
                 whole = part.hexdigest() == file.sha256
@@ -250,9 +250,9 @@ class _Run:
                 needed += max(left, 0)
         return needed
 
-    def _count(self, file: LockedFile, *, found: int = 0, fetched: int = 0) -> None:
+    def _count(self, file: LockedFile, *, present: int = 0, fetched: int = 0) -> None:
         with self._lock:
-            self.found += found
+            self.present += present
             self.fetched += fetched
             self._done.add(file.sha256)
 
@@ -319,9 +319,9 @@ class _Download:
                 return
 
     def _check_hash(self) -> None:
-        found = self._part.hexdigest()
-        if found != self._file.sha256:
-            raise _WrongError(f"sends other bytes (sha256 {found})")
+        sha256 = self._part.hexdigest()
+        if sha256 != self._file.sha256:
+            raise _WrongError(f"sends other bytes (sha256 {sha256})")
 
     def _from_network(self) -> None:
         part = self._part

@@ -33,8 +33,8 @@ class AccessSession(requests.Session):
 
     def login(self, url: str) -> HTTPBasicAuth | None:
         """Credentials for a URL, in UTF-8 (RFC 7617)."""
-        found = self._access.login(url)
-        return HTTPBasicAuth(found[0].encode(), found[1].encode()) if found else None
+        login = self._access.login(url)
+        return HTTPBasicAuth(login[0].encode(), login[1].encode()) if login else None
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """After a redirect: another server does not get the first one's credentials, but may have its own."""

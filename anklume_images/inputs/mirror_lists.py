@@ -60,7 +60,7 @@ def parse_mirror_list(text: str, *, local: bool = True) -> tuple[str, ...]:
 
     Only a list on this host (`local`) may name addresses on this host.
     """
-    found: list[tuple[int, str]] = []
+    mirrors: list[tuple[int, str]] = []
     for line in text.splitlines():
         uri, _, metadata = line.strip().partition("\t")
         scheme, _, rest = uri.partition(":")
@@ -73,8 +73,8 @@ def parse_mirror_list(text: str, *, local: bool = True) -> tuple[str, ...]:
             continue  # for indexes only
         numbers = [int(value) for key, value in tags if key == "priority" and value.isdecimal()]
         address = f"file:///{rest.lstrip('/')}" if scheme in {"file", "copy"} else f"{scheme}:{rest}"
-        found.append((numbers[0] if numbers else sys.maxsize, address.rstrip("/")))
-    return tuple(dict.fromkeys(address for _, address in sorted(found, key=lambda entry: entry[0])))
+        mirrors.append((numbers[0] if numbers else sys.maxsize, address.rstrip("/")))
+    return tuple(dict.fromkeys(address for _, address in sorted(mirrors, key=lambda entry: entry[0])))
 
 
 def _read_list(base: str, transport: Transport, access: Access) -> tuple[str, ...] | Attempt:

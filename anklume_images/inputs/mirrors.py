@@ -52,15 +52,15 @@ _SNAPSHOT_DELAY = timedelta(hours=12)
 
 def snapshot_timestamps(locks: Iterable[Lock]) -> dict[str, str]:
     """For each .deb, by sha256, the moment at which a permanent archive had it: `YYYYMMDDTHHMMSSZ`."""
-    found: dict[str, str] = {}
+    timestamps: dict[str, str] = {}
     for lock in locks:
         newest: dict[str, str] = {}
         for index in lock.indexes:
             moment = datetime.fromisoformat(index.date).astimezone(UTC) + _SNAPSHOT_DELAY
             stamp = moment.strftime("%Y%m%dT%H%M%SZ")
             newest[index.archive] = max(newest.get(index.archive, ""), stamp)
-        found.update({deb.sha256: newest[deb.archive] for deb in lock.debs if deb.archive in newest})
-    return found
+        timestamps.update({deb.sha256: newest[deb.archive] for deb in lock.debs if deb.archive in newest})
+    return timestamps
 
 
 class Sources:
@@ -110,8 +110,8 @@ class Sources:
         the first wheel is asked for.
         """
         archives: dict[str, tuple[str, ...]] = {}
-        found, left_out = host_apt_sources(root)
-        debian = debian_mirrors(found)
+        apt_sources, left_out = host_apt_sources(root)
+        debian = debian_mirrors(apt_sources)
         for layer in (
             debian.first,
             settings.mirrors,

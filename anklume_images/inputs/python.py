@@ -134,9 +134,9 @@ def _compile(
 
     with tempfile.TemporaryDirectory(prefix="anklume-wheels-") as scratch:
         folder = Path(scratch)
-        wanted = [*python.requires, *python.without_dependencies, *python.tools]
+        requirements = [*python.requires, *python.without_dependencies, *python.tools]
         if python.requirements is not None:
-            wanted.insert(0, spec.contents[python.requirements])
+            requirements.insert(0, spec.contents[python.requirements])
         command = [uv.find_uv_bin(), "pip", "compile", "--config-file", "uv.toml", "--format", "pylock.toml"]
         command += [
             "--no-header",
@@ -151,7 +151,7 @@ def _compile(
         glibc = min(_glibc(spec.release), _UV_NEWEST_GLIBC)
         command += ["--python-platform", f"{machine}-manylinux_2_{glibc}"]
         command += ["--cache-dir", str(cache)] if cache else []
-        command += [_write(folder / "requirements.txt", wanted)]
+        command += [_write(folder / "requirements.txt", requirements)]
         _write(folder / "uv.toml", _configuration(python, places))
         if python.constraints:
             command += ["--constraints", _write(folder / "constraints.txt", python.constraints)]
@@ -198,10 +198,10 @@ def _environment(places: PythonPlaces) -> dict[str, str]:
     return kept
 
 
-def _uv_error(said: str, places: PythonPlaces, transport: Transport, where: str) -> LockError:
+def _uv_error(output: str, places: PythonPlaces, transport: Transport, where: str) -> LockError:
     """uv's reason; where an index does not know a package, also what the index answers, which uv keeps to itself."""
     refused: list[Attempt] = []
-    for package in re.findall(r"[Bb]ecause (\S+) was not found in the package registry", said)[:1]:
+    for package in re.findall(r"[Bb]ecause (\S+) was not found in the package registry", output)[:1]:
         for index in places.indexes:
             page = f"{index.rstrip('/')}/{package}/"
             try:
@@ -209,10 +209,10 @@ def _uv_error(said: str, places: PythonPlaces, transport: Transport, where: str)
                     transport.read(page, PAGE_LIMIT, {"Accept": ACCEPT})
             except Refusal as refusal:
                 refused.append(refusal.of(page))
-    reasons = [*(attempt.why for attempt in refused if not attempt.gone), why_of_text(said)]
+    reasons = [*(attempt.why for attempt in refused if not attempt.gone), why_of_text(output)]
     known = [why for why in reasons if why is not Why.OTHER]
     hint = "change inputs.python (requires, constraints, overrides), or its Python"
-    lines = [f"uv found no set of wheels: {_trimmed(said)}", *map(str, refused)]
+    lines = [f"uv found no set of wheels: {_trimmed(output)}", *map(str, refused)]
     return LockError("\n".join(lines), where=where, hint="; ".join(advice(known)) if known else hint)
 
 
@@ -252,15 +252,15 @@ def _checked(candidate: _Candidate, python: str, indexes: Iterable[str], transpo
     """Hold the wheel's Requires-Python against the image's Python, which uv does for lower bounds only."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    wanted = _requires_python(candidate, indexes, transport)
+    specifier = _requires_python(candidate, indexes, transport)
     try:
-        accepts = SpecifierSet(wanted or "")
+        accepts = SpecifierSet(specifier or "")
     except InvalidSpecifier:
         accepts = SpecifierSet()  # uv and pip ignore what they cannot read
     # 3.11 stands for any 3.11.x: uv took it as the lowest, an upper bound is about the highest.
     if not (accepts.contains(python) or accepts.contains(f"{python}.99")):
         raise LockError(
-            f"{candidate.package} {candidate.version} needs Python {wanted}, the image has Python {python}",
+            f"{candidate.package} {candidate.version} needs Python {specifier}, the image has Python {python}",
             where=where,
             hint="take a base image with another Python, or another version of the package",
         )
@@ -286,9 +286,9 @@ def _requires_python(candidate: _Candidate, indexes: Iterable[str], transport: T
     for index in indexes:
         page = _read(f"{index.rstrip('/')}/{candidate.package}/", transport)
         if page is not None:
-            found = _field_of_page(page[0], page[1], candidate.filename)
-            if found is not None:
-                return found
+            specifier = _field_of_page(page[0], page[1], candidate.filename)
+            if specifier is not None:
+                return specifier
     return None
 
 
@@ -332,12 +332,12 @@ def _size(candidate: _Candidate, transport: Transport, where: str) -> int:
     if path is not None:
         return path.stat().st_size
     try:
-        size, said = transport.size(candidate.url), "it does not say"
+        size, reason = transport.size(candidate.url), "it does not say"
     except Refusal as refusal:
-        size, said = None, refusal.said
+        size, reason = None, refusal.message
     if size is None:
         raise LockError(
-            f"the size of {candidate.filename} cannot be had from its index: {said}",
+            f"the size of {candidate.filename} cannot be had from its index: {reason}",
             where=where,
             hint="try again later",
         )

@@ -105,9 +105,9 @@ def host_python_places(
         return PythonPlaces((), _words(pip.get("find-links", "")), **reached)
     uv = _uv_configuration(environ)
     main = _words(pip.get("index-url", "")) or uv.get("--index-url", ())
-    found = (*main, *_words(pip.get("extra-index-url", "")), *uv.get("--extra-index-url", ()))
+    urls = (*main, *_words(pip.get("extra-index-url", "")), *uv.get("--extra-index-url", ()))
     folders = (*_words(pip.get("find-links", "")), *uv.get("--find-links", ()))
-    return PythonPlaces(_unique(entry.rstrip("/") for entry in found), _unique(folders), **reached)
+    return PythonPlaces(_unique(entry.rstrip("/") for entry in urls), _unique(folders), **reached)
 
 
 def index_access(places: PythonPlaces, environ: Mapping[str, str] = os.environ) -> Access:
@@ -116,10 +116,12 @@ def index_access(places: PythonPlaces, environ: Mapping[str, str] = os.environ) 
     Credentials in an index's address count for its whole server, as with pip and uv: pages link to files elsewhere on
     it, with or without them.
     """
-    own = [place for place in (*places.indexes, *places.find_links) if local_path(place) is None and login_of(place)]
+    login_places = [
+        place for place in (*places.indexes, *places.find_links) if local_path(place) is None and login_of(place)
+    ]
 
     def login(url: str) -> Login | None:
-        near = [place for place in own if _origin(place) == _origin(url)]
+        near = [place for place in login_places if _origin(place) == _origin(url)]
         path = urlsplit(url).path or "/"
         # The longest beginning in common: a server may hold several indexes with a user each.
         near.sort(key=lambda place: len(os.path.commonpath([urlsplit(place).path or "/", path])), reverse=True)
@@ -195,7 +197,7 @@ class _Anchors(HTMLParser):
 
 
 def _pip_configuration(environ: Mapping[str, str], root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for path in _pip_files(environ, root):
         # Raw: a percent sign in a URL is no interpolation.
         parser = configparser.RawConfigParser(strict=False)
@@ -205,11 +207,11 @@ def _pip_configuration(environ: Mapping[str, str], root: Path) -> dict[str, str]
             continue  # pip itself will complain; a wheel that is not found says where it was looked for
         for section in ("global", "download", "install"):
             if parser.has_section(section):
-                found.update(parser.items(section))
+                options.update(parser.items(section))
     for key in _PIP_KEYS:
         if value := environ.get(f"PIP_{key.upper().replace('-', '_')}"):
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def _pip_files(environ: Mapping[str, str], root: Path) -> Iterator[Path]:
@@ -249,12 +251,12 @@ def _uv_configuration(environ: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
             f"uv cannot say which Python index it uses: {redact_text(done.stderr.strip())}",
             hint="name one in the settings: python_indexes: [URL]",
         )
-    found: dict[str, tuple[str, ...]] = {}
+    options: dict[str, tuple[str, ...]] = {}
     for line in done.stdout.splitlines():
         option, _, value = line.strip().partition(" ")
         if option.startswith("--") and value:
-            found[option] = (*found.get(option, ()), _with_login(value, environ))
-    return found
+            options[option] = (*options.get(option, ()), _with_login(value, environ))
+    return options
 
 
 def _with_login(url: str, environ: Mapping[str, str]) -> str:

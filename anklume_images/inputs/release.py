@@ -60,7 +60,7 @@ class HttpReader:
         return self._first(archive, path, self._transport.size)
 
     def _first(self, archive: str, path: str, ask: Callable[[str], T]) -> T:
-        said: list[Attempt] = []
+        attempts: list[Attempt] = []
         answered = False
         for base in self._bases(archive):
             url = f"{base.rstrip('/')}/{quote(path, safe='/~')}"
@@ -68,10 +68,10 @@ class HttpReader:
                 return ask(url)
             except Refusal as refusal:
                 answered = answered or refusal.answered
-                said.append(refusal.of(url))
-        steps = ["check the path", *advice(each.why for each in said)]
+                attempts.append(refusal.of(url))
+        steps = ["check the path", *advice(each.why for each in attempts)]
         raise (LockError if answered else UnreachableError)(
-            "\n".join([f"{path} of the archive '{archive}' cannot be had", *map(str, said)]),
+            "\n".join([f"{path} of the archive '{archive}' cannot be had", *map(str, attempts)]),
             hint="; ".join([*steps, "with its sha256 pinned in the spec it need not answer"]),
         )
 
@@ -137,13 +137,13 @@ def parse_checksums(raw: bytes, path: str) -> dict[str, str]:
     left out. Names count from the checksum file's own folder. A name with two hashes is no name at all: LockError.
     """
     folder = posixpath.dirname(path)
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for line in raw.decode(errors="replace").splitlines():
         match = _LINE.fullmatch(line) or _BSD_LINE.fullmatch(line)
         if match is None:
             continue
         name = posixpath.normpath(posixpath.join(folder, match["name"]))
         sha256 = match["sha256"].lower()
-        if found.setdefault(name, sha256) != sha256:
+        if hashes.setdefault(name, sha256) != sha256:
             raise LockError(f"{path} states two sha256 for {name}")
-    return found
+    return hashes

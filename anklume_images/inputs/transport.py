@@ -129,16 +129,16 @@ class Transport:
                 allow_redirects=True,
             )
         except (Unreachable, Timeout) as error:
-            said, why = self._describe(error, access.proxy(url))
+            message, why = self._describe(error, access.proxy(url))
             if why in {Why.PROXY_LOGIN, Why.CERTIFICATE}:
-                raise Refusal(said, why=why) from None
-            raise AgainError(said, silent=True, why=why) from None
+                raise Refusal(message, why=why) from None
+            raise AgainError(message, silent=True, why=why) from None
         except (
             OSError,
             ValueError,
         ) as error:  # RequestException and a CA bundle that is not there are OSErrors
-            said, why = self._describe(error, None)
-            raise Refusal(said, why=why) from None
+            message, why = self._describe(error, None)
+            raise Refusal(message, why=why) from None
         with self._lock:
             self._open.add(response)
         try:
@@ -189,8 +189,8 @@ class Transport:
                 return int(text) if text.isdecimal() else None
 
         try:
-            if found := self.insist(url, stated):
-                return found
+            if size := self.insist(url, stated):
+                return size
         except Refusal as refusal:
             if refusal.gone or not refusal.answered:
                 raise
@@ -214,7 +214,7 @@ class Transport:
                 if failures >= (1 if host in self._silent else self._attempts):
                     if again.silent:
                         self._silent.add(host)
-                    raise Refusal(again.said, answered=again.answered, why=again.why) from None
+                    raise Refusal(again.message, answered=again.answered, why=again.why) from None
                 if again.wait:
                     self._not_before[host] = self.clock() + again.wait
                 else:
@@ -227,10 +227,10 @@ class Transport:
         self._sessions().clear()
 
     def _sessions(self) -> dict[Access, AccessSession]:
-        found: dict[Access, AccessSession] | None = getattr(self._local, "sessions", None)
-        if found is None:
-            found = self._local.sessions = {}
-        return found
+        sessions: dict[Access, AccessSession] | None = getattr(self._local, "sessions", None)
+        if sessions is None:
+            sessions = self._local.sessions = {}
+        return sessions
 
     def _session(self, access: Access) -> AccessSession:
         from anklume_images.inputs.http_session import AccessSession
@@ -250,14 +250,14 @@ class Transport:
         status = response.status_code
         if status in {200, 206, 416}:
             return
-        said = f"{status} {_phrase(status)}"
+        message = f"{status} {_phrase(status)}"
         if status in _LATER:
             wait = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
-            raise AgainError(said, wait=wait if status in {429, 503} else None, answered=True)
+            raise AgainError(message, wait=wait if status in {429, 503} else None, answered=True)
         if response.history:
-            said += f" (redirected to {redact(response.url)})"
+            message += f" (redirected to {redact(response.url)})"
         why = {401: Why.LOGIN, 403: Why.FORBIDDEN, 407: Why.PROXY_LOGIN}.get(status, Why.OTHER)
-        raise Refusal(said, gone=status in _GONE, answered=True, why=why)
+        raise Refusal(message, gone=status in _GONE, answered=True, why=why)
 
     def _describe(self, error: BaseException, proxy: str | None) -> tuple[str, Why]:
         """What happened in a few words, and what is behind it."""
@@ -274,16 +274,16 @@ class Transport:
             (of_requests.TooManyRedirects, "redirects without end"),
             (ValueError, "not an address that can be asked"),
         ]
-        for kind, said in plain:
+        for kind, message in plain:
             if isinstance(error, kind):
-                return said + by, Why.OTHER
+                return message + by, Why.OTHER
         if type(error) is OSError:  # requests' own, about a CA bundle; it names a path, no address
             return str(error), Why.CERTIFICATE
         cause = _system_error(error)
         if isinstance(error, of_requests.SSLError):
             verdict = getattr(cause, "verify_message", None)
-            said = verdict or getattr(cause, "reason", None) or "refused"
-            return f"TLS failed: {said}{by}", Why.CERTIFICATE if verdict else Why.OTHER
+            reason = verdict or getattr(cause, "reason", None) or "refused"
+            return f"TLS failed: {reason}{by}", Why.CERTIFICATE if verdict else Why.OTHER
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror + by, Why.NAME if isinstance(cause, socket.gaierror) else Why.OTHER
         return "the connection broke off" + by, Why.OTHER
@@ -310,10 +310,10 @@ def _host(url: str) -> str:
 
 def _http_date(text: str | None) -> datetime | None:
     try:
-        found = parsedate_to_datetime(text or "")
+        moment = parsedate_to_datetime(text or "")
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _phrase(status: int) -> str:
@@ -329,6 +329,6 @@ def _system_error(error: object, depth: int = 8) -> OSError | None:
         return None
     inner: list[Any] = [getattr(error, "reason", None), *error.args, error.__cause__, error.__context__]
     for candidate in inner:
-        if found := _system_error(candidate, depth - 1):
-            return found
+        if cause := _system_error(candidate, depth - 1):
+            return cause
     return error if isinstance(error, OSError) and error.errno is not None else None

@@ -92,10 +92,10 @@ def publish(
 
 
 def _check(files: ImageFiles) -> None:
-    found = fingerprint(files.metadata, files.rootfs)
-    if found != files.fingerprint:
+    actual = fingerprint(files.metadata, files.rootfs)
+    if actual != files.fingerprint:
         raise StoreError(
-            f"the image's files hash to {found}, not to {files.fingerprint}",
+            f"the image's files hash to {actual}, not to {files.fingerprint}",
             where=str(files.rootfs),
             hint="build it again; anklume-images verify lists what else changed",
         )
@@ -103,15 +103,15 @@ def _check(files: ImageFiles) -> None:
 
 def _fix_properties(files: ImageFiles, incus: Incus) -> tuple[str, ...]:
     image = incus.image(files.fingerprint)
-    there = image.properties if image else {}
-    wrong = {name: value for name, value in files.properties.items() if there.get(name) != value}
+    properties = image.properties if image else {}
+    wrong = {name: value for name, value in files.properties.items() if properties.get(name) != value}
     if wrong:
         incus.set_properties(files.fingerprint, wrong)
     return tuple(sorted(wrong))
 
 
 def _fix_aliases(files: ImageFiles, incus: Incus) -> tuple[AliasChange, ...]:
-    there = incus.aliases() if files.aliases else {}
-    wrong = [name for name in files.aliases if there.get(name) != files.fingerprint]
+    aliases = incus.aliases() if files.aliases else {}
+    wrong = [name for name in files.aliases if aliases.get(name) != files.fingerprint]
     changes = (AliasChange(name, incus.set_alias(name, files.fingerprint), files.fingerprint) for name in wrong)
     return tuple(change for change in changes if change.before != files.fingerprint)

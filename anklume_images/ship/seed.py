@@ -79,19 +79,19 @@ def make_seeded_volume(
 
 def _folder(image: Any, path: str) -> Any:
     """The folder at `path`, links on the way to it followed as the machine would."""
-    found, left, links = image.root, path.strip("/").split("/"), 0
+    node, left, links = image.root, path.strip("/").split("/"), 0
     while left:
-        found = found.children.get(left.pop(0)) if found.is_dir else None
-        if found is None:
+        node = node.children.get(left.pop(0)) if node.is_dir else None
+        if node is None:
             return None
-        if found.is_symlink:
+        if node.is_symlink:
             links += 1
-            target = found.readlink()
+            target = node.readlink()
             if links > 40 or ".." in target.split("/"):  # 40: as many as the kernel follows
                 return None
-            found = image.root if target.startswith("/") else found.parent
+            node = image.root if target.startswith("/") else node.parent
             left = [part for part in target.split("/") if part not in ("", ".")] + left
-    return found if found.is_dir else None
+    return node if node.is_dir else None
 
 
 def _entries(folder: Any, inside: str) -> Iterator[tuple[Any, str]]:

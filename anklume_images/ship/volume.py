@@ -82,13 +82,13 @@ def index_of(name: str, pool: str, config: Mapping[str, str], description: str, 
         "created_at": _NO_DATE,
     }
     index: dict[str, Any] = {"name": name, "backend": "dir", "pool": pool, "type": "custom", "optimized": False}
-    found: dict[str, Any] = {"volume": volume}
+    backup_config: dict[str, Any] = {"volume": volume}
     if snapshot:
         index["snapshots"] = [snapshot]
-        found["volume_snapshots"] = [
+        backup_config["volume_snapshots"] = [
             {"name": snapshot, "content_type": "filesystem", "config": {}, "created_at": _NO_DATE, "expires_at": _NEVER}
         ]
-    return json.dumps({**index, "optimized_header": False, "config": found}).encode()
+    return json.dumps({**index, "optimized_header": False, "config": backup_config}).encode()
 
 
 class _Archive:

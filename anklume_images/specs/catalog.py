@@ -38,16 +38,16 @@ def builtin_specs() -> Path:
 class Catalog:
     """The specs in `folders`; make one with `load`."""
 
-    def __init__(self, folders: Sequence[Path], found: dict[str, Path]) -> None:
+    def __init__(self, folders: Sequence[Path], spec_folders: dict[str, Path]) -> None:
         self.folders = tuple(folders)
-        self._found = found
+        self._spec_folders = spec_folders
         self._read: dict[Path, tuple[Spec, ...] | InvalidFileError] = {}
         self._chains: dict[str, tuple[Spec, ...]] = {}
 
     @classmethod
     def load(cls, folders: Sequence[Path]) -> Catalog:
         """See which specs there are, reading none; UnknownImageError when a folder is not there."""
-        found: dict[str, Path] = {}
+        spec_folders: dict[str, Path] = {}
         for folder in folders:
             try:
                 entries = sorted(folder.iterdir())
@@ -57,8 +57,8 @@ class Catalog:
                 ) from None
             for entry in entries:
                 if entry.name[0] not in "._" and (entry / "spec.yml").is_file():
-                    found.setdefault(entry.name, entry)
-        return cls(folders, found)
+                    spec_folders.setdefault(entry.name, entry)
+        return cls(folders, spec_folders)
 
     @property
     def partials(self) -> tuple[Path, ...]:
@@ -92,7 +92,7 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         """Every image, variants included; a broken spec counts by its folder's name."""
         names: list[str] = []
-        for name, folder in self._found.items():
+        for name, folder in self._spec_folders.items():
             try:
                 names += [spec.name for spec in self._specs(folder) if spec.name not in names]
             except InvalidFileError:
@@ -102,7 +102,7 @@ class Catalog:
     def defaults(self) -> tuple[str, ...]:
         """The images that are built when none is named; a broken spec is among them, so that it is reported."""
         names = []
-        for name, folder in self._found.items():
+        for name, folder in self._spec_folders.items():
             try:
                 names += [spec.name for spec in self._specs(folder) if spec.default]
             except InvalidFileError:
@@ -122,9 +122,9 @@ class Catalog:
 
     def _find(self, name: str) -> Spec | None:
         """The spec as it stands in its file; InvalidFileError when that file is broken."""
-        if name in self._found:
-            return self._specs(self._found[name])[0]
-        for stem, folder in self._found.items():  # NAME-VARIANT: only the folders that it can be in are read
+        if name in self._spec_folders:
+            return self._specs(self._spec_folders[name])[0]
+        for stem, folder in self._spec_folders.items():  # NAME-VARIANT: only the folders that it can be in are read
             if name.startswith(f"{stem}-"):
                 for spec in self._specs(folder):
                     if spec.name == name:
@@ -160,6 +160,6 @@ class Catalog:
 
 def _at_from(spec: Spec, code: str, message: str, hint: str | None = None) -> InvalidFileError:
     document = load(spec.spec_file)
-    own = ("variants", spec.variant, "from")
-    path: KeyPath = own if own in document.values else ("from",)
+    variant_path = ("variants", spec.variant, "from")
+    path: KeyPath = variant_path if variant_path in document.values else ("from",)
     return InvalidFileError([document.problem(path, code, message, hint=hint)])

@@ -70,8 +70,8 @@ def listen(text: str, port: int = OLLAMA_PORT) -> Listen:
 
 def hosts(text: str, port: int) -> Listen:
     """Addresses or names, with commas between; `port` is said elsewhere. ListenError for everything else."""
-    found = text.split(",")
-    for host in found:
+    addresses = text.split(",")
+    for host in addresses:
         if host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]):
             raise ListenError("must have no brackets", f"write {host[1:-1]}")
         if host.endswith(".sock"):
@@ -79,7 +79,7 @@ def hosts(text: str, port: int) -> Listen:
         if not (host and (_is_ipv6(host) or _is_host(host))):
             hint = "the port is a variable of its own" if ":" in host else "0.0.0.0 is every address"
             raise ListenError("must be addresses or names with commas between", hint)
-    return Listen(tuple(found), port)
+    return Listen(tuple(addresses), port)
 
 
 def _split(text: str) -> tuple[str, str | None]:

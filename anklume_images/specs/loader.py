@@ -51,14 +51,14 @@ def _merged(
     """Deep merge: mappings merge, lists and scalars replace, null removes; `origins` says what came from `over`."""
     result = dict(base)
     for key, value in over.items():
-        here, there = (*path, key), (*source, key)
+        here, origin = (*path, key), (*source, key)
         if value is None:
             result.pop(key, None)
         elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = _merged(result[key], value, here, there, origins)
+            result[key] = _merged(result[key], value, here, origin, origins)
         else:
             result[key] = value
-            origins[here] = there
+            origins[here] = origin
     return result
 
 
@@ -314,9 +314,9 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _model_within(argument)
-        if found is not None:
-            return found
+        model = _model_within(argument)
+        if model is not None:
+            return model
     return None
 
 

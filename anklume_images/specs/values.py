@@ -49,7 +49,7 @@ def value_problem(kind: VariableType, value: object, max_bytes: int | None = Non
 
     `max_bytes` is the most that its text may have in UTF-8. The value itself is in no answer.
     """
-    right, wanted = _TYPES[kind]
+    right, description = _TYPES[kind]
     try:
         if right(value):
             return _too_long(value, max_bytes)
@@ -62,7 +62,7 @@ def value_problem(kind: VariableType, value: object, max_bytes: int | None = Non
         hint = f'a port alone is ":{value}"'
     elif isinstance(value, (int, float)) and kind in ("string", "url", "listen", "hosts"):
         hint = "put it in quotes"
-    return ValueProblem(f"must be {wanted}", hint)
+    return ValueProblem(f"must be {description}", hint)
 
 
 def _too_long(value: object, max_bytes: int | None) -> ValueProblem | None:

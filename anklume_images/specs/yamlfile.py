@@ -258,5 +258,5 @@ class _Builder:
             (self.scalars, taken.scalars),
             (self.key_scalars, taken.key_scalars),
         )
-        for own, others in notes:
-            own.update({at: note for at, note in others.items() if len(at) > length and at[length] in new})
+        for target, others in notes:
+            target.update({at: note for at, note in others.items() if len(at) > length and at[length] in new})

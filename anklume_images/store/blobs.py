@@ -39,10 +39,10 @@ class Blobs:
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Say whether the blob is there, of that size when one is given; does not read it."""
         try:
-            found = self.path(sha256).stat().st_size
+            length = self.path(sha256).stat().st_size
         except FileNotFoundError:
             return False
-        return size is None or found == size
+        return size is None or length == size
 
     def verify(self, sha256: str) -> bool:
         """Read the blob and say whether it still has the bytes its name promises."""

@@ -33,18 +33,18 @@ class GcReport:
 
 def reasons(store: Store, images: Images, image: Image) -> list[str]:
     """What keeps an image: channels, images made from it, running commands."""
-    found = [
+    keepers = [
         f"channel {channel}"
         for channel, version in images.channels(image.name, image.architecture).items()
         if version == image.version
     ]
-    own = {"name": image.name, "version": image.version}
-    children = [other for other in _kept(images) if other.base == own and other.architecture == image.architecture]
-    found += [f"base of {other.ref}" for other in children]
+    identity = {"name": image.name, "version": image.version}
+    children = [other for other in _kept(images) if other.base == identity and other.architecture == image.architecture]
+    keepers += [f"base of {other.ref}" for other in children]
     with store.guarded(exclusively=True):
         if image.rootfs.sha256 in store.leased():
-            found.append("a running command")
-    return found
+            keepers.append("a running command")
+    return keepers
 
 
 def _kept(images: Images) -> list[Image]:

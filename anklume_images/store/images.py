@@ -146,8 +146,8 @@ class Images:
             for name, data in {**documents, "manifest.json": manifest}.items():
                 write_atomic(new / name, data)
             with self._store.guarded():  # gc removes folders that are empty, and images
-                there = self.get(image.name, image.version, image.architecture)
-                if there and there.fingerprint == image.fingerprint:
+                existing = self.get(image.name, image.version, image.architecture)
+                if existing and existing.fingerprint == image.fingerprint:
                     return
                 if target.is_dir():  # what a removal left that was killed, or a version whose files are lost
                     target.rename(scratch / "old")
@@ -188,9 +188,9 @@ class Images:
         match = re.fullmatch(r"([a-z0-9][a-z0-9-]*)(?:@([A-Za-z0-9][A-Za-z0-9._-]*))?", ref)
         if match is None:
             raise StoreError(f"not a reference: {ref!r}", hint="write name, name@channel or name@version")
-        name, wanted = match.group(1), match.group(2) or LATEST
+        name, selector = match.group(1), match.group(2) or LATEST
         channels = self.channels(name, architecture)
-        image = self.get(name, channels.get(wanted, wanted), architecture)
+        image = self.get(name, channels.get(selector, selector), architecture)
         if image is None:
             raise StoreError(
                 f"the store has no {ref} for {architecture}", hint=self._hint(name, architecture, channels)

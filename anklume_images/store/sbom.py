@@ -29,10 +29,10 @@ def make_sbom(image: Image, inputs: Iterable[LockedFile], architecture: str) -> 
     from cyclonedx.output.json import JsonV1Dot6
 
     root = Component(type=ComponentType.CONTAINER, name=image.name, version=image.version, bom_ref=image.ref)
-    found = {_identity(entry): entry for entry in inputs}
+    entries = {_identity(entry): entry for entry in inputs}
 
     def component(kind: str, name: str, version: str) -> Component:
-        entry = found.get((kind, name, version))
+        entry = entries.get((kind, name, version))
         return Component(
             type=ComponentType.FILE if kind == "file" else ComponentType.LIBRARY,
             name=name,

@@ -64,15 +64,15 @@ def _verify_image(store: Store, image: Image) -> str | None:
     """One pass over both files gives their own hashes and Incus' fingerprint."""
     whole = hashlib.sha256()
     for file in (image.metadata, image.rootfs):
-        own = hashlib.sha256()
+        file_hash = hashlib.sha256()
         try:
             with store.blobs.path(file.sha256).open("rb") as stream:
                 while chunk := stream.read(CHUNK):
-                    own.update(chunk)
+                    file_hash.update(chunk)
                     whole.update(chunk)
         except FileNotFoundError:
             return f"blob {file.sha256} is missing"
-        if own.hexdigest() != file.sha256:
+        if file_hash.hexdigest() != file.sha256:
             return f"blob {file.sha256} has other bytes"
     return None if whole.hexdigest() == image.fingerprint else "its files are not those of its fingerprint"
 
