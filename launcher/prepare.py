@@ -67,15 +67,15 @@ class Prepared:
 def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
     """The image in the store for each machine that is made of one; StoreError names all that are not there."""
     # Each reference is read once: it takes a millisecond, and a channel may move meanwhile.
-    found: dict[str, Image] = {}
+    by_ref: dict[str, Image] = {}
     missing: dict[str, tuple[str, StoreError]] = {}
     machines = [machine for machine in infra.machines() if machine.image.store is not None]
     for machine in machines:
         ref = machine.image.ref
-        if ref in found or ref in missing:
+        if ref in by_ref or ref in missing:
             continue
         try:
-            found[ref] = images.resolve(ref)
+            by_ref[ref] = images.resolve(ref)
         except StoreError as error:
             missing[ref] = (machine.where, error)
     if missing:
@@ -84,7 +84,7 @@ def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
         channels = any(not ref.endswith("@latest") for ref in missing)
         hint = next(iter(missing.values()))[1].hint if channels else f"anklume-images build {' '.join(names)}"
         raise StoreError(message, hint=hint)
-    return {machine.name: found[machine.image.ref] for machine in machines}
+    return {machine.name: by_ref[machine.image.ref] for machine in machines}
 
 
 def prepare(
@@ -127,14 +127,14 @@ def prepare(
         limits.config if limits else {},
         _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
     )
-    wanted = desired(infra, context)
+    target = desired(infra, context)
 
     def is_chosen(resource: Resource) -> bool:
         return resource.key.kind == "machine" and not chosen.isdisjoint(resource.machines)
 
     everything = not only and not tags
     plan = difference(
-        wanted.resources,
+        target.resources,
         live,
         infra.project_name,
         adopt=adopt,
@@ -145,7 +145,7 @@ def prepare(
         message = "\n".join(conflict.message for conflict in plan.conflicts)
         hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
-    notices = [*infra.notices, *decision.warnings, *wanted.notices, *(limits.notices if limits else ())]
+    notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
@@ -157,25 +157,25 @@ def prepare(
 
 def _astray(infra: Infra, names: Names, live: Live, incus: Incus) -> dict[Key, str]:
     """Machines that run with another address than their own, with it."""
-    found: dict[Key, str] = {}
+    astray: dict[Key, str] = {}
     for domain in infra.domains.values():
-        wanted = {}
+        nics = {}
         for machine in domain.machines.values() if domain.enabled else ():
             key = Key("machine", names.project(domain.name), names.instance(machine.name))
-            there = live.get(key) or {}
-            nic = (there.get("devices") or {}).get(NIC) or {}
-            hardware = nic.get("hwaddr") or (there.get("config") or {}).get(f"volatile.{NIC}.hwaddr")
-            if there.get("status") == "Running" and hardware and nic.get("ipv4.address") == machine.fixed_address:
-                wanted[key] = hardware.lower(), machine.fixed_address
-        if wanted:
-            found |= read_astray(incus, names.network(domain.name), wanted)
-    return found
+            instance = live.get(key) or {}
+            nic = (instance.get("devices") or {}).get(NIC) or {}
+            hardware = nic.get("hwaddr") or (instance.get("config") or {}).get(f"volatile.{NIC}.hwaddr")
+            if instance.get("status") == "Running" and hardware and nic.get("ipv4.address") == machine.fixed_address:
+                nics[key] = hardware.lower(), machine.fixed_address
+        if nics:
+            astray |= read_astray(incus, names.network(domain.name), nics)
+    return astray
 
 
 def _orphans(infra: Infra, names: Names, images: Mapping[str, Image], live: Live) -> Removal:
     """What is to go with --prune: all that is the file's and no longer in it, but for data."""
-    wanted = {resource.key for resource in desired(infra, PlanContext(names, images)).resources}
-    gone = [key for key in owned(live, infra.project_name) if key not in wanted]
+    keys = {resource.key for resource in desired(infra, PlanContext(names, images)).resources}
+    gone = [key for key in owned(live, infra.project_name) if key not in keys]
     return removal_of(live, infra.project_name, orphans=gone)
 
 
@@ -191,12 +191,14 @@ def _touches_cards(infra: Infra) -> bool:
     return False
 
 
-def _host_addresses(live: Live, own: Collection[str]) -> tuple[str, ...]:
+def _host_addresses(live: Live, networks: Collection[str]) -> tuple[str, ...]:
     """Where the host is to be found beside the file's own bridges: on its interfaces, and on Incus' other bridges."""
-    others = (there for key, there in live.objects.items() if key.kind == "network" and key.name not in own)
-    bridges = ((there.get("config") or {}).get("ipv4.address", "") for there in others)
-    found = {text.partition("/")[0] for text in (*bridges, *(text for _, text in live.host_networks)) if "/" in text}
-    return tuple(sorted(found))
+    others = (network for key, network in live.objects.items() if key.kind == "network" and key.name not in networks)
+    bridges = ((network.get("config") or {}).get("ipv4.address", "") for network in others)
+    addresses = {
+        text.partition("/")[0] for text in (*bridges, *(text for _, text in live.host_networks)) if "/" in text
+    }
+    return tuple(sorted(addresses))
 
 
 def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:
@@ -211,9 +213,9 @@ def _pools(infra: Infra, images: Mapping[str, Image]) -> set[str]:
 def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
     missing = sorted(pools - set(live.pools))
     if missing:
-        there = ", ".join(sorted(live.pools)) or "none"
+        present = ", ".join(sorted(live.pools)) or "none"
         raise AnklumeError(
-            f"Incus has no storage pool called {', '.join(missing)}; there are: {there}",
+            f"Incus has no storage pool called {', '.join(missing)}; there are: {present}",
             where=infra.file,
             hint="make one (incus admin init, incus storage create), or name one in global.storage_pool",
         )
@@ -232,10 +234,12 @@ def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, nam
 def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
     """Whether more containers are to run than can watch their files."""
     machines = (step.resource for step in plan.todo if step.key.kind == "machine")
-    wanted = {(there.key.project, there.key.name) for there in machines if there.body["type"] == "container"}
+    containers = {
+        (resource.key.project, resource.key.name) for resource in machines if resource.body["type"] == "container"
+    }
     running = running_containers(live.instances)
-    limit = watch_limit(daemon_root(incus.address)) if wanted - running else None
-    notice = None if limit is None else crowded(len(wanted | running), limit)
+    limit = watch_limit(daemon_root(incus.address)) if containers - running else None
+    notice = None if limit is None else crowded(len(containers | running), limit)
     return [notice] if notice else []
 
 
@@ -254,10 +258,10 @@ def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
         return
     types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
     problems = [
-        f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {found} ({entry.source}), "
+        f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {filesystem} ({entry.source}), "
         "whose owners cannot be shown to a container as its own"
         for machine, kind, entry in folders
-        if (found := types[entry.source]) is not None and not shifts(found)
+        if (filesystem := types[entry.source]) is not None and not shifts(filesystem)
     ]
     if problems:
         hint = "shift: false there leaves owners as they are on the host; or put the folder on ext4, xfs or btrfs"
@@ -273,12 +277,12 @@ def _routes(plan: Plan, incus: Incus) -> list[str]:
     }
     routes = own_routes() if new and is_in_this_network(daemon_root(incus.address)) else ()
     bridges = {step.key.name for step in plan.steps if step.key.kind == "network"}
-    found = {}
+    notes = {}
     for name, address in new.items():
         subnet = ipaddress.IPv4Interface(address).network
         if route := shadowed(subnet, routes, bridges):
-            found[name] = f"{name} ({subnet}) has addresses in common with the host's route {route[1]} over {route[0]}"
-    return list(found.values())
+            notes[name] = f"{name} ({subnet}) has addresses in common with the host's route {route[1]} over {route[0]}"
+    return list(notes.values())
 
 
 def _moves(step: Step) -> bool:
@@ -288,13 +292,13 @@ def _moves(step: Step) -> bool:
 def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:
     """What of the host is in the way of granted cards; PolicyError where it would only fail at the start."""
     root = daemon_root(incus.address)
-    found = [
+    obstacles = [
         obstacle
         for machine in infra.machines()
         if machine.name in decision.grants
         for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], root)
     ]
-    fatal = [obstacle for obstacle in found if obstacle.fatal]
+    fatal = [obstacle for obstacle in obstacles if obstacle.fatal]
     if fatal:
         raise PolicyError("\n".join(str(obstacle) for obstacle in fatal), hint="anklume-launch doctor looks further")
-    return [str(obstacle) for obstacle in found]
+    return [str(obstacle) for obstacle in obstacles]

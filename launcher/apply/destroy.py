@@ -59,7 +59,7 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
 def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[AnklumeError]:
     failures: list[AnklumeError] = []
 
-    def one(key: Key) -> None:
+    def worker(key: Key) -> None:
         connection = incus.another().within(None)
         try:
             _remove_machine(key, removal.owner, connection)
@@ -70,15 +70,15 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
             connection.close()
 
     with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        list(pool.map(one, removal.machines))
+        list(pool.map(worker, removal.machines))
     return failures
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
-    there = incus.find_object(key.object)
-    if there is not None and owner_of(there["config"]) == owner:
+    instance = incus.find_object(key.object)
+    if instance is not None and owner_of(instance["config"]) == owner:
         stop(incus, key)
-        if is_true(there["config"].get(PROTECTION)):
+        if is_true(instance["config"].get(PROTECTION)):
             incus.patch_object(key.object, {"config": {PROTECTION: "false"}})
         incus.delete_object(key.object)
     release(incus, Claimant(key.project, key.name, owner))

@@ -42,21 +42,21 @@ class Halted:
     def give_back(self, incus: Incus) -> None:
         """Let it have its address again and run; nothing is done to what was changed meanwhile, or cannot be."""
         with contextlib.suppress(IncusError):
-            there = incus.get_object(self.key.object)
-            if there["status"] != "Stopped":
+            instance = incus.get_object(self.key.object)
+            if instance["status"] != "Stopped":
                 return
-            if self._nic is not None and "ipv4.address" not in (there["devices"].get(NIC) or {}):
-                devices = {**there["devices"], NIC: dict(self._nic)}
-                incus.put_object(self.key.object, there | {"devices": devices})
+            if self._nic is not None and "ipv4.address" not in (instance["devices"].get(NIC) or {}):
+                devices = {**instance["devices"], NIC: dict(self._nic)}
+                incus.put_object(self.key.object, instance | {"devices": devices})
             if self._was_running:
                 incus.set_instance_state(self.key.object, "start")
 
 
 def halt(key: Key, incus: Incus, *, vacate: bool) -> Halted:
     """Stop a machine; `vacate` takes its fixed address and its lease off it."""
-    there = incus.get_object(key.object)
-    nic = there["devices"].get(NIC) if vacate else None
-    halted = Halted(key, was_running=there["status"] != "Stopped", nic=nic)
+    instance = incus.get_object(key.object)
+    nic = instance["devices"].get(NIC) if vacate else None
+    halted = Halted(key, was_running=instance["status"] != "Stopped", nic=nic)
     try:
         stop(incus, key)
         if nic is not None:
@@ -87,13 +87,13 @@ def _vacate(key: Key, incus: Incus, nic: Mapping[str, str]) -> None:
 
 def _plug_anew(key: Key, incus: Incus, nic: Mapping[str, str]) -> str:
     """Take the network device off, which releases its lease, and put `nic` there; return its hardware address."""
-    there = incus.get_object(key.object)
-    volatile = there["config"].get(_HARDWARE)
-    others = {name: device for name, device in there["devices"].items() if name != NIC}
-    incus.put_object(key.object, there | {"devices": others})
-    there = incus.get_object(key.object)
-    config = there["config"] | ({_HARDWARE: volatile} if volatile else {})
-    incus.put_object(key.object, there | {"config": config, "devices": others | {NIC: nic}})
+    instance = incus.get_object(key.object)
+    volatile = instance["config"].get(_HARDWARE)
+    others = {name: device for name, device in instance["devices"].items() if name != NIC}
+    incus.put_object(key.object, instance | {"devices": others})
+    instance = incus.get_object(key.object)
+    config = instance["config"] | ({_HARDWARE: volatile} if volatile else {})
+    incus.put_object(key.object, instance | {"config": config, "devices": others | {NIC: nic}})
     return nic.get("hwaddr") or volatile or ""
 
 

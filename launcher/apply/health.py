@@ -60,32 +60,32 @@ def _wait(
     name = resource.machines[0]
     begun = told = ran = time.monotonic()
     while True:
-        healthy, said = (True, "") if command is None else _ask(resource.key.name, command, incus)
+        healthy, why = (True, "") if command is None else _ask(resource.key.name, command, incus)
         if healthy:
-            healthy, said = _has_address(resource, incus)
+            healthy, why = _has_address(resource, incus)
         now = time.monotonic()
         if healthy:
             return now - begun
-        if not said.endswith(_DOWN):
+        if not why.endswith(_DOWN):
             ran = now
         elif now - ran > _DOWN_SECONDS:
             raise _ended(name, _console(resource.key.name, incus))
         if now - begun > allowed:
             raise UnhealthyError(
-                f"{name} is not healthy after {allowed:g} s{f': {said}' if said else ''}",
+                f"{name} is not healthy after {allowed:g} s{f': {why}' if why else ''}",
                 tail=_journal(resource.key.name, incus),
                 hint=f"anklume-launch logs INFRA {name} shows more, anklume-launch doctor INFRA looks for causes",
             )
         if now - told > _TELL_SECONDS:
-            tell(f"waiting for {name} to be healthy ({now - begun:.0f} of {allowed:g} s){f': {said}' if said else ''}")
+            tell(f"waiting for {name} to be healthy ({now - begun:.0f} of {allowed:g} s){f': {why}' if why else ''}")
             told = now
         time.sleep(_PAUSE_SECONDS)
 
 
 def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
     """Whether a machine has the address that it is to have, and what it has instead."""
-    wanted = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
-    if not wanted:
+    address = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
+    if not address:
         return True, ""
     try:
         state = incus.instance_state(resource.key.object)
@@ -93,8 +93,8 @@ def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
         return False, error.message
     if state["status"] != "Running":
         return False, _DOWN
-    there = addresses_of(state)
-    return wanted in there, f"its address is {', '.join(there) or 'none'}, and has to be {wanted}"
+    addresses = addresses_of(state)
+    return address in addresses, f"its address is {', '.join(addresses) or 'none'}, and has to be {address}"
 
 
 def _ended(name: str, tail: list[str]) -> UnhealthyError:

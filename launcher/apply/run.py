@@ -117,8 +117,8 @@ def carry_out_plan(
         grants=prepared.gpus.grants if exclusive else {},
         progress=console.note,
     )
-    wanted = set(kinds)
-    steps = [step for step in prepared.plan.todo if not wanted or step.key.kind in wanted]
+    chosen = set(kinds)
+    steps = [step for step in prepared.plan.todo if not chosen or step.key.kind in chosen]
     moving = {step.key for step in prepared.plan.moving}
     first = {step.key for step in (*prepared.plan.moving, *prepared.plan.sharing)}
     halting = {step.key: step.key in moving for step in steps if step.key in first}
@@ -316,10 +316,10 @@ class _Run:
         end = time.monotonic() + _BACK_SECONDS
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
-                there = read_one(incus, step.key)
-                if step.action == "create" and step.key.kind == "machine" and there is not None and is_idle(there):
+                current = read_one(incus, step.key)
+                if step.action == "create" and step.key.kind == "machine" and current is not None and is_idle(current):
                     return replace(step, stopped=True)  # begun just now, by this step: nothing is in it
-                return step_for(step.resource, there, replace=step.action == "replace")
+                return step_for(step.resource, current, replace=step.action == "replace")
             if time.monotonic() > end:
                 break
             time.sleep(0.3)

@@ -113,8 +113,8 @@ def _seed(resource: Resource, incus: Incus, context: Context) -> bool:
 
 def _finish(resource: Resource, incus: Incus) -> None:
     """Take the mark of what is half made off a volume."""
-    there = incus.get_object(resource.key.object)
-    config = {name: value for name, value in there["config"].items() if name != UNFINISHED}
+    volume = incus.get_object(resource.key.object)
+    config = {name: value for name, value in volume["config"].items() if name != UNFINISHED}
     incus.put_object(resource.key.object, {"description": resource.body["description"], "config": config})
 
 
@@ -124,19 +124,19 @@ def _make(resource: Resource, incus: Incus) -> None:
 
 def _change(step: Step, incus: Incus) -> None:
     body = {name: value for name, value in step.resource.body.items() if name != "type"}
-    there = incus.get_object(step.key.object)
-    config = {**_kept(there["config"], everything=step.key.kind in _MERGED), **step.resource.config}
+    existing = incus.get_object(step.key.object)
+    config = {**_kept(existing["config"], everything=step.key.kind in _MERGED), **step.resource.config}
     incus.put_object(step.key.object, body | {"config": config})
 
 
 def _kept(config: Mapping[str, str], *, everything: bool) -> dict[str, str]:
     """The keys of an object's config that are Incus' or other people's."""
-    own = (MARK, VARIABLE)
+    managed = (MARK, VARIABLE)
     foreign = ("volatile.", "image.", "user.")
     return {
         name: value
         for name, value in config.items()
-        if not name.startswith(own) and (everything or name.startswith(foreign))
+        if not name.startswith(managed) and (everything or name.startswith(foreign))
     }
 
 
@@ -190,11 +190,11 @@ def _is_unfinished(step: Step, incus: Incus) -> bool:
     subvolume should be, after which Incus cannot even delete it. The mark alone tells only of what this step began:
     who was killed before taking it off may have left a machine that has run since.
     """
-    there = incus.get_object(step.key.object)
-    config = there["config"]
+    instance = incus.get_object(step.key.object)
+    config = instance["config"]
     if config.get(UNFINISHED) != "true" or config.get(MACHINE) != step.resource.machines[0]:
         return False
-    idle = is_idle(there) and (step.action == "create" or never_ran(there))
+    idle = is_idle(instance) and (step.action == "create" or never_ran(instance))
     return idle and not incus.snapshots(step.key.object)
 
 
@@ -270,14 +270,14 @@ def _check_snapshots(resource: Resource, incus: Incus) -> None:
 
 def _configure(step: Step, incus: Incus) -> None:
     resource = step.resource
-    there = incus.get_object(resource.key.object)
-    config = {**_kept(there["config"], everything=False), **resource.config}
+    instance = incus.get_object(resource.key.object)
+    config = {**_kept(instance["config"], everything=False), **resource.config}
     fingerprint = resource.image.fingerprint if resource.image else None
-    if step.action != "replace" and there["config"].get(BASE_IMAGE) != fingerprint:
+    if step.action != "replace" and instance["config"].get(BASE_IMAGE) != fingerprint:
         config.pop(IMAGE)  # it tells of what the machine was made of
-        config |= {IMAGE: there["config"][IMAGE]} if IMAGE in there["config"] else {}
+        config |= {IMAGE: instance["config"][IMAGE]} if IMAGE in instance["config"] else {}
     body = {
-        "architecture": there["architecture"],
+        "architecture": instance["architecture"],
         "ephemeral": False,  # Incus deletes an ephemeral instance when it stops
         "description": resource.body["description"],
         "profiles": resource.body["profiles"],

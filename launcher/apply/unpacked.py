@@ -67,9 +67,9 @@ class Unpacked:
 
     def doubt_unfinished(self, pairs: Iterable[tuple[Resource, Mapping[str, Any] | None]]) -> None:
         """Doubt the volumes of machines that an earlier run began and did not finish."""
-        for resource, there in pairs:
-            if there and there["config"].get(UNFINISHED) == "true" and is_idle(there) and never_ran(there):
-                self.doubt(resource, instance=there, since=time.monotonic())
+        for resource, instance in pairs:
+            if instance and instance["config"].get(UNFINISHED) == "true" and is_idle(instance) and never_ran(instance):
+                self.doubt(resource, instance=instance, since=time.monotonic())
 
     def settle(self, incus: Incus) -> None:
         """Delete what is in doubt; instances that are just being made are waited for, as they read these volumes."""

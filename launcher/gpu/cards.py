@@ -83,8 +83,8 @@ class Card:
 
 def cards_of(resources: Mapping[str, Any], member: str = ANYWHERE) -> tuple[Card, ...]:
     """The cards in the metadata of `GET /1.0/resources`, by address; those that are on no PCI bus are left out."""
-    found = (resources.get("gpu") or {}).get("cards") or ()
-    cards = [_card(entry, member) for entry in found if entry.get("pci_address")]
+    entries = (resources.get("gpu") or {}).get("cards") or ()
+    cards = [_card(entry, member) for entry in entries if entry.get("pci_address")]
     return tuple(sorted(cards, key=lambda card: card.pci))
 
 

@@ -156,12 +156,12 @@ def confirm(incus: Incus, grants: Iterable[Grant], claimant: Claimant, cards: It
 
 def read_claims(acls: Iterable[dict[str, Any]]) -> tuple[Claim, ...]:
     """The claims among network ACLs (`GET /1.0/network-acls?recursion=1`), the lowest number first."""
-    found = []
+    claims = []
     for acl in acls:
         config, match = acl.get("config") or {}, _NAME.fullmatch(acl["name"])
         if match is None or CLAIM not in config:
             continue
-        found.append(
+        claims.append(
             Claim(
                 name=acl["name"],
                 number=int(match[1]),
@@ -174,7 +174,7 @@ def read_claims(acls: Iterable[dict[str, Any]]) -> tuple[Claim, ...]:
                 since=_seconds(config.get(_SINCE, "")),
             )
         )
-    return tuple(sorted(found, key=lambda entry: entry.number))
+    return tuple(sorted(claims, key=lambda entry: entry.number))
 
 
 def standing_claims(incus: Incus) -> tuple[Claim, ...]:
@@ -183,8 +183,8 @@ def standing_claims(incus: Incus) -> tuple[Claim, ...]:
     One request, and one for each claim: with recursion, Incus looks up the users of every ACL that there is.
     """
     default = incus.within("default")
-    found = [default.find_object(ObjectId("acl", name)) for name in default.names("acl") if _NAME.fullmatch(name)]
-    return read_claims(acl for acl in found if acl is not None)
+    acls = [default.find_object(ObjectId("acl", name)) for name in default.names("acl") if _NAME.fullmatch(name)]
+    return read_claims(acl for acl in acls if acl is not None)
 
 
 def _seconds(text: str) -> float:
@@ -332,8 +332,8 @@ def _delete(incus: Incus, name: str) -> None:
 
 
 def _take_back(incus: Incus, claimant: Claimant, grants: Iterable[Grant]) -> None:
-    own, what = incus.within(claimant.project), ObjectId("instance", claimant.instance)
-    if own.get_object(what).get("status") != "Stopped":
-        own.stop(claimant.instance, force=True)
-    if own.find_object(what) is not None:  # an ephemeral one is gone when it stops
-        own.patch_object(what, {"devices": {grant.device: {"type": "none"} for grant in grants}})
+    connection, what = incus.within(claimant.project), ObjectId("instance", claimant.instance)
+    if connection.get_object(what).get("status") != "Stopped":
+        connection.stop(claimant.instance, force=True)
+    if connection.find_object(what) is not None:  # an ephemeral one is gone when it stops
+        connection.patch_object(what, {"devices": {grant.device: {"type": "none"} for grant in grants}})

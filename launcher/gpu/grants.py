@@ -99,17 +99,17 @@ class _Host:
         """The card that a wish means, or why that is unclear."""
         if not wish.by and wish.mode == "physical":
             return self._only_card(wish)
-        found = self._meant(wish)
-        if len(found) == 1:
-            return Grant(found[0], wish.device, wish.mode, wish.options, wish.part)
-        if not found:
-            there = _list(self.cards) or "no card at all"
+        cards = self._meant(wish)
+        if len(cards) == 1:
+            return Grant(cards[0], wish.device, wish.mode, wish.options, wish.part)
+        if not cards:
+            present = _list(self.cards) or "no card at all"
             message = f"{self.request.machine} asks for a GPU that this host does not have: {wish.words}"
-            return self._refusal("gpu-absent", message, f"there: {there}")
+            return self._refusal("gpu-absent", message, f"there: {present}")
         return self._refusal(
             "gpu-unnamed",
-            f"{self.request.machine}: {wish.words} means {len(found)} cards: {_list(found)}",
-            f'name one: pci: "{found[0].pci}"' + self._or_target(found),
+            f"{self.request.machine}: {wish.words} means {len(cards)} cards: {_list(cards)}",
+            f'name one: pci: "{cards[0].pci}"' + self._or_target(cards),
         )
 
     def _meant(self, wish: Wish) -> tuple[Card, ...]:
@@ -117,16 +117,16 @@ class _Host:
             return tuple(card for card in self.cards if card.nvidia and card.nvidia.uuid.lower() == uuid.lower())
         if wish.mig and not wish.by:
             return self._with_mig(wish.mig)
-        found = by_selector(self.cards, wish.by)
+        selected = by_selector(self.cards, wish.by)
         if wish.mode == "sriov":
-            return tuple(card for card in found if card.virtual) or found
-        return found
+            return tuple(card for card in selected if card.virtual) or selected
+        return selected
 
     def _with_mig(self, mig: str) -> tuple[Card, ...]:
         """The card that has a MIG device: by what is known of them, by an old-style name, or the only one there is."""
-        own = tuple(card for card in self.cards if card.nvidia is not None)
+        cards = tuple(card for card in self.cards if card.nvidia is not None)
         uuid = mig_uuid(mig)
-        return tuple(card for card in own if self.mig.get(uuid) == card.pci or _is_part_of(uuid, card)) or own
+        return tuple(card for card in cards if self.mig.get(uuid) == card.pci or _is_part_of(uuid, card)) or cards
 
     def _only_card(self, wish: Wish) -> Grant | Refusal:
         """The host's only card."""

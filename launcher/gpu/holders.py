@@ -62,9 +62,9 @@ class _Way:
 def holders(cards: Iterable[Card], instances: Iterable[Mapping[str, Any]]) -> tuple[Holder, ...]:
     """Every hold on every card; `instances` as `GET /1.0/instances?recursion=1&all-projects=true` returns them."""
     cards = tuple(cards)
-    found = [holder for instance in instances for holder in _of_instance(cards, instance)]
+    holds = [holder for instance in instances for holder in _of_instance(cards, instance)]
     return tuple(
-        sorted(found, key=lambda holder: (holder.card.member, holder.card.pci, holder.project, holder.instance))
+        sorted(holds, key=lambda holder: (holder.card.member, holder.card.pci, holder.project, holder.instance))
     )
 
 
@@ -161,12 +161,12 @@ def _by_shared_node(
 ) -> Iterator[_Way]:
     """A node that a maker's cards share (/dev/kfd) and no card's own: nobody can tell for which, so for all."""
     for vendor in VENDORS:
-        own = of_vendor(cards, vendor)
-        if not vendor.shared_node or any(way.card in own for way in ways):
+        vendor_cards = of_vendor(cards, vendor)
+        if not vendor.shared_node or any(way.card in vendor_cards for way in ways):
             continue
         for name, device in devices.items():
             if device.get("type") in ("unix-char", "disk") and _node(device) == vendor.shared_node:
-                yield from (_Way(card, f"device {name} ({vendor.shared_node})", "node") for card in own)
+                yield from (_Way(card, f"device {name} ({vendor.shared_node})", "node") for card in vendor_cards)
 
 
 # Configuration

@@ -27,7 +27,7 @@ def by_selector(cards: Iterable[Card], device: Mapping[str, str]) -> tuple[Card,
     """The cards that a gpu device's keys select; without any, all (`gpuSelected` of Incus' source)."""
 
     def selects(card: Card) -> bool:
-        wanted = (
+        pairs = (
             (device.get("vendorid"), card.vendor_id),
             (device.get("productid"), card.product_id),
             (device.get("id"), card.drm_id),
@@ -35,20 +35,20 @@ def by_selector(cards: Iterable[Card], device: Mapping[str, str]) -> tuple[Card,
         pci = device.get("pci")
         if pci and (pci_address(pci) or pci) != card.pci:
             return False
-        return all(not value or value.lower() == has for value, has in wanted)
+        return all(not value or value.lower() == has for value, has in pairs)
 
     return tuple(card for card in cards if selects(card))
 
 
 def by_address(cards: Iterable[Card], address: str) -> tuple[tuple[Card, str | None], ...]:
     """The card at a PCI address, with that address again where it is one of the card's virtual functions."""
-    wanted = pci_address(address)
+    pci = pci_address(address)
     whole: list[tuple[Card, str | None]] = []
     for card in cards:
-        if card.pci == wanted:
+        if card.pci == pci:
             whole.append((card, None))
-        elif wanted in card.virtual:
-            whole.append((card, wanted))
+        elif pci in card.virtual:
+            whole.append((card, pci))
     return tuple(whole)
 
 
@@ -75,14 +75,14 @@ def _paths(card: Card) -> set[str]:
 def by_number(cards: Iterable[Card], major: str, minor: str) -> tuple[Card, ...]:
     """The cards with this device number; `*` stands for every minor, and for every major."""
     cards = tuple(cards)
-    found: list[Card] = []
+    matching: list[Card] = []
     for vendor in VENDORS:
         if vendor.major and major in (vendor.major, "*"):
-            own = of_vendor(cards, vendor)
-            found += [card for place, card in enumerate(own) if minor in ("*", vendor.minor(card, place))]
+            vendor_cards = of_vendor(cards, vendor)
+            matching += [card for place, card in enumerate(vendor_cards) if minor in ("*", vendor.minor(card, place))]
     if major in (_DRM_MAJOR, "*"):
-        found += [card for card in cards if card.drm and (minor == "*" or f"{_DRM_MAJOR}:{minor}" in card.numbers)]
-    return tuple(card for card in cards if card in found)
+        matching += [card for card in cards if card.drm and (minor == "*" or f"{_DRM_MAJOR}:{minor}" in card.numbers)]
+    return tuple(card for card in cards if card in matching)
 
 
 def mentioned(cards: Iterable[Card], text: str) -> tuple[Card, ...]:

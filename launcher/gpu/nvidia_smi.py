@@ -39,12 +39,12 @@ class Figures:
 def nvidia_smi(text: str) -> tuple[Figures, ...]:
     """Read what `nvidia-smi --query-gpu=… --format=csv` printed; lines that are no card are passed over."""
     lines = csv.reader(text.splitlines(), skipinitialspace=True)
-    found = []
+    figures = []
     for line in lines:
         pci = pci_address(line[0]) if len(line) == 6 else None
         if pci is not None:
-            found.append(Figures(pci, line[1], line[2], _bytes(line[3]), _bytes(line[4]), line[5]))
-    return tuple(found)
+            figures.append(Figures(pci, line[1], line[2], _bytes(line[3]), _bytes(line[4]), line[5]))
+    return tuple(figures)
 
 
 def _bytes(cell: str) -> int | None:
@@ -56,13 +56,13 @@ def _bytes(cell: str) -> int | None:
 
 def parse_mig(text: str) -> dict[str, str]:
     """Read what `nvidia-smi -L` printed: the UUIDs of MIG devices, each with that of its card."""
-    card, found = "", {}
+    card, cards = "", {}
     for line in text.splitlines():
         if match := _CARD_LINE.match(line):
             card = match[1]
         elif match := _MIG_LINE.match(line):
-            found[match[1]] = card
-    return found
+            cards[match[1]] = card
+    return cards
 
 
 def matching(figures: Iterable[Figures], cards: Iterable[Card]) -> dict[str, Figures]:

@@ -109,11 +109,14 @@ def members_of(
     infra: Infra, instances: Iterable[Mapping[str, Any]], instance_of: Callable[[Machine], tuple[str, str]]
 ) -> dict[str, str]:
     """The cluster member of each machine where it is known: an instance stays where it is, a new one has a target."""
-    there = {(str(found.get("project", "default")), str(found["name"])): found.get("location") for found in instances}
+    locations = {
+        (str(instance.get("project", "default")), str(instance["name"])): instance.get("location")
+        for instance in instances
+    }
     members: dict[str, str] = {}
     for machine in infra.machines():
         target = machine.target if machine.target and not machine.target.startswith("@") else None
-        member = there.get(instance_of(machine)) or target
+        member = locations.get(instance_of(machine)) or target
         if member and member != ANYWHERE:
             members[machine.name] = member
     return members
@@ -139,13 +142,13 @@ class _Case:
         self.machines = tuple(infra.machines())
         self.by_name = {machine.name: machine for machine in self.machines}
         self.place_of = {machine.name: instance_of(machine) for machine in self.machines}
-        own = {place: machine for machine in self.machines for place in [self.place_of[machine.name]]}
+        by_place = {place: machine for machine in self.machines for place in [self.place_of[machine.name]]}
         live = holders(cards, instances)
-        self.outside = tuple(holder for holder in live if _place(holder) not in own)
-        self.still = [(own[_place(holder)].name, holder) for holder in live if _place(holder) in own]
+        self.outside = tuple(holder for holder in live if _place(holder) not in by_place)
+        self.still = [(by_place[_place(holder)].name, holder) for holder in live if _place(holder) in by_place]
         # What the file itself gives machines beside gpu devices: nodes, pci devices, raw.lxc.
         aside = holders(cards, [self._aside(machine) for machine in self.machines])
-        self.aside = [(own[_place(holder)], holder) for holder in aside]
+        self.aside = [(by_place[_place(holder)], holder) for holder in aside]
         self.grants: dict[str, tuple[Grant, ...]] = {}
         self.refusals: list[Refusal] = []
 
@@ -194,10 +197,10 @@ class _Case:
             card = next(card for card in self.cards if conflict.hold.card == ("card", card))
             self.refusals.append(in_the_way(conflict, describe(card), self._free(card)))
 
-    def _free(self, wanted: Card) -> str:
+    def _free(self, requested: Card) -> str:
         taken = {grant.card for grants in self.grants.values() for grant in grants}
         taken |= {holder.card for holder in self.outside} | {holder.card for _, holder in self.aside}
-        free = [card for card in self.cards if card not in taken and card != wanted and card.at(wanted.member)]
+        free = [card for card in self.cards if card not in taken and card != requested and card.at(requested.member)]
         if not free:
             return "no other card is free"
         return "name another card, free: " + ", ".join(describe(card) for card in free)

@@ -139,8 +139,8 @@ def _card(card: Card, holders: Iterable[Holder], memory: Memory, claims: Iterabl
 
 
 def _nodes(card: Card) -> list[str]:
-    own = [card.nvidia.node] if card.nvidia is not None and card.nvidia.node else []
-    return [*own, *(f"dri/{name}" for name in card.drm)]
+    nodes = [card.nvidia.node] if card.nvidia is not None and card.nvidia.node else []
+    return [*nodes, *(f"dri/{name}" for name in card.drm)]
 
 
 def _member(card: Card) -> str | None:

@@ -81,12 +81,12 @@ def judge(holds: Iterable[Hold], outside: Iterable[Hold] = (), *, exclusive: boo
     for rival in outside:
         others.add(rival)
     for _, group in groupby(holds, key=lambda hold: hold.who):
-        own = tuple(dict.fromkeys(group))
-        for hold in own:
+        unique = tuple(dict.fromkeys(group))
+        for hold in unique:
             yield from (Conflict(hold, rival, exclusive, outside=True) for rival in others.rivals(hold))
             if (first := next((other for other in index.rivals(hold) if other.who != hold.who), None)) is not None:
                 yield Conflict(hold, first, exclusive, outside=False)
-        for hold in own:
+        for hold in unique:
             index.add(hold)
 
 
@@ -110,9 +110,9 @@ class _Index:
         _, parts = part_keys(hold.mode, hold.part)
         anybody = "all" if self._exclusive or hold.vm else True
         keys = product(_card_keys(hold)[1], parts, _member_keys(hold)[1], (anybody,))
-        found = (self._holds.get(key, ()) for key in keys)
+        lists = (self._holds.get(key, ()) for key in keys)
         # No hold stands under two of the keys, so none comes twice.
-        yield from (rival for _, rival in merge(*found, key=itemgetter(0)))
+        yield from (rival for _, rival in merge(*lists, key=itemgetter(0)))
 
 
 def _card_keys(hold: Hold) -> tuple[set[Hashable], set[Hashable]]:

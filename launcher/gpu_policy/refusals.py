@@ -48,10 +48,10 @@ def unfit(request: Request, wish: Wish, cards: str | None = None) -> Refusal | N
 
     A VM gets a card by its PCI address, or a virtual function; a container a card, or a MIG device.
     """
-    name, found = request.machine, None
+    name, refusal = request.machine, None
     if request.vm and wish.mode == "mig":
         message = f"{name} is a VM, and MIG devices are for containers"
-        found = Refusal("gpu-type", name, message, "give it a whole card by pci", request.where)
+        refusal = Refusal("gpu-type", name, message, "give it a whole card by pci", request.where)
     elif request.vm and wish.mode == "physical" and not wish.by.get("pci"):
         message = f"{name} is a VM, which takes its card away from the host, and does not say which by its address"
         ways = 'gpu_devices: [{pci: "0000:01:00.0"}]; the host needs an IOMMU'
@@ -59,10 +59,10 @@ def unfit(request: Request, wish: Wish, cards: str | None = None) -> Refusal | N
         return Refusal("gpu-vm-without-pci", name, message, hint, request.where)
     elif not request.vm and wish.mode in ("sriov", "mdev"):
         message = f"{name} is a container, and gputype {wish.mode} is for VMs"
-        found = Refusal("gpu-type", name, message, "use gputype physical or mig", request.where)
-    if found is not None and wish.device in request.devices and "gputype" in request.devices[wish.device]:
-        return replace(found, device=wish.device)
-    return found
+        refusal = Refusal("gpu-type", name, message, "use gputype physical or mig", request.where)
+    if refusal is not None and wish.device in request.devices and "gputype" in request.devices[wish.device]:
+        return replace(refusal, device=wish.device)
+    return refusal
 
 
 def in_the_way(conflict: Conflict, card: str | None = None, free: str | None = None) -> Refusal:

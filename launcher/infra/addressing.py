@@ -62,15 +62,15 @@ def _zoned(settings: Mapping[str, Any], domains: Mapping[str, Any], report: Repo
     for name, domain in domains.items():
         if not _wrong(report, ("domains", name, "trust_level"), domain):
             zones.setdefault(domain.get("trust_level", _DEFAULT_TRUST), []).append(name)
-    found: dict[str, ipaddress.IPv4Network] = {}
+    subnets: dict[str, ipaddress.IPv4Network] = {}
     for trust, names in zones.items():
         octet = base + ZONES[trust] * step
         if octet > 255:
             _zone_out_of_range(trust, octet, base, step, report)
             continue
         for name, number in _numbers(names, domains, report).items():
-            found[name] = ipaddress.IPv4Network(f"10.{octet}.{number}.0/24")
-    return {name: found[name] for name in domains if name in found}
+            subnets[name] = ipaddress.IPv4Network(f"10.{octet}.{number}.0/24")
+    return {name: subnets[name] for name in domains if name in subnets}
 
 
 def _zone_out_of_range(trust: str, octet: int, base: int, step: int, report: Report) -> None:
@@ -126,11 +126,11 @@ def _flat(settings: Mapping[str, Any], domains: Mapping[str, Any], report: Repor
             message = f"'{name}' needs a subnet_id"
             hint = "or write global.addressing, which gives every domain one"
             report.error(("domains", name), "missing-key", message, key=True, hint=hint)
-    found = {name: ipaddress.IPv4Network(f"{base}.{number}.0/24") for number, name in taken.items()}
-    if found and not next(iter(found.values())).is_private:
+    subnets = {name: ipaddress.IPv4Network(f"{base}.{number}.0/24") for number, name in taken.items()}
+    if subnets and not next(iter(subnets.values())).is_private:
         message = f"addresses of {base}.0.0 belong to others: their owners cannot be reached from this host then"
         report.warn(("global", "base_subnet"), "public-subnet", message, hint="such as 10.100, 172.16 or 192.168")
-    return {name: found[name] for name in domains if name in found}
+    return {name: subnets[name] for name in domains if name in subnets}
 
 
 def _machines(
@@ -142,10 +142,10 @@ def _machines(
 ) -> None:
     taken: dict[int, str] = {}
     for name, machine in machines.items():
-        wanted = machine.get("ip")
-        if wanted is not None and name not in addresses and _may_have(domain, name, wanted, subnet, taken, report):
-            taken[int(wanted) & 0xFF] = name
-            addresses[name] = wanted
+        address = machine.get("ip")
+        if address is not None and name not in addresses and _may_have(domain, name, address, subnet, taken, report):
+            taken[int(address) & 0xFF] = name
+            addresses[name] = address
     following = 1
     for name in machines:
         path = ("domains", domain, "machines", name)
@@ -164,22 +164,22 @@ def _machines(
 def _may_have(
     domain: str,
     name: str,
-    wanted: ipaddress.IPv4Address,
+    address: ipaddress.IPv4Address,
     subnet: ipaddress.IPv4Network,
     taken: Mapping[int, str],
     report: Report,
 ) -> bool:
     path = ("domains", domain, "machines", name, "ip")
-    host = int(wanted) & 0xFF
-    if wanted not in subnet:
+    host = int(address) & 0xFF
+    if address not in subnet:
         hint = f"'{domain}' has {subnet[1]} to {subnet[_LAST_STATIC]} for machines"
-        report.error(path, "ip-outside-subnet", f"{wanted} is not in {subnet}, the subnet of '{domain}'", hint=hint)
+        report.error(path, "ip-outside-subnet", f"{address} is not in {subnet}, the subnet of '{domain}'", hint=hint)
     elif host == GATEWAY:
-        report.error(path, "ip-is-gateway", f"{wanted} is the gateway of '{domain}'")
+        report.error(path, "ip-is-gateway", f"{address} is the gateway of '{domain}'")
     elif host in (0, 255):
-        report.error(path, "wrong-address", f"{wanted} is the {'network' if host == 0 else 'broadcast'} address")
+        report.error(path, "wrong-address", f"{address} is the {'network' if host == 0 else 'broadcast'} address")
     elif host in taken:
-        report.error(path, "duplicate-ip", f"{wanted} is the address of '{taken[host]}' already")
+        report.error(path, "duplicate-ip", f"{address} is the address of '{taken[host]}' already")
     else:
         if host > _LAST_STATIC:
             why = (
@@ -190,6 +190,6 @@ def _may_have(
                 else "not for machines"
             )
             hint = f"{subnet[1]} to {subnet[_LAST_STATIC]} are for machines"
-            report.warn(path, "ip-reserved", f"{wanted} is {why}", hint=hint)
+            report.warn(path, "ip-reserved", f"{address} is {why}", hint=hint)
         return True
     return False

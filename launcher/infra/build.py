@@ -102,8 +102,8 @@ def _settings(written: Mapping[str, Any]) -> Settings:
     policy = plain.pop("resource_policy", None)
     if policy is not None:
         reserve = policy.get("host_reserve", {})
-        own = {key: value for key, value in policy.items() if key != "host_reserve"}
-        plain["resource_policy"] = ResourcePolicy(**own, **{f"reserve_{key}": value for key, value in reserve.items()})
+        keys = {key: value for key, value in policy.items() if key != "host_reserve"}
+        plain["resource_policy"] = ResourcePolicy(**keys, **{f"reserve_{key}": value for key, value in reserve.items()})
     return Settings(**plain)
 
 

@@ -72,11 +72,11 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """Read the file or folder at `path`; `infra.yml` and `infra` stand for each other where only one is there."""
-    found = _existing(path)
-    if found.is_dir():
-        return _read_folder(found)
-    document = load(found)
-    return Source(str(found), _mapping(document), document, found.parent)
+    existing = _existing(path)
+    if existing.is_dir():
+        return _read_folder(existing)
+    document = load(existing)
+    return Source(str(existing), _mapping(document), document, existing.parent)
 
 
 def _existing(path: Path) -> Path:

@@ -62,8 +62,8 @@ class WrittenMachine:
 
     def is_set(self, key: str) -> KeyPath | None:
         """Where a key of Incus' configuration is set to true, if it is."""
-        found = self.setting(key)
-        return found[0] if found and is_true(found[1]) else None
+        setting = self.setting(key)
+        return setting[0] if setting and is_true(setting[1]) else None
 
     @cached_property
     def _config(self) -> Mapping[str, tuple[KeyPath, str]]:

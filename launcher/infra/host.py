@@ -67,7 +67,7 @@ def shadowed(
     subnet: ipaddress.IPv4Network, routes: Iterable[tuple[str, ipaddress.IPv4Network]], bridges: Collection[str]
 ) -> tuple[str, ipaddress.IPv4Network] | None:
     """A route that has addresses in common with a bridge of that subnet; `bridges` are the file's own."""
-    return next((found for found in routes if found[0] not in bridges and found[1].overlaps(subnet)), None)
+    return next((route for route in routes if route[0] not in bridges and route[1].overlaps(subnet)), None)
 
 
 def own_networks() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
@@ -76,10 +76,10 @@ def own_networks() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
         return ()
     try:
         names = dict(socket.if_nameindex())
-        found = [(names.get(index, "?"), network) for index, network in _addresses()]
+        networks = [(names.get(index, "?"), network) for index, network in _addresses()]
     except OSError:
         return ()
-    return tuple(sorted({(name, network) for name, network in found if not network.is_loopback}))
+    return tuple(sorted({(name, network) for name, network in networks if not network.is_loopback}))
 
 
 def own_routes() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
@@ -92,10 +92,10 @@ def own_routes() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
         return ()
     try:
         names = dict(socket.if_nameindex())
-        found = [route for body in _dump(_GET_ROUTES, _NEW_ROUTE) for route in _route(body)]
+        routes = [route for body in _dump(_GET_ROUTES, _NEW_ROUTE) for route in _route(body)]
     except OSError:
         return ()
-    return tuple(sorted({(names.get(index, "?"), network) for index, network in found}))
+    return tuple(sorted({(names.get(index, "?"), network) for index, network in routes}))
 
 
 def _addresses() -> Iterator[tuple[int, ipaddress.IPv4Network]]:
@@ -146,18 +146,18 @@ def _route(body: bytes) -> Iterator[tuple[int, ipaddress.IPv4Network]]:
     _family, prefix, _source, _tos, table, protocol, _scope, kind, _flags = struct.unpack_from("=BBBBBBBBI", body)
     attributes = _attributes(body, 12)
     raw, interface = attributes.get(_DESTINATION), attributes.get(_INTERFACE)
-    own = protocol == _BY_KERNEL or table == _LOCAL_TABLE or kind != _UNICAST or prefix <= 1
-    if not own and raw is not None and interface is not None and len(raw) == len(interface) == 4:
+    ignored = protocol == _BY_KERNEL or table == _LOCAL_TABLE or kind != _UNICAST or prefix <= 1
+    if not ignored and raw is not None and interface is not None and len(raw) == len(interface) == 4:
         yield struct.unpack("=I", interface)[0], ipaddress.IPv4Network((raw, prefix), strict=False)
 
 
 def _attributes(body: bytes, at: int) -> dict[int, bytes]:
     """Netlink attributes: length and type, then the value; each begins at a multiple of four."""
-    found = {}
+    attributes = {}
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
         if length < 4:
             break
-        found[kind] = body[at + 4 : at + length]
+        attributes[kind] = body[at + 4 : at + length]
         at += (length + 3) & ~3
-    return found
+    return attributes

@@ -64,11 +64,11 @@ class ImageIndex:
 
     def declared(self) -> dict[str, list[str]]:
         """Every variable, with the images that declare it."""
-        found: dict[str, list[str]] = {}
+        by_variable: dict[str, list[str]] = {}
         for name in self.specs:
             for variable in self.variables(name):
-                found.setdefault(variable, []).append(name)
-        return found
+                by_variable.setdefault(variable, []).append(name)
+        return by_variable
 
     def provided(self, name: str | None) -> frozenset[str]:
         """The roles that an image provides itself, the base's included."""
@@ -78,10 +78,10 @@ class ImageIndex:
 
     def providing(self, roles: Sequence[str]) -> list[str]:
         """The images that provide all of some roles: those built by default if any are, and of them the simplest."""
-        found = [name for name in self.specs if set(roles) <= self.provided(name)]
-        defaults = [name for name in found if self.specs[name].default]
-        simplest = min((len(self.provided(name)) for name in defaults or found), default=0)
-        return [name for name in defaults or found if len(self.provided(name)) == simplest]
+        candidates = [name for name in self.specs if set(roles) <= self.provided(name)]
+        defaults = [name for name in candidates if self.specs[name].default]
+        simplest = min((len(self.provided(name)) for name in defaults or candidates), default=0)
+        return [name for name in defaults or candidates if len(self.provided(name)) == simplest]
 
     def base(self, remote: str) -> str | None:
         """The root image that is what a remote calls `images:debian/13`."""
@@ -150,24 +150,24 @@ class _Chooser:
 
     def choose(self, roles: tuple[str, ...], image: str | None, os_image: str | None, vm: bool) -> _Chosen:
         """Roles first, then `image`, `os_image`, and the file's default."""
-        wanted = [role for role in roles if role != BASE_ROLE]
+        needed = [role for role in roles if role != BASE_ROLE]
         if image is not None:
-            chosen = self._named(image, wanted)
-        elif wanted:
-            chosen = self._by_roles(wanted)
+            chosen = self._named(image, needed)
+        elif needed:
+            chosen = self._by_roles(needed)
         else:
             chosen = self._of_incus(os_image, vm=vm)
         if vm and chosen.image.store is not None:
-            key = ("image",) if image is not None else ("roles",) if wanted else ("type",)
+            key = ("image",) if image is not None else ("roles",) if needed else ("type",)
             message = f"the image '{chosen.image.store}' is for containers, and this is a virtual machine"
             hint = "make it type: lxc, or take an image of a remote with os_image"
             return _Chosen(NO_IMAGE, [_Finding(key, "image-not-for-vm", message, hint)])
-        if os_image is not None and chosen.image.store is not None and (image is not None or wanted):
+        if os_image is not None and chosen.image.store is not None and (image is not None or needed):
             chosen.notice = f"os_image is not used: {chosen.image.reason}"
         return chosen
 
     def _named(self, ref: str, roles: Sequence[str]) -> _Chosen:
-        name, _, wanted = ref.partition("@")
+        name, _, version = ref.partition("@")
         if name in self._shelf.broken:
             return self._broken(name, ("image",))
         if name not in self._shelf.specs:
@@ -179,15 +179,15 @@ class _Chooser:
             message = f"the image '{name}' does not provide {_listed(missing)}"
             hint = f"it provides {_listed(sorted(self._shelf.provided(name)))}; name another, or leave roles out"
             return _Chosen(findings=[_Finding(("roles",), "image-without-role", message, hint)])
-        return _Chosen(ImageChoice(name, wanted or self._channel, reason="named by image"))
+        return _Chosen(ImageChoice(name, version or self._channel, reason="named by image"))
 
     def _by_roles(self, roles: Sequence[str]) -> _Chosen:
-        found = self._shelf.providing(roles)
-        if len(found) == 1:
-            return _Chosen(ImageChoice(found[0], self._channel, reason=f"provides {_listed(roles)}"))
-        if found:
-            message = f"several images provide {_listed(roles)}: {', '.join(found)}"
-            return _Chosen(findings=[_Finding(("roles",), "several-images", message, f"name one: image: {found[0]}")])
+        images = self._shelf.providing(roles)
+        if len(images) == 1:
+            return _Chosen(ImageChoice(images[0], self._channel, reason=f"provides {_listed(roles)}"))
+        if images:
+            message = f"several images provide {_listed(roles)}: {', '.join(images)}"
+            return _Chosen(findings=[_Finding(("roles",), "several-images", message, f"name one: image: {images[0]}")])
         unknown = [role for role in roles if not self._shelf.providing([role])]
         if unknown:
             message = f"no image provides {_listed(unknown)}"
@@ -210,16 +210,16 @@ class _Chooser:
 
     def _of_incus(self, os_image: str | None, *, vm: bool) -> _Chosen:
         asked = os_image or self._default
-        said = "os_image" if os_image else "default_os_image"
-        name, _, wanted = asked.partition("@")
+        key = "os_image" if os_image else "default_os_image"
+        name, _, version = asked.partition("@")
         if ":" not in asked and name in self._shelf.broken:
             return self._broken(name, ("os_image",))
         if ":" not in asked and name in self._shelf.specs:
-            return _Chosen(ImageChoice(name, wanted or self._channel, reason=f"named by {said}"))
+            return _Chosen(ImageChoice(name, version or self._channel, reason=f"named by {key}"))
         base = None if vm else self._shelf.base(asked)
         if base is not None:
-            return _Chosen(ImageChoice(base, self._channel, reason=f"the store's image for {said} {asked}"))
-        return _Chosen(ImageChoice(None, remote=asked, reason=f"named by {said}"))
+            return _Chosen(ImageChoice(base, self._channel, reason=f"the store's image for {key} {asked}"))
+        return _Chosen(ImageChoice(None, remote=asked, reason=f"named by {key}"))
 
     def _broken(self, name: str, key: KeyPath) -> _Chosen:
         problems = self._shelf.broken[name]

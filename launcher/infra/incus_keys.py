@@ -95,8 +95,8 @@ def config_keys() -> Keys:
 @cache
 def device_keys(kind: str) -> Keys | None:
     """The keys of a type of device; None where nothing is known of that type."""
-    found = [version["devices"][kind] for version in _table().values() if kind in version["devices"]]
-    return _merged([*found, {"type": _ANY}]) if found else None
+    tables = [version["devices"][kind] for version in _table().values() if kind in version["devices"]]
+    return _merged([*tables, {"type": _ANY}]) if tables else None
 
 
 @cache
@@ -110,4 +110,4 @@ def _merged(tables: Iterable[Mapping[str, str]]) -> Keys:
     for table in tables:
         for key, kind in table.items():
             kinds.setdefault(key, []).append(kind)
-    return Keys({key: Known(tuple(dict.fromkeys(found))) for key, found in kinds.items()})
+    return Keys({key: Known(tuple(dict.fromkeys(types))) for key, types in kinds.items()})

@@ -65,19 +65,19 @@ class Settings:
 class ImageChoice:
     """Which image a machine is made of.
 
-    `store` is the image's name in the store, or None for one that Incus itself gets (`remote`). `wanted` is the
+    `store` is the image's name in the store, or None for one that Incus itself gets (`remote`). `version` is the
     channel or version in the store. `reason` says in words where the choice comes from, for the plan.
     """
 
     store: str | None
-    wanted: str = "latest"
+    version: str = "latest"
     remote: str | None = None
     reason: str = ""
 
     @property
     def ref(self) -> str:
         """`name@channel`, `name@version`, or the remote's name for it."""
-        return f"{self.store}@{self.wanted}" if self.store else str(self.remote)
+        return f"{self.store}@{self.version}" if self.store else str(self.remote)
 
 
 @dataclass(frozen=True)

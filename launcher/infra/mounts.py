@@ -23,7 +23,7 @@ Shares = dict[str, tuple[SharedMount, ...]]
 
 def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[WrittenMachine], report: Report) -> Shares:
     """Who gets which shared volume: a machine's own entry beats its domain's, `propagate` adds those that nest."""
-    found: dict[str, list[SharedMount]] = {}
+    by_machine: dict[str, list[SharedMount]] = {}
     nesting = [machine.name for machine in machines if machine.is_set("security.nesting")]
     for name, volume in volumes.items():
         access = _access(name, volume, machines, report)
@@ -37,8 +37,8 @@ def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Writ
                 readonly=mode == "ro",
                 shift=volume.get("shift", True),
             )
-            found.setdefault(machine, []).append(mount)
-    return {name: tuple(mounts) for name, mounts in found.items()}
+            by_machine.setdefault(machine, []).append(mount)
+    return {name: tuple(mounts) for name, mounts in by_machine.items()}
 
 
 def _access(name: str, volume: Mapping[str, Any], machines: Sequence[WrittenMachine], report: Report) -> dict[str, str]:
@@ -56,10 +56,10 @@ def _access(name: str, volume: Mapping[str, Any], machines: Sequence[WrittenMach
             )
             report.error((*here, consumer), "unknown-consumer", message, key=True, hint=hint)
     by_domain = {entry.name: consumers[entry.domain] for entry in machines if entry.domain in consumers}
-    own = {
+    by_name = {
         entry.name: consumers[entry.name] for entry in machines if entry.name in consumers and entry.name not in domains
     }
-    return by_domain | own
+    return by_domain | by_name
 
 
 def check_mounts(machines: Sequence[WrittenMachine], shares: Shares, pool: str, report: Report) -> None:

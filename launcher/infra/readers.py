@@ -90,15 +90,15 @@ def boolean(value: Any) -> bool:
 
 def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
     """A whole number from `low` to `high`."""
-    wanted = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
-    wanted = str(low) if low == high else wanted
+    expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+    expected = str(low) if low == high else expected
 
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             numeric = isinstance(value, str) and value.isdecimal()
-            raise WrongError(f"must be {wanted}", code="wrong-type", hint="without quotes" if numeric else None)
+            raise WrongError(f"must be {expected}", code="wrong-type", hint="without quotes" if numeric else None)
         if value < low or (high is not None and value > high):
-            raise WrongError(f"must be {wanted}")
+            raise WrongError(f"must be {expected}")
         return value
 
     return read
@@ -107,28 +107,28 @@ def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
 def choice(*words: str | bool) -> Callable[[Any], Any]:
     """One of some words."""
     names = ["true" if word is True else "false" if word is False else str(word) for word in words]
-    wanted = f"{', '.join(names[:-1])} or {names[-1]}"
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
 
     def read(value: Any) -> Any:
         for word in words:
             if type(value) is type(word) and value == word:
                 return value
         close = nearest(value, names) if isinstance(value, str) else None
-        raise WrongError(f"must be {wanted}", hint=f"did you mean '{close}'?" if close else None)
+        raise WrongError(f"must be {expected}", hint=f"did you mean '{close}'?" if close else None)
 
     return read
 
 
-def matching(pattern: str, wanted: str, longest: int = 63) -> Callable[[Any], str]:
+def matching(pattern: str, expected: str, longest: int = 63) -> Callable[[Any], str]:
     """A text that a pattern matches as a whole."""
     compiled = re.compile(pattern)
 
     def read(value: Any) -> str:
-        text = _text(value, wanted)
+        text = _text(value, expected)
         if len(text) > longest:
             raise WrongError(f"must have at most {longest} characters")
         if not compiled.fullmatch(text):
-            raise WrongError(f"must be {wanted}")
+            raise WrongError(f"must be {expected}")
         return text
 
     return read
@@ -178,12 +178,12 @@ def two_octets(value: Any) -> str:
 
 def size(value: Any) -> str:
     """A number of bytes as Incus writes it: `8GiB`; a blank before the unit and KB are forgiven."""
-    wanted = "a size such as 8GiB"
+    expected = "a size such as 8GiB"
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
         value = str(value)
-    text = re.sub("([0-9]) ?(?=[A-Za-z])", r"\1", _text(value, wanted)).replace("KB", "kB")
+    text = re.sub("([0-9]) ?(?=[A-Za-z])", r"\1", _text(value, expected)).replace("KB", "kB")
     if not bytes_of(text):  # nothing is no size to have either
-        raise WrongError(f"must be {wanted}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
+        raise WrongError(f"must be {expected}", hint="units: kB, MB, GB, TB, KiB, MiB, GiB, TiB")
     return text
 
 
@@ -194,19 +194,19 @@ def size_in_bytes(value: Any) -> int:
 
 def reserve(*, of_memory: bool) -> Callable[[Any], str]:
     """What stays for the host: a share in percent, or a number of CPUs or a size."""
-    wanted = "from 1% to 99%, or a size such as 4GiB" if of_memory else "from 1% to 99%, or a number of CPUs"
+    expected = "from 1% to 99%, or a size such as 4GiB" if of_memory else "from 1% to 99%, or a number of CPUs"
 
     def read(value: Any) -> str:
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}%", value):
             if not 1 <= int(value[:-1]) <= 99:
-                raise WrongError(f"must be {wanted}")
+                raise WrongError(f"must be {expected}")
             return f"{int(value[:-1])}%"
         if of_memory and isinstance(value, str):
             return size(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise WrongError(f"must be {wanted}", code="wrong-type" if not isinstance(value, str) else "wrong-value")
+            raise WrongError(f"must be {expected}", code="wrong-type" if not isinstance(value, str) else "wrong-value")
         if not 0 < value < 1 << 62:  # which is not true of .nan either
-            raise WrongError(f"must be {wanted}")
+            raise WrongError(f"must be {expected}")
         return str(int(value)) if of_memory else f"{value:g}"
 
     return read
@@ -252,10 +252,10 @@ def expiry(value: Any) -> str:
 
 def pci(value: Any) -> str:
     """A PCI address, in Incus' form: `0000:01:00.0`."""
-    found = pci_address(_text(value, "a PCI address such as 0000:01:00.0"))
-    if found is None:
+    text = pci_address(_text(value, "a PCI address such as 0000:01:00.0"))
+    if text is None:
         raise WrongError("must be a PCI address such as 0000:01:00.0")
-    return found
+    return text
 
 
 def image_ref(value: Any) -> str:

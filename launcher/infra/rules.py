@@ -68,8 +68,8 @@ def check_subnets(subnets: Mapping[str, ipaddress.IPv4Network], host: HostFacts,
                 report.error(("domains", name), "subnet-overlaps-host", message, key=True, hint=hint)
                 break
         else:
-            if found := shadowed(subnet, host.routes, bridges):
-                message = f"the subnet of '{name}', {subnet}, and this host's route {found[1]} over {shown(found[0])}"
+            if route := shadowed(subnet, host.routes, bridges):
+                message = f"the subnet of '{name}', {subnet}, and this host's route {route[1]} over {shown(route[0])}"
                 message += " have addresses in common: of these, the host reaches only the machines, or none of them"
                 hint = "set another subnet_id, or global.addressing.zone_base"
                 report.warn(("domains", name), "subnet-shadows-route", message, key=True, hint=hint)
@@ -134,14 +134,14 @@ def policies(
     known = {"host"} | names | machine_names
     disabled = {name for name, domain in domains.items() if not domain.get("enabled", True)}
     disabled |= {machine.name for machine in machines if not machine.enabled and machine.name not in names}
-    found = []
+    kept = []
     for index, policy in written:
         ends = [_end(index, key, policy, known, disabled, report) for key in ("from", "to")]
         if all(ends):
             if "protocol" in policy and not policy.get("ports"):
                 message = "protocol means nothing with all ports: every protocol is let through"
                 report.warn(("network_policies", index, "protocol"), "protocol-of-all", message, key=True)
-            found.append(
+            kept.append(
                 Policy(
                     source=policy["from"],
                     destination=policy["to"],
@@ -151,7 +151,7 @@ def policies(
                     description=policy.get("description", ""),
                 )
             )
-    return found
+    return kept
 
 
 def _end(

@@ -70,9 +70,9 @@ class _Device:
             report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
         device = {}
         for key, item in entries.items():
-            found = _device_kind(key, entries.get("type"), item).read(item, (*path, key), report)
-            if found is not WRONG:
-                device[key] = found
+            text = _device_kind(key, entries.get("type"), item).read(item, (*path, key), report)
+            if text is not WRONG:
+                device[key] = text
         return device if "type" in device else WRONG
 
 

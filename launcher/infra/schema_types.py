@@ -138,9 +138,9 @@ class MappingOf:
         for key, item in value.items():
             here = (*path, key)
             name = read_value(self.name, key, here, report, key=True)
-            found = self.kind.read({} if item is None and self.empty else item, here, report)
-            if name is not WRONG and found is not WRONG:
-                result[name] = found
+            entry = self.kind.read({} if item is None and self.empty else item, here, report)
+            if name is not WRONG and entry is not WRONG:
+                result[name] = entry
         return result
 
 
@@ -179,11 +179,11 @@ class Section:
                     here, "unknown-key", f"unknown key {report.told(here, name, key=True)}", key=True, hint=hint
                 )
             elif item is not None:
-                found = key.kind.read(item, here, report)
+                entry = key.kind.read(item, here, report)
                 if key.foreign:
                     report.foreign[name] = None
-                if found is not WRONG:
-                    result[name] = found
+                if entry is not WRONG:
+                    result[name] = entry
         for name, key in self.keys.items():
             if key.required and value.get(name) is None:
                 report.error(path, "missing-key", f"missing key '{name}'", key=True)

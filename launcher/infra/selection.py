@@ -54,5 +54,5 @@ def _unknown(name: str, infra: Infra, domains: set[str]) -> str:
 
 def _unknown_tag(tag: str, known: set[str]) -> str:
     close = nearest(tag, known)
-    there = f"did you mean '{close}'?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
-    return f"no machine has the tag {tag!r} ({there})"
+    hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+    return f"no machine has the tag {tag!r} ({hint})"

@@ -77,13 +77,13 @@ class VariableFiles:
     @cached_property
     def _names(self) -> frozenset[str]:
         try:
-            found = sorted(entry for entry in self.folder.iterdir() if entry.suffix in (".yml", ".yaml"))
+            entries = sorted(entry for entry in self.folder.iterdir() if entry.suffix in (".yml", ".yaml"))
         except OSError:
             return frozenset()
-        for entry in found:
+        for entry in entries:
             if entry.suffix == ".yaml" or not entry.is_file():
                 self._ignored(entry.name, "file-ignored", "not read: only files whose names end in .yml are")
-        return frozenset(entry.stem for entry in found if entry.suffix == ".yml" and entry.is_file())
+        return frozenset(entry.stem for entry in entries if entry.suffix == ".yml" and entry.is_file())
 
     def _ignored(self, name: str, code: Code, message: str, hint: str | None = None) -> None:
         self.report.warnings.append(Problem(str(self.folder / name), 1, 1, code, message, hint=hint))
@@ -115,12 +115,12 @@ class VariableFiles:
 
 def _managed_lines(text: str) -> set[int]:
     """The numbers of the lines in managed sections; one that is not closed is none."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     begin: int | None = None
     for number, line in enumerate(_LINE_ENDS.split(text), 1):
         if begin is None and line.strip() == MANAGED_BEGIN:
             begin = number
         elif begin is not None and line.strip() == MANAGED_END:
-            found.update(range(begin, number + 1))
+            numbers.update(range(begin, number + 1))
             begin = None
-    return found
+    return numbers

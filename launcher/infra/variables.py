@@ -32,9 +32,9 @@ def read_variables(
 ) -> dict[str, dict[str, str]]:
     """What is set for each machine of the enabled domains, as Incus' configuration holds it."""
     reader = _Reader(shelf, report)
-    found = {machine.name: reader.read(machine, choices[machine.name]) for machine in machines if machine.enabled}
+    values = {machine.name: reader.read(machine, choices[machine.name]) for machine in machines if machine.enabled}
     reader.finish()
-    return found
+    return values
 
 
 class _Reader:
@@ -50,7 +50,7 @@ class _Reader:
 
     def read(self, machine: WrittenMachine, image: ImageChoice) -> dict[str, str]:
         """What is set for one machine: of a group's variables those that its image has, of its own all."""
-        own = Layer(machine.data.get("vars", {}), self._report.source, (*machine.path, "vars"))
+        machine_layer = Layer(machine.data.get("vars", {}), self._report.source, (*machine.path, "vars"))
         groups = [self._groups.get(_ALL), self._groups.get(machine.domain) if machine.domain != _ALL else None]
         layers = [layer for layer in (*groups, self._hosts.get(machine.name)) if layer is not None]
         for layer in layers:
@@ -60,12 +60,12 @@ class _Reader:
         variables = self._shelf.variables(image.store)
         self._warn_of_environment(machine, variables)
         values: dict[str, tuple[Layer, Any]] = {}
-        for layer in (*layers, own):
+        for layer in (*layers, machine_layer):
             for name, value in layer.values.items():
                 if name in variables:
                     if self._is_right(layer, name, variables[name], value):
                         values[name] = (layer, value)
-                elif layer is own or layer is self._hosts.get(machine.name):
+                elif layer is machine_layer or layer is self._hosts.get(machine.name):
                     self._not_of_image(layer, name, machine, image, variables)
         texts = {name: (layer, value_text(value)) for name, (layer, value) in values.items()}
         for name, (layer, text) in texts.items():

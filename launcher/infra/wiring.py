@@ -56,15 +56,15 @@ def wire(
     domains = {machine.domain for machine in machines}
     servers = _servers(by_image, addresses, variables, shelf)
     reaches = {
-        connection: _Reach([one for one in servers if one.engine.connection == connection], domains, policies)
+        connection: _Reach([server for server in servers if server.engine.connection == connection], domains, policies)
         for connection in PAGE.connections
     }
     usual = PAGE.connections[0]
     lines: list[str] = []
     for image, users in by_image.items():
         provided = shelf.provided(image)
-        own = any(engine.role in provided for engine in ENGINES.values() if engine.connection == usual)
-        if usual.url_variable in shelf.variables(image) and not own:  # else its own is right
+        has_engine = any(engine.role in provided for engine in ENGINES.values() if engine.connection == usual)
+        if usual.url_variable in shelf.variables(image) and not has_engine:  # else its own is right
             for machine in users:
                 lines += _wire_one(machine, reaches, variables)
     return lines
@@ -77,7 +77,7 @@ def _servers(
     shelf: ImageIndex,
 ) -> list[_Server]:
     """The machines whose image provides an engine, and which others can reach."""
-    found = []
+    servers = []
     for engine in ENGINES.values():
         for image, users in by_image.items():
             if engine.role not in shelf.provided(image):
@@ -88,22 +88,24 @@ def _servers(
                 port = engine.served_port(Settings(variables[machine.name], {**engine.defaults, **declared}))
                 if port is not None:
                     address = str(addresses[machine.name])
-                    found.append(_Server(engine, machine.name, machine.domain, address, port))
-    return found
+                    servers.append(_Server(engine, machine.name, machine.domain, address, port))
+    return servers
 
 
 def _wire_one(machine: WrittenMachine, reaches: Mapping[Connection, _Reach], variables: Variables) -> list[str]:
     """Take the first connection by which something is reached."""
-    own = variables[machine.name]
-    used = [one for one in reaches if not (one.switch and own.get(one.switch) == "false")]
+    settings = variables[machine.name]
+    used = [
+        connection for connection in reaches if not (connection.switch and settings.get(connection.switch) == "false")
+    ]
     for connection in used:
-        if connection.url_variable in own:
+        if connection.url_variable in settings:
             return []
-        found, why = reaches[connection].of(machine)
-        if len(found) == 1:
-            return _connect(machine, found[0], why, variables)
-        if found:
-            return [_undecided(machine, found, why)]
+        servers, why = reaches[connection].of(machine)
+        if len(servers) == 1:
+            return _connect(machine, servers[0], why, variables)
+        if servers:
+            return [_undecided(machine, servers, why)]
     usual = PAGE.connections[0]
     if usual not in used:
         return []
@@ -113,25 +115,25 @@ def _wire_one(machine: WrittenMachine, reaches: Mapping[Connection, _Reach], var
 
 def _connect(machine: WrittenMachine, server: _Server, why: str, variables: Variables) -> list[str]:
     """Name the server to the page, with its key, and turn off what is not used."""
-    own = variables[machine.name]
+    settings = variables[machine.name]
     engine, connection = server.engine, server.engine.connection
-    own[connection.url_variable] = server.url
+    settings[connection.url_variable] = server.url
     lines = [f"'{machine.name}': {connection.url_variable} is {server.url}, {engine.title} of '{server.name}' ({why})"]
     for other in PAGE.connections:
         if other != connection and other.switch:
-            own.setdefault(other.switch, "false")
+            settings.setdefault(other.switch, "false")
     key = variables[server.name].get(engine.key_variable)
-    if key and connection.key_variable and connection.key_variable not in own:
-        own[connection.key_variable] = key
+    if key and connection.key_variable and connection.key_variable not in settings:
+        settings[connection.key_variable] = key
         lines.append(f"'{machine.name}': {connection.key_variable} is the {engine.key_variable} of '{server.name}'")
     return lines
 
 
-def _undecided(machine: WrittenMachine, found: Sequence[_Server], why: str) -> str:
-    names = ", ".join(f"'{server.name}'" for server in found)
+def _undecided(machine: WrittenMachine, servers: Sequence[_Server], why: str) -> str:
+    names = ", ".join(f"'{server.name}'" for server in servers)
     return (
         f"'{machine.name}' has a choice of {names} ({why}), and none was chosen: "
-        f"set one in its vars, such as {found[0].engine.connection.url_variable}: {found[0].url}"
+        f"set one in its vars, such as {servers[0].engine.connection.url_variable}: {servers[0].url}"
     )
 
 
@@ -156,13 +158,13 @@ class _Reach:
         near = [server for server in self._by_domain.get(machine.domain, ()) if server.name != machine.name]
         if near:
             return near, "same domain"
-        found: dict[str, _Server] = {}
+        servers: dict[str, _Server] = {}
         for end in dict.fromkeys((machine.domain, machine.name)):
             for destination, policy in self._from.get(end, ()):
                 for server in self._at(destination):
                     if not policy.ports or server.port in policy.ports:
-                        found[server.name] = server
-        return list(found.values()), "by a network policy"
+                        servers[server.name] = server
+        return list(servers.values()), "by a network policy"
 
     def _at(self, end: str) -> Sequence[_Server]:
         """The servers behind an end of a policy, which is a domain's name before it is a machine's."""

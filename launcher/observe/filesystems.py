@@ -36,14 +36,14 @@ def shifts(kind: str) -> bool:
 
 def mounts_of(text: str) -> list[Mount]:
     """The mounts of a process in the order in which they were made: a later one hides an earlier one."""
-    found = []
+    mounts = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         words = before.split()
         if len(words) >= 5 and after.split():
             point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4])
-            found.append(Mount(words[2], point, after.split()[0]))
-    return found
+            mounts.append(Mount(words[2], point, after.split()[0]))
+    return mounts
 
 
 def filesystem_of(root: Path, folder: str) -> str | None:

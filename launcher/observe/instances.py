@@ -73,12 +73,12 @@ class InstanceState:
 
 def look(incus: Incus, infra: Infra, names: Names, machines: Iterable[Machine]) -> tuple[InstanceState, ...]:
     """The instances of these machines."""
-    there = {(instance["project"], instance["name"]): instance for instance in incus.instances(states=True)}
-    found = []
+    instances = {(instance["project"], instance["name"]): instance for instance in incus.instances(states=True)}
+    states = []
     for machine in machines:
         key = names.project(machine.domain), names.instance(machine.name)
-        found.append(seen(machine, *key, there.get(key), infra.project_name))
-    return tuple(found)
+        states.append(seen(machine, *key, instances.get(key), infra.project_name))
+    return tuple(states)
 
 
 def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] | None, owner: str) -> InstanceState:

@@ -55,8 +55,10 @@ class Live:
         gone = {(key.project, key.name) for key in keys if key.kind == "machine"}
         return replace(
             self,
-            objects={key: there for key, there in self.objects.items() if key not in keys},
-            instances=tuple(there for there in self.instances if (there["project"], there["name"]) not in gone),
+            objects={key: content for key, content in self.objects.items() if key not in keys},
+            instances=tuple(
+                instance for instance in self.instances if (instance["project"], instance["name"]) not in gone
+            ),
         )
 
     def get(self, key: Key) -> Mapping[str, Any] | None:
@@ -67,31 +69,31 @@ class Live:
 def read_live(incus: Incus, pools: Iterable[str] | None = None, *, resources: bool = False) -> Live:
     """Read everything that a plan looks at; `pools` are those whose volumes count, all when it is None."""
     objects: dict[Key, Mapping[str, Any]] = {}
-    for found in incus.list_objects("project"):
-        objects[Key("project", "", found["name"])] = found
+    for project in incus.list_objects("project"):
+        objects[Key("project", "", project["name"])] = project
     networks = _networks(incus)
-    for found in networks:
-        if found["managed"]:
-            objects[Key("network", "default", found["name"])] = found
-    for found in incus.list_objects("acl"):
-        objects[Key("acl", "default", found["name"])] = found
-    for found in incus.list_objects("profile", everywhere=True):
-        objects[Key("profile", found["project"], found["name"])] = found
-    for found in incus.list_objects("image"):
-        objects[Key("image", "default", found["fingerprint"])] = found
-    there = {pool["name"]: pool["driver"] for pool in incus.list_objects("pool")}
-    for pool in sorted(set(there if pools is None else pools) & set(there)):
-        for found in incus.list_objects("volume", pool=pool, everywhere=True):
-            objects[Key("volume", found["project"], f"{pool}/{found['name']}")] = found
+    for network in networks:
+        if network["managed"]:
+            objects[Key("network", "default", network["name"])] = network
+    for acl in incus.list_objects("acl"):
+        objects[Key("acl", "default", acl["name"])] = acl
+    for profile in incus.list_objects("profile", everywhere=True):
+        objects[Key("profile", profile["project"], profile["name"])] = profile
+    for image in incus.list_objects("image"):
+        objects[Key("image", "default", image["fingerprint"])] = image
+    drivers = {pool["name"]: pool["driver"] for pool in incus.list_objects("pool")}
+    for pool in sorted(set(drivers if pools is None else pools) & set(drivers)):
+        for volume in incus.list_objects("volume", pool=pool, everywhere=True):
+            objects[Key("volume", volume["project"], f"{pool}/{volume['name']}")] = volume
     instances = tuple(incus.instances())
-    for found in instances:
-        objects[Key("machine", found["project"], found["name"])] = found
+    for instance in instances:
+        objects[Key("machine", instance["project"], instance["name"])] = instance
     return Live(
         objects,
         instances,
         incus.resources() if resources else {},
         tuple(sorted(_host_networks(incus, networks))),
-        there,
+        drivers,
     )
 
 
@@ -126,22 +128,22 @@ def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:
     ]
 
 
-def read_astray(incus: Incus, network: str, wanted: Mapping[Key, tuple[str, str]]) -> dict[Key, str]:
+def read_astray(incus: Incus, network: str, nics: Mapping[Key, tuple[str, str]]) -> dict[Key, str]:
     """The addresses of those machines that took others on a bridge than they are to have.
 
-    `wanted` are hardware address and address of machines of one project that run. The bridge's leases are asked first,
+    `nics` are hardware address and address of machines of one project that run. The bridge's leases are asked first,
     as that is one request, and a machine only when its lease is for another address.
     """
-    found = {}
-    (project,) = {key.project for key in wanted}
+    astray = {}
+    (project,) = {key.project for key in nics}
     leases = read_leases(incus, network, project)
-    for key, (hardware, address) in wanted.items():
+    for key, (hardware, address) in nics.items():
         if any(lease.hardware == hardware and lease.address != address and not lease.static for lease in leases):
             with contextlib.suppress(IncusError):  # it may be gone by now
-                there = addresses_of(incus.instance_state(key.object))
-                if there and address not in there:
-                    found[key] = ", ".join(there)
-    return found
+                addresses = addresses_of(incus.instance_state(key.object))
+                if addresses and address not in addresses:
+                    astray[key] = ", ".join(addresses)
+    return astray
 
 
 def addresses_of(state: Mapping[str, Any]) -> tuple[str, ...]:

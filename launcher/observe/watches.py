@@ -36,7 +36,7 @@ def crowded(containers: int, limit: int) -> str | None:
 def running_containers(instances: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
     """Project and name of each container that runs, of what the API says of instances."""
     return {
-        (there["project"], there["name"])
-        for there in instances
-        if there["type"] == "container" and there["status"] == "Running"
+        (instance["project"], instance["name"])
+        for instance in instances
+        if instance["type"] == "container" and instance["status"] == "Running"
     }

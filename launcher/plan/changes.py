@@ -32,11 +32,11 @@ class Change:
     secret: bool = False
 
 
-def changes_of(resource: Resource, there: Mapping[str, Any]) -> tuple[Change, ...]:
+def changes_of(resource: Resource, existing: Mapping[str, Any]) -> tuple[Change, ...]:
     """What differs, key by key."""
     if resource.key.kind == "image":
         return ()
-    return tuple(_changes(resource, there))
+    return tuple(_changes(resource, existing))
 
 
 def is_live_config(name: str) -> bool:
@@ -49,21 +49,21 @@ def is_live_device(device: Mapping[str, str]) -> bool:
     return device.get("type") not in _NOT_LIVE_DEVICES
 
 
-def is_live(change: Change, resource: Resource, there: Mapping[str, Any]) -> bool:
+def is_live(change: Change, resource: Resource, existing: Mapping[str, Any]) -> bool:
     """Whether a running instance takes a change as it is, to all that matters."""
     section, _, name = change.key.partition(".")
     if section == "config":
         return is_live_config(name)
     if section == "devices":
         device = name.partition(".")[0]
-        both = (resource.body["devices"], there.get("devices") or {})
+        both = (resource.body["devices"], existing.get("devices") or {})
         return device != "root" and all(is_live_device(devices.get(device) or {}) for devices in both)
     return section == "description"
 
 
-def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
+def _changes(resource: Resource, existing: Mapping[str, Any]) -> Iterator[Change]:
     kind = resource.key.kind
-    before, after = dict(there.get("config") or {}), dict(resource.config)
+    before, after = dict(existing.get("config") or {}), dict(resource.config)
     for name in sorted({*before, *after}):
         if name == IMAGE and before.get(BASE_IMAGE) != (resource.image.fingerprint if resource.image else None):
             continue  # it tells of what the machine was made of
@@ -71,22 +71,22 @@ def _changes(resource: Resource, there: Mapping[str, Any]) -> Iterator[Change]:
             secret = name.startswith(VARIABLE) and name not in resource.plain
             yield Change(f"config.{name}", before.get(name), after.get(name), secret)
     if "devices" in resource.body:
-        yield from _device_changes(there.get("devices") or {}, resource.body["devices"])
+        yield from _device_changes(existing.get("devices") or {}, resource.body["devices"])
     for name in ("description", "profiles"):
-        if name in resource.body and resource.body[name] != there.get(name):
-            yield Change(name, there.get(name), resource.body[name])
+        if name in resource.body and resource.body[name] != existing.get(name):
+            yield Change(name, existing.get(name), resource.body[name])
     for name in ("ingress", "egress"):
         if name in resource.body:
-            yield from _rule_changes(name, there.get(name) or [], resource.body[name])
+            yield from _rule_changes(name, existing.get(name) or [], resource.body[name])
 
 
 def _rule_changes(name: str, before: list[dict[str, str]], after: list[dict[str, str]]) -> Iterator[Change]:
     """Rules that go and rules that come, each in words."""
-    was, wanted = ([_in_words(rule) for rule in rules] for rules in (before, after))
-    yield from (Change(name, rule, None) for rule in was if rule not in wanted)
-    yield from (Change(name, None, rule) for rule in wanted if rule not in was)
-    if was != wanted and sorted(was) == sorted(wanted):
-        yield Change(name, was, wanted)
+    old, new = ([_in_words(rule) for rule in rules] for rules in (before, after))
+    yield from (Change(name, rule, None) for rule in old if rule not in new)
+    yield from (Change(name, None, rule) for rule in new if rule not in old)
+    if old != new and sorted(old) == sorted(new):
+        yield Change(name, old, new)
 
 
 def _in_words(rule: Mapping[str, str]) -> str:

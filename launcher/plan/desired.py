@@ -85,14 +85,14 @@ class _Builder:
         self.pool = infra.settings.storage_pool
         self.mark = {OWNER: infra.project_name}
         self.notices: list[str] = []
-        self.found: dict[Key, Resource] = {}
+        self.resources: dict[Key, Resource] = {}
 
     def build(self) -> Desired:
         problems = []
         for domain in self.infra.domains.values():
             if domain.enabled:
                 for resource in self._domain(domain):
-                    self.found[resource.key] = resource
+                    self.resources[resource.key] = resource
                 for machine in domain.machines.values():
                     try:
                         self._machine(domain, machine)
@@ -101,9 +101,9 @@ class _Builder:
         if problems:
             first = problems[0]
             raise first if len(problems) == 1 else AnklumeError("\n".join(str(error) for error in problems))
-        order = {key: number for number, key in enumerate(self.found)}
-        ordered = sorted(self.found, key=lambda key: (KINDS.index(key.kind), order[key]))
-        return Desired(tuple(self.found[key] for key in ordered), tuple(self.notices))
+        order = {key: number for number, key in enumerate(self.resources)}
+        ordered = sorted(self.resources, key=lambda key: (KINDS.index(key.kind), order[key]))
+        return Desired(tuple(self.resources[key] for key in ordered), tuple(self.notices))
 
     # Domains
 
@@ -200,7 +200,7 @@ class _Builder:
             "devices": {**self._plain_devices(domain, machine, volumes), **_copied(machine.devices), **granted},
         }
         key = Key("machine", project, self.names.instance(machine.name))
-        self.found[key] = Resource(
+        self.resources[key] = Resource(
             key, body, domain.name, (machine.name,), tuple(needs), machine, image, frozenset(plain)
         )
 
@@ -211,30 +211,30 @@ class _Builder:
 
     def _image(self, image: Image, machine: Machine) -> Key:
         key = Key("image", "default", image.fingerprint)
-        there = self.found.get(key)
-        machines = (*(there.machines if there else ()), machine.name)
-        self.found[key] = Resource(key, {}, machines=machines, image=image)
+        existing = self.resources.get(key)
+        machines = (*(existing.machines if existing else ()), machine.name)
+        self.resources[key] = Resource(key, {}, machines=machines, image=image)
         return key
 
     def _volume(self, domain: Domain, machine: Machine, volume: StorageVolume, image: Image | None) -> Key:
         project = self.names.project(domain.name)
         key = Key("volume", project, f"{volume.pool}/{volume.name}")
         config = dict(self.mark) | ({"size": volume.size} if volume.size else {})
-        there = self.found.get(key)
-        if there is None:
+        existing = self.resources.get(key)
+        if existing is None:
             text = f"{volume.path} of {machine.name}"
             body = {"description": text, "config": config}
             needs = (Key("project", "", project),)
             seed = volume.path if image else ""
-            self.found[key] = Resource(key, body, domain.name, (machine.name,), needs, image=image, seed=seed)
+            self.resources[key] = Resource(key, body, domain.name, (machine.name,), needs, image=image, seed=seed)
         else:
-            machines = (*there.machines, machine.name)
-            shared = {**there.config, **config, "security.shifted": "true"}
+            machines = (*existing.machines, machine.name)
+            shared = {**existing.config, **config, "security.shifted": "true"}
             body = {"description": f"Shared by {', '.join(machines)}", "config": shared}
-            self.found[key] = replace(there, body=body, machines=machines)
+            self.resources[key] = replace(existing, body=body, machines=machines)
         if is_true(merged_config(machine, domain).get("security.idmap.isolated")):
-            shifted = {**self.found[key].config, "security.shifted": "true"}
-            self.found[key] = replace(self.found[key], body={**self.found[key].body, "config": shifted})
+            shifted = {**self.resources[key].config, "security.shifted": "true"}
+            self.resources[key] = replace(self.resources[key], body={**self.resources[key].body, "config": shifted})
         return key
 
     @staticmethod
@@ -283,15 +283,15 @@ class _Builder:
 
 def _profiles_mark(machine: Machine, domain: Domain) -> dict[str, str]:
     """A hash of what its profiles say that a running machine does not take, so that a change of it restarts it."""
-    found = {}
+    profiles = {}
     for profile in named(machine.profiles, domain.profiles):
         config = {key: text for key, text in profile.config.items() if not is_live_config(key)}
         devices = {key: dict(keys) for key, keys in profile.devices.items() if not is_live_device(keys)}
         if config or devices:
-            found[profile.name] = [config, devices]
-    if not found:
+            profiles[profile.name] = [config, devices]
+    if not profiles:
         return {}
-    return {PROFILES: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]}
+    return {PROFILES: hashlib.sha256(json.dumps(profiles, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def _copied(devices: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

@@ -77,15 +77,16 @@ class Plan:
 
         They stop before any other machine starts.
         """
-        wanted = {change.after for step in self.steps for change in step.changes if change.key == _ADDRESS}
-        wanted |= {
+        addresses = {change.after for step in self.steps for change in step.changes if change.key == _ADDRESS}
+        addresses |= {
             machine.address for step in self.steps if step.action == "create" and (machine := step.resource.machine)
         }
         return tuple(
             step
             for step in self.steps
             if any(
-                change.key == ASTRAY or (change.key == _ADDRESS and change.before in wanted) for change in step.changes
+                change.key == ASTRAY or (change.key == _ADDRESS and change.before in addresses)
+                for change in step.changes
             )
         )
 
@@ -125,37 +126,37 @@ def difference(
     steps, conflicts, waiting = [], [], []
     made = {resource.key for resource in everything}
     for resource in _selected(everything, chosen):
-        there = live.get(resource.key)
-        if there is None:
+        existing = live.get(resource.key)
+        if existing is None:
             conflicts += _taken(resource, live, made)
             steps.append(Step(resource, "create"))
             continue
-        if conflict := _not_ours(resource, there, live, owner, adopt=adopt):
+        if conflict := _not_ours(resource, existing, live, owner, adopt=adopt):
             conflicts.append(conflict)
             continue
-        if any(change.key == "config.ipv4.address" for change in changes_of(resource, there)):
+        if any(change.key == "config.ipv4.address" for change in changes_of(resource, existing)):
             conflicts += _taken(resource, live, made)
-        conflicts += _fixed(resource, there)
-        step = _step(resource, there, replace=replace, astray=live.astray.get(resource.key))
+        conflicts += _fixed(resource, existing)
+        step = _step(resource, existing, replace=replace, astray=live.astray.get(resource.key))
         steps.append(step)
-        if (newer := _newer(resource, there)) and step.action != "replace":
+        if (newer := _newer(resource, existing)) and step.action != "replace":
             waiting.append(newer)
     orphans = owned(live, owner)
     steps, in_use = share_volumes(_with_images(steps), live)
-    conflicts += [Conflict(*found) for found in (*in_use, *held_addresses(steps, live, owner))]
+    conflicts += [Conflict(*problem) for problem in (*in_use, *held_addresses(steps, live, owner))]
     gone = tuple(key for key in orphans if key not in made)
     return Plan(tuple(steps), tuple(conflicts), gone, waiting=tuple(waiting))
 
 
 def owned(live: Live, owner: str) -> list[Key]:
     """Everything on the server that the launcher made for this file."""
-    configs = ((key, there.get("config") or {}) for key, there in live.objects.items())
-    found = [
+    configs = ((key, existing.get("config") or {}) for key, existing in live.objects.items())
+    keys = [
         key
         for key, config in configs
         if owner_of(config) == owner and CLAIM not in config and not _is_copy(key, config)
     ]
-    return sorted(found, key=lambda key: (KINDS.index(key.kind), key))
+    return sorted(keys, key=lambda key: (KINDS.index(key.kind), key))
 
 
 def _is_copy(key: Key, config: Mapping[str, str]) -> bool:
@@ -169,65 +170,67 @@ def _selected(resources: tuple[Resource, ...], chosen: Callable[[Resource], bool
         yield from resources
         return
     by_key = {resource.key: resource for resource in resources}
-    wanted: set[Key] = set()
+    needed: set[Key] = set()
     todo = [resource.key for resource in resources if chosen(resource)]
     while todo:
         key = todo.pop()
-        if key not in wanted:
-            wanted.add(key)
+        if key not in needed:
+            needed.add(key)
             todo += [need for need in by_key[key].needs if need.kind != "machine"]
-    yield from (resource for resource in resources if resource.key in wanted)
+    yield from (resource for resource in resources if resource.key in needed)
 
 
 def _taken(resource: Resource, live: Live, made: Collection[Key]) -> list[Conflict]:
     """Conflicts of something new with what bears another name: a subnet that another network or interface has."""
     if resource.key.kind != "network":
         return []
-    wanted = ipaddress.IPv4Interface(resource.config["ipv4.address"]).network
+    subnet = ipaddress.IPv4Interface(resource.config["ipv4.address"]).network
     networks = [
-        (f"network {key.name}", (there.get("config") or {}).get("ipv4.address", ""))
-        for key, there in live.objects.items()
+        (f"network {key.name}", (network.get("config") or {}).get("ipv4.address", ""))
+        for key, network in live.objects.items()
         if key.kind == "network" and key not in made
     ]
     taken = [*networks, *((f"the host's interface {name}", address) for name, address in live.host_networks)]
     return [
         Conflict(
             resource.key,
-            f"the subnet {wanted} of domain {resource.domain} is in use by {what} ({address})",
+            f"the subnet {subnet} of domain {resource.domain} is in use by {what} ({address})",
             "choose another subnet_id or addressing, or delete that network",
         )
         for what, address in taken
-        if "/" in address and ipaddress.IPv4Interface(address).network.overlaps(wanted)
+        if "/" in address and ipaddress.IPv4Interface(address).network.overlaps(subnet)
     ]
 
 
-def _not_ours(resource: Resource, there: Mapping[str, Any], live: Live, owner: str, *, adopt: bool) -> Conflict | None:
+def _not_ours(
+    resource: Resource, existing: Mapping[str, Any], live: Live, owner: str, *, adopt: bool
+) -> Conflict | None:
     key = resource.key
     if key.kind == "image":
         return None
-    found = owner_of(there.get("config") or {})
-    if found == owner or (adopt and found is None):
+    owned_by = owner_of(existing.get("config") or {})
+    if owned_by == owner or (adopt and owned_by is None):
         return None
     if key.kind == "profile" and key.name == "default":  # Incus makes it with the project
         project = live.get(Key("project", "", key.project))
         if project is not None and owner_of(project.get("config") or {}) == owner:
             return None
     what = f"{key.kind} {key.name}" + (f" of project {key.project}" if key.project not in ("", "default") else "")
-    if found is None:
+    if owned_by is None:
         return Conflict(key, f"{what} is there and was not made by anklume-launch", "--adopt takes it over")
     return Conflict(
-        key, f"{what} belongs to the file with project_name {found}", "give one of the two another name in its file"
+        key, f"{what} belongs to the file with project_name {owned_by}", "give one of the two another name in its file"
     )
 
 
-def _fixed(resource: Resource, there: Mapping[str, Any]) -> list[Conflict]:
+def _fixed(resource: Resource, existing: Mapping[str, Any]) -> list[Conflict]:
     """What of an instance cannot be changed once it is there: its type, and the pool of its root."""
     if resource.key.kind != "machine":
         return []
-    own = ((there.get("devices") or {}).get("root") or {}).get("pool")
+    pool = ((existing.get("devices") or {}).get("root") or {}).get("pool")
     pairs = (
-        ("type", there.get("type"), resource.body.get("type")),
-        ("storage pool of the root", own, resource.body["devices"]["root"].get("pool")),
+        ("type", existing.get("type"), resource.body.get("type")),
+        ("storage pool of the root", pool, resource.body["devices"]["root"].get("pool")),
     )
     return [
         Conflict(
@@ -240,53 +243,53 @@ def _fixed(resource: Resource, there: Mapping[str, Any]) -> list[Conflict]:
     ]
 
 
-def step_for(resource: Resource, there: Mapping[str, Any] | None, *, replace: bool = False) -> Step:
+def step_for(resource: Resource, existing: Mapping[str, Any] | None, *, replace: bool = False) -> Step:
     """The step for one object, given what is there now."""
-    return _step(resource, there, replace=replace) if there is not None else Step(resource, "create")
+    return _step(resource, existing, replace=replace) if existing is not None else Step(resource, "create")
 
 
-def _step(resource: Resource, there: Mapping[str, Any], *, replace: bool, astray: str | None = None) -> Step:
-    changes = changes_of(resource, there)
+def _step(resource: Resource, existing: Mapping[str, Any], *, replace: bool, astray: str | None = None) -> Step:
+    changes = changes_of(resource, existing)
     if astray is not None and resource.machine is not None:
         changes += (Change(ASTRAY, astray, resource.machine.fixed_address),)
-    if _is_half_made(resource.key, there):
+    if _is_half_made(resource.key, existing):
         return Step(resource, "replace", changes, stopped=True)
     if resource.key.kind != "machine":
         return Step(resource, "change" if changes else "none", changes)
-    stopped = there["status"] not in ("Running", "Frozen")
-    if replace and _newer(resource, there):
+    stopped = existing["status"] not in ("Running", "Frozen")
+    if replace and _newer(resource, existing):
         return Step(resource, "replace", changes, stopped)
-    if any(not is_live(change, resource, there) for change in changes):
+    if any(not is_live(change, resource, existing) for change in changes):
         return Step(resource, "restart", changes, stopped)
-    if there["status"] != "Running":
+    if existing["status"] != "Running":
         return Step(resource, "start", changes, stopped)
     return Step(resource, "change" if changes else "none", changes)
 
 
-def _is_half_made(key: Key, there: Mapping[str, Any]) -> bool:
+def _is_half_made(key: Key, existing: Mapping[str, Any]) -> bool:
     """Whether its making was cut off, and nothing can have used it."""
     if key.kind == "network":
         # Incus gives up making it when its client is killed, and takes the name for used for ever.
-        return there.get("status") == "Pending"
+        return existing.get("status") == "Pending"
     # A machine is made when its volumes are.
-    return key.kind == "volume" and (there.get("config") or {}).get(UNFINISHED) == "true"
+    return key.kind == "volume" and (existing.get("config") or {}).get(UNFINISHED) == "true"
 
 
 def _with_images(steps: list[Step]) -> list[Step]:
     """An image is brought into Incus when a machine is made of it, not before."""
-    wanted = {need for step in steps if step.action in ("create", "replace") for need in step.resource.needs}
+    needed = {need for step in steps if step.action in ("create", "replace") for need in step.resource.needs}
     return [
-        dataclasses.replace(step, action="none") if step.key.kind == "image" and step.key not in wanted else step
+        dataclasses.replace(step, action="none") if step.key.kind == "image" and step.key not in needed else step
         for step in steps
     ]
 
 
-def _newer(resource: Resource, there: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def _newer(resource: Resource, existing: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """Machine, running and wanted image, where they differ; of an image that Incus itself gets only the name counts."""
     if resource.machine is None:
         return None
-    base = there["config"].get(BASE_IMAGE, "")
-    running = there["config"].get(IMAGE) or base[:12] or "an unknown image"
-    wanted = resource.config[IMAGE]
-    same = base == resource.image.fingerprint if resource.image else running == wanted
-    return None if same else (resource.machine.name, running, wanted)
+    base = existing["config"].get(BASE_IMAGE, "")
+    running = existing["config"].get(IMAGE) or base[:12] or "an unknown image"
+    desired = resource.config[IMAGE]
+    same = base == resource.image.fingerprint if resource.image else running == desired
+    return None if same else (resource.machine.name, running, desired)

@@ -74,23 +74,23 @@ def share_volumes(steps: Sequence[Step], live: Live) -> tuple[list[Step], list[t
 
 def _running_users(volume: Key, live: Live) -> Iterator[Key]:
     pool, _, name = volume.name.partition("/")
-    for key, there in live.objects.items():
-        if key.kind == "machine" and key.project == volume.project and there["status"] in ("Running", "Frozen"):
-            disks = (device for device in _devices(there).values() if device.get("type") == "disk")
+    for key, instance in live.objects.items():
+        if key.kind == "machine" and key.project == volume.project and instance["status"] in ("Running", "Frozen"):
+            disks = (device for device in _devices(instance).values() if device.get("type") == "disk")
             if any((disk.get("pool"), disk.get("source")) == (pool, name) for disk in disks):
                 yield key
 
 
 def _places(live: Live) -> Iterator[tuple[Key, tuple[str, str]]]:
     """The addresses that instances hold, each with its bridge."""
-    for key, there in live.objects.items():
-        for device in _devices(there).values() if key.kind == "machine" else ():
+    for key, instance in live.objects.items():
+        for device in _devices(instance).values() if key.kind == "machine" else ():
             if device.get("type") == "nic" and device.get("ipv4.address"):
                 yield key, (device.get("network", ""), device["ipv4.address"])
 
 
-def _devices(there: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**(there.get("expanded_devices") or {}), **(there.get("devices") or {})}
+def _devices(instance: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**(instance.get("expanded_devices") or {}), **(instance.get("devices") or {})}
 
 
 def _named(key: Key) -> str:

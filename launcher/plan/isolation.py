@@ -69,15 +69,15 @@ def _towards_host(
 
     An address of one machine cannot be excepted from a drop for all, so each set of ports is a rule per source.
     """
-    own = [policy for policy in policies if policy.destination == HOST]
+    to_host = [policy for policy in policies if policy.destination == HOST]
     gateways = {other.gateway for other in infra.domains.values() if other.enabled}
     host = ",".join(f"{address}/32" for address in sorted(gateways | set(host_addresses)))
-    whole = [policy for policy in own if policy.source == domain.name]
+    whole = [policy for policy in to_host if policy.source == domain.name]
     single = {name: machine for name, machine in domain.machines.items() if name not in infra.domains}
-    machines = sorted({policy.source for policy in own if policy.source in single})
+    machines = sorted({policy.source for policy in to_host if policy.source in single})
     rules = _drops(host, whole, "" if not machines else _others(domain, [single[name].address for name in machines]))
     for name in machines:
-        allowed = [*whole, *(policy for policy in own if policy.source == name)]
+        allowed = [*whole, *(policy for policy in to_host if policy.source == name)]
         rules += _drops(host, allowed, f"{single[name].address}/32")
     return rules
 

@@ -98,15 +98,15 @@ def _reserved(text: str, whole: int) -> float:
 
 def _own(infra: Infra, machine: Machine, keys: Sequence[str]) -> tuple[str, str] | None:
     """The limit that a machine has by itself or by a profile, as key and value."""
-    found = [layer.config for layer in reversed(layers(machine, infra.domains[machine.domain]))]
-    return next(((key, config[key]) for config in found for key in keys if key in config), None)
+    configs = [layer.config for layer in reversed(layers(machine, infra.domains[machine.domain]))]
+    return next(((key, config[key]) for config in configs for key in keys if key in config), None)
 
 
 def _own_cpus(infra: Infra, machine: Machine, capacity: Capacity) -> float | None:
-    own = _own(infra, machine, _CPU_KEYS)
-    if own is None:
+    limit = _own(infra, machine, _CPU_KEYS)
+    if limit is None:
         return None
-    key, value = own
+    key, value = limit
     if key == "limits.cpu.allowance":
         percent = re.fullmatch(r"(\d+)%", value)
         if percent:
@@ -124,10 +124,10 @@ def _span(part: str) -> int:
 
 
 def _own_memory(infra: Infra, machine: Machine, capacity: Capacity) -> float | None:
-    own = _own(infra, machine, _MEMORY_KEYS)
-    if own is None:
+    limit = _own(infra, machine, _MEMORY_KEYS)
+    if limit is None:
         return None
-    value = own[1]
+    value = limit[1]
     if re.fullmatch(r"\d+%", value):
         return capacity.memory * int(value[:-1]) / 100
     return float(bytes_of(value) or 0)

@@ -53,16 +53,16 @@ def removal_of(
 
     Volumes only by name (`volume`, or `domain/volume` where two have it).
     """
-    own = owned(live, owner)
-    named = _named_volumes(own, volumes)
+    owned_keys = owned(live, owner)
+    named = _named_volumes(owned_keys, volumes)
     if orphans is not None:
-        chosen = [key for key in own if key in orphans and key.kind != "volume"]
+        chosen = [key for key in owned_keys if key in orphans and key.kind != "volume"]
     elif machines is not None:
-        chosen = [key for key in own if key.kind == "machine" and _machine(live, key) in machines]
+        chosen = [key for key in owned_keys if key.kind == "machine" and _machine(live, key) in machines]
     else:
-        chosen = [key for key in own if key.kind != "volume"]
+        chosen = [key for key in owned_keys if key.kind != "volume"]
     chosen += named
-    kept = _kept(live, own, chosen)
+    kept = _kept(live, owned_keys, chosen)
     leaving = (key for key in chosen if key not in kept and not _made_by_incus(key))
     keys = sorted(leaving, key=lambda key: (_ORDER.index(key.kind), key))
     protected = tuple(key for key in keys if key.kind == "machine" and _is_protected(live, key))
@@ -70,29 +70,29 @@ def removal_of(
 
 
 def _machine(live: Live, key: Key) -> str:
-    there = live.get(key) or {}
-    return str((there.get("config") or {}).get(MACHINE))
+    instance = live.get(key) or {}
+    return str((instance.get("config") or {}).get(MACHINE))
 
 
-def _named_volumes(own: Iterable[Key], volumes: Collection[str]) -> list[Key]:
-    there = [key for key in own if key.kind == "volume"]
-    found = []
-    for wanted in volumes:
-        project, _, name = wanted.rpartition("/")
+def _named_volumes(owned_keys: Iterable[Key], volumes: Collection[str]) -> list[Key]:
+    existing = [key for key in owned_keys if key.kind == "volume"]
+    keys = []
+    for volume in volumes:
+        project, _, name = volume.rpartition("/")
         matching = [
-            key for key in there if key.name.partition("/")[2] == name and (not project or key.project == project)
+            key for key in existing if key.name.partition("/")[2] == name and (not project or key.project == project)
         ]
         if len(matching) != 1:
-            names = ", ".join(f"{key.project}/{key.name.partition('/')[2]}" for key in matching or there) or "none"
+            names = ", ".join(f"{key.project}/{key.name.partition('/')[2]}" for key in matching or existing) or "none"
             problem = "more than one volume is" if matching else "no volume of this file is"
-            raise AnklumeError(f"{problem} called {wanted!r}", hint=f"there are: {names}")
-        found += matching
-    return found
+            raise AnklumeError(f"{problem} called {volume!r}", hint=f"there are: {names}")
+        keys += matching
+    return keys
 
 
-def _kept(live: Live, own: Iterable[Key], chosen: Collection[Key]) -> list[Key]:
+def _kept(live: Live, owned_keys: Iterable[Key], chosen: Collection[Key]) -> list[Key]:
     """Volumes that stay, and projects in which anything stays: Incus removes only empty ones."""
-    volumes = [key for key in own if key.kind == "volume" and key not in chosen]
+    volumes = [key for key in owned_keys if key.kind == "volume" and key not in chosen]
     inside = [key for key in live.objects if key.kind in ("machine", "volume", "profile") and not _made_by_incus(key)]
     used = {key.project for key in inside if key not in chosen}
     return [*volumes, *(key for key in chosen if key.kind == "project" and key.name in used)]
@@ -103,8 +103,8 @@ def _made_by_incus(key: Key) -> bool:
 
 
 def _is_protected(live: Live, key: Key) -> bool:
-    there = live.get(key) or {}
-    return is_true((there.get("config") or {}).get(PROTECTION))
+    instance = live.get(key) or {}
+    return is_true((instance.get("config") or {}).get(PROTECTION))
 
 
 def describe(keys: Sequence[Key]) -> list[str]:

@@ -33,8 +33,8 @@ def lines(plan: Plan) -> Iterator[str]:
             yield from (f"    {_change(change)}" for change in step.changes if change.key not in _MARKS)
     for notice in plan.notices:
         yield f"note: {notice}"
-    for machine, running, wanted in plan.waiting:
-        yield f"note: {machine} runs {running}; --replace makes it anew from {wanted} (its volumes stay)"
+    for machine, running, image in plan.waiting:
+        yield f"note: {machine} runs {running}; --replace makes it anew from {image} (its volumes stay)"
     for key in plan.orphans:
         if key.kind == "volume":
             yield f"note: volume {key.name} (project {key.project}) is no machine's; destroy --volumes removes it"
@@ -117,7 +117,7 @@ def document(plan: Plan) -> dict[str, Any]:
             for step in plan.todo
         ],
         "unchanged": len(plan.steps) - len(plan.todo),
-        "waiting": [{"machine": name, "running": running, "wanted": wanted} for name, running, wanted in plan.waiting],
+        "waiting": [{"machine": name, "running": running, "wanted": image} for name, running, image in plan.waiting],
         "orphans": [_plain(key) for key in plan.orphans],
         "removing": [_plain(key) for key in plan.removing],
         "notices": list(plan.notices),

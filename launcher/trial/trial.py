@@ -217,7 +217,7 @@ def _build(pipeline: Pipeline, infra: Infra, console: Console, clock: _Clock) ->
         choice = machine.image
         if choice.store is None:
             continue
-        if choice.wanted != LATEST:
+        if choice.version != LATEST:
             with contextlib.suppress(StoreError):
                 images.resolve(choice.ref)
                 continue

@@ -160,22 +160,22 @@ def _minor(card: Card, place: int) -> str:
     return known or str(place)
 
 
-def _visible(own: Sequence[Card], value: str) -> tuple[Card, ...]:
+def _visible(cards: Sequence[Card], value: str) -> tuple[Card, ...]:
     """What NVIDIA's hook is told to show: `all`, `none`, `void`, or indexes and UUIDs; anything else counts as all."""
-    wanted = [word.strip() for word in value.split(",") if word.strip()]
-    if not wanted or wanted[0] in ("none", "void"):
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if not words or words[0] in ("none", "void"):
         return ()
-    found: list[Card] = []
-    for word in wanted:
+    visible: list[Card] = []
+    for word in words:
         matching = [
             card
-            for place, card in enumerate(own)
+            for place, card in enumerate(cards)
             if word == str(place) or (card.nvidia is not None and word.lower() == card.nvidia.uuid.lower())
         ]
         if not matching:
-            return tuple(own)
-        found += matching
-    return tuple(found)
+            return tuple(cards)
+        visible += matching
+    return tuple(visible)
 
 
 VENDOR = Vendor(
