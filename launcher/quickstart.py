@@ -105,28 +105,28 @@ def quickstart(console: Console, *, home: Path | None, version: str, screenshot:
         model = scratch / f"{MODEL}.gguf"
         model.write_bytes(tiny_gguf())
         options = TrialOptions(version=f"incus-{version}", models=(model,))
-        with trial(session.pipeline(offline=offline), infra, options, session.console) as found:
-            url = found.url("webui")
+        with trial(session.pipeline(offline=offline), infra, options, session.console) as trial_run:
+            url = trial_run.url("webui")
             assert url is not None  # noqa: S101 - its image declares a port
-            answer = _converse(Chat(url), found, console, screenshot.absolute())
-            lines = _report(found, answer, time.monotonic() - begun)
+            answer = _converse(Chat(url), trial_run, console, screenshot.absolute())
+            lines = _report(trial_run, answer, time.monotonic() - begun)
     for line in lines:
         console.result(line)
 
 
-def _converse(chat: Chat, found: Trial, console: Console, screenshot: Path) -> str:
+def _converse(chat: Chat, trial: Trial, console: Console, screenshot: Path) -> str:
     now = time.monotonic()
     chat.sign_up("Admin", "admin@localhost", "quickstart")  # gone with the machine
     models = chat.models()
     if MODEL not in models:
         raise AnklumeError(f"Open WebUI sees no model {MODEL} but {', '.join(models) or 'none'}", where=chat.url)
     answer = chat.ask(MODEL, QUESTION)
-    found.seconds["question"] = time.monotonic() - now
-    take_picture(chat, found, console, screenshot)
+    trial.seconds["question"] = time.monotonic() - now
+    take_picture(chat, trial, console, screenshot)
     return answer
 
 
-def take_picture(chat: Chat, found: Trial, console: Console, target: Path) -> None:
+def take_picture(chat: Chat, trial: Trial, console: Console, target: Path) -> None:
     """Ask the same on the page itself and take a picture, where there is a Chromium; nothing depends on it."""
     from launcher.trial.browser import find_chromium, open_page
 
@@ -134,17 +134,17 @@ def take_picture(chat: Chat, found: Trial, console: Console, target: Path) -> No
     if program is None:
         console.note("no screenshot: there is no Chromium on this host")
         return
-    assert found.private.home is not None  # noqa: S101 - it runs
+    assert trial.private.home is not None  # noqa: S101 - it runs
     now = time.monotonic()
     try:
         chat.prepare_page()
-        with open_page(program, found.private.home / "page") as page:
+        with open_page(program, trial.private.home / "page") as page:
             _ask_on_page(page, chat)
             target.write_bytes(page.screenshot())
     except (AnklumeError, OSError) as error:
         console.warn(f"no screenshot: {error}")
         return
-    found.seconds["screenshot"] = time.monotonic() - now
+    trial.seconds["screenshot"] = time.monotonic() - now
     console.note(f"screenshot: {target}")
 
 
@@ -166,20 +166,20 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
     time.sleep(1)  # it fades in
 
 
-def _report(found: Trial, answer: str, total: float) -> list[str]:
+def _report(trial: Trial, answer: str, total: float) -> list[str]:
     lines = ["", f"question  {QUESTION}", f"answer    {answer.strip() or '(blanks)'}"]
     lines += [
         "          (the model is a toy of random weights and talks nonsense; all else is real)",
         "",
     ]
-    for machine in found.machines:
-        image = found.images[machine.name].ref
-        lines.append(f"{machine.name:<9} {image}  {machine.address}  {found.url(machine.name)}")
-    phases = [f"{phase} {seconds:.1f} s" for phase, seconds in found.seconds.items()]
-    healthy = [f"{name} {seconds:.1f} s" for name, seconds in found.healthy.items()]
+    for machine in trial.machines:
+        image = trial.images[machine.name].ref
+        lines.append(f"{machine.name:<9} {image}  {machine.address}  {trial.url(machine.name)}")
+    phases = [f"{phase} {seconds:.1f} s" for phase, seconds in trial.seconds.items()]
+    healthy = [f"{name} {seconds:.1f} s" for name, seconds in trial.healthy.items()]
     return [
         *lines,
-        f"Incus     {found.version}, private, on {found.private.storage}; nothing of it is left",
+        f"Incus     {trial.version}, private, on {trial.private.storage}; nothing of it is left",
         f"seconds   {', '.join(phases)}; in all {total:.1f} s",
         f"healthy   {', '.join(healthy)} after their start",
         "",

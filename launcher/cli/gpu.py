@@ -40,7 +40,7 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
         figures, mig = read_figures(incus, cards)
         claims = [(claim.pci, claim.member, claim.project, claim.instance) for claim in standing_claims(incus)]
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
-    found = holders(cards, instances)
+    card_holders = holders(cards, instances)
     decision = None
     if file is not None:
         names = names_for(file)
@@ -58,9 +58,9 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
             mig=mig,
         )
     if as_json:
-        session.console.json(gpu_report.as_json(cards, found, memory, claims, decision))
+        session.console.json(gpu_report.as_json(cards, card_holders, memory, claims, decision))
     else:
-        session.console.result(gpu_report.as_text(cards, found, memory, claims))
+        session.console.result(gpu_report.as_text(cards, card_holders, memory, claims))
     if decision is not None:
         if not as_json:
             session.console.result(gpu_report.granted_text(decision))

@@ -87,8 +87,8 @@ def verify(
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
-        found = _found(session, incus, file, only, tags)
-        checks = verify.verified(incus, found, _book(session), prompt=prompt, seconds=seconds)
+        instances = _found(session, incus, file, only, tags)
+        checks = verify.verified(incus, instances, _book(session), prompt=prompt, seconds=seconds)
     document = verify.as_json(checks)
     if as_json:
         session.console.json(document)
@@ -233,7 +233,7 @@ def _one(session: Session, incus: Incus, infra: Infra, name: str) -> InstanceSta
 
     if infra.machine(name) is None and name in infra.domains:
         raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
-    found = _found(session, incus, infra, (name,), ())
-    seen = next(one for one in found if one.machine.name == name)  # its domain may have the same name
+    instances = _found(session, incus, infra, (name,), ())
+    seen = next(entry for entry in instances if entry.machine.name == name)  # its domain may have the same name
     require_ours(seen)
     return seen

@@ -63,8 +63,8 @@ def _infra_files(incomplete: str) -> list[str]:
     """YAML files and folders here that begin like this, but for names that a shell would have to quote."""
     with contextlib.suppress(OSError):
         here = sorted(path for path in Path.cwd().iterdir() if path.name.startswith(incomplete))
-        found = [f"{path.name}/" if path.is_dir() else path.name for path in here if path.name[0] != "."]
-        return [name for name in found if name.endswith(("/", ".yml", ".yaml")) and shlex.quote(name) == name]
+        names = [f"{path.name}/" if path.is_dir() else path.name for path in here if path.name[0] != "."]
+        return [name for name in names if name.endswith(("/", ".yml", ".yaml")) and shlex.quote(name) == name]
     return []
 
 

@@ -84,15 +84,15 @@ def try_(
     )
     file = session.infra(infra, yolo=yolo)
     check_host()
-    with trial(session.pipeline(offline=offline), file, options, session.console) as found:
-        assert found.shell is not None  # noqa: S101 - it is there when all runs
+    with trial(session.pipeline(offline=offline), file, options, session.console) as trial_run:
+        assert trial_run.shell is not None  # noqa: S101 - it is there when all runs
         if as_json:
-            session.console.json(found.document())
+            session.console.json(trial_run.document())
         else:
-            for text in _introduction(found, shell=not words):
+            for text in _introduction(trial_run, shell=not words):
                 session.console.note(text)
         sys.stdout.flush()
-        code = found.shell.run(words) if words else found.shell.shell()
+        code = trial_run.shell.run(words) if words else trial_run.shell.shell()
     if code:
         sys.exit(code)
 
@@ -112,15 +112,15 @@ def _words(command: tuple[str, ...], line: str | None) -> list[str]:
     return words
 
 
-def _introduction(found: Trial, *, shell: bool) -> Iterator[str]:
+def _introduction(trial: Trial, *, shell: bool) -> Iterator[str]:
     """What runs, and how to look inside."""
-    seconds = found.seconds
-    yield f"Incus {found.version}, private: started in {seconds['incus']:.1f} s, launched in {seconds['launch']:.1f} s"
-    for machine in found.machines:
-        ports = [f"{entry.url} is its port {entry.port}" for entry in found.published if entry.machine == machine.name]
+    seconds = trial.seconds
+    yield f"Incus {trial.version}, private: started in {seconds['incus']:.1f} s, launched in {seconds['launch']:.1f} s"
+    for machine in trial.machines:
+        ports = [f"{entry.url} is its port {entry.port}" for entry in trial.published if entry.machine == machine.name]
         yield "  ".join(["", machine.name, machine.address, ", ".join(ports)]).rstrip()
     if shell:
-        project, instance = found.places[found.machines[0].name]
+        project, instance = trial.places[trial.machines[0].name]
         yield "look inside:"
         yield "  incus list --all-projects"
         yield f"  incus exec --project {project} {instance} -- bash"

@@ -88,8 +88,8 @@ class Engine(Service):
     @property
     def defaults(self) -> Mapping[str, str]:
         """Every address, its port, and that it is started."""
-        found = {self.host_variable: self.everywhere(self.port), self.switch: "true"}
-        return found if self.listens_as == "listen" else found | {self.port_variable: str(self.port)}
+        values = {self.host_variable: self.everywhere(self.port), self.switch: "true"}
+        return values if self.listens_as == "listen" else values | {self.port_variable: str(self.port)}
 
     def enabled(self, settings: Settings) -> bool:
         """Whether it is to be started at all."""

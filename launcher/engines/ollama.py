@@ -47,11 +47,11 @@ def _list_models(probe: Probe) -> Outcome:
 
 def _answer(probe: Probe) -> Outcome:
     """POST /api/generate answers a prompt."""
-    wanted = probe.settings["ollama_default_model"]
-    model = _choose(wanted, probe.models)
+    default = probe.settings["ollama_default_model"]
+    model = _choose(default, probe.models)
     if model is None:
-        if wanted:
-            return failed(f"the model {wanted} is not there: anklume-launch logs … --unit ollama-models says why")
+        if default:
+            return failed(f"the model {default} is not there: anklume-launch logs … --unit ollama-models says why")
         return Outcome("skipped", "there is no model: set ollama_default_model, or bring one into the volume")
     body = {"model": model, "prompt": probe.prompt, "stream": False, "options": {"num_predict": TOKENS}}
     reply = probe.inside.request(f"{probe.url}/api/generate", body, seconds=probe.seconds)
@@ -64,11 +64,11 @@ def _answer(probe: Probe) -> Outcome:
     return Outcome("ok", f"{model}: {shown(str(text))}{_speed(document)}")
 
 
-def _choose(wanted: str, models: tuple[str, ...]) -> str | None:
-    if not wanted:
+def _choose(default: str, models: tuple[str, ...]) -> str | None:
+    if not default:
         return models[0] if models else None
     # A name without a tag means `latest`.
-    return next((model for model in models if model in (wanted, f"{wanted}:latest")), None)
+    return next((model for model in models if model in (default, f"{default}:latest")), None)
 
 
 def _speed(document: dict[str, Any]) -> str:

@@ -15,10 +15,10 @@ __all__ = ["answer", "models"]
 def models(probe: Probe) -> Outcome:
     """GET /v1/models names the model."""
     reply = probe.inside.request(f"{probe.url}/v1/models", bearer=probe.key)
-    found = names_in(reply, "data", "id")
-    if not found:
+    names = names_in(reply, "data", "id")
+    if not names:
         return failed(f"/v1/models: {reply.said()}")
-    return Outcome("ok", f"/v1/models: HTTP 200, models: {', '.join(found)}", found)
+    return Outcome("ok", f"/v1/models: HTTP 200, models: {', '.join(names)}", names)
 
 
 def answer(probe: Probe) -> Outcome:

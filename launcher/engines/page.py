@@ -75,12 +75,12 @@ class Page(Service):
     @property
     def defaults(self) -> Mapping[str, str]:
         """Its port, and the connections that it has when nothing is set."""
-        found = {self.port_variable: str(self.port)}
+        values = {self.port_variable: str(self.port)}
         for connection in self.connections:
-            found[connection.url_variable] = connection.usual
+            values[connection.url_variable] = connection.usual
             if connection.switch:
-                found[connection.switch] = "true"
-        return found
+                values[connection.switch] = "true"
+        return values
 
     def enabled(self, settings: Settings) -> bool:  # noqa: ARG002 - it has no switch
         """Always."""
@@ -92,11 +92,11 @@ class Page(Service):
 
     def upstreams(self, settings: Settings) -> tuple[Upstream, ...]:
         """The engines that it was told to use."""
-        found = []
+        upstreams = []
         for connection in self.connections:
             on = not connection.switch or settings[connection.switch] == "true"
             if on and settings[connection.url_variable]:
                 url = settings[connection.url_variable].rstrip("/")
                 key = settings[connection.key_variable] if connection.key_variable else ""
-                found.append(Upstream(connection, url, key))
-        return tuple(found)
+                upstreams.append(Upstream(connection, url, key))
+        return tuple(upstreams)

@@ -30,16 +30,16 @@ def check_cards(inside: GuestLike, cards: Sequence[Card]) -> Outcome:
     if cards and not any(card.is_nvidia for card in cards):
         return Outcome("skipped", "the host has no NVIDIA card; nvidia-smi knows no other")
     result = inside.run(*QUERY)
-    said = (result.stderr or result.stdout).decode(errors="replace").strip()
+    output = (result.stderr or result.stdout).decode(errors="replace").strip()
     if result.code == NOT_FOUND:
         return failed("there is no nvidia-smi in the machine: anklume-launch doctor says why")
     if result.code:
-        return failed(f"nvidia-smi ended with {result.code}: {said[:SHOWN]}")
-    found = nvidia_smi(result.stdout.decode(errors="replace"))
-    if not found:
-        return failed(f"nvidia-smi lists no card: {said[:SHOWN]}")
-    text = "; ".join(_described(card) for card in found)
-    if others := strangers(found, cards):
+        return failed(f"nvidia-smi ended with {result.code}: {output[:SHOWN]}")
+    figures = nvidia_smi(result.stdout.decode(errors="replace"))
+    if not figures:
+        return failed(f"nvidia-smi lists no card: {output[:SHOWN]}")
+    text = "; ".join(_described(card) for card in figures)
+    if others := strangers(figures, cards):
         return failed(f"not a card of this host: {'; '.join(_described(card) for card in others)}")
     return Outcome("ok", f"{text}: the host's")
 

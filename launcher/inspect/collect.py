@@ -103,12 +103,12 @@ def _filesystems() -> frozenset[str] | None:
 
 
 def machine_facts(
-    incus: Incus, infra: Infra, found: Iterable[InstanceState], book: ImageLookup, cards: Sequence[Card]
+    incus: Incus, infra: Infra, instances: Iterable[InstanceState], book: ImageLookup, cards: Sequence[Card]
 ) -> list[MachineFacts]:
     """What is seen of these machines, in parallel; `cards` are the host's."""
     root = daemon_root(incus.address)
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
-        evidence = list(pool.map(lambda seen: _machine(incus, seen, book), found))
+        evidence = list(pool.map(lambda seen: _machine(incus, seen, book), instances))
     return [_with_cards(entry, infra, cards, root) if entry.wants_gpu else entry for entry in evidence]
 
 
@@ -147,9 +147,9 @@ def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFac
 def _leases(incus: Incus, seen: InstanceState) -> tuple[Lease, ...]:
     """The leases for the machine's address, and those that its network device has."""
     nic = seen.devices.get(NIC) or {}
-    own = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
+    hardware = nic.get("hwaddr") or seen.config.get(f"volatile.{NIC}.hwaddr")
     leases = read_leases(incus, nic["network"], seen.project) if "network" in nic else ()
-    return tuple(lease for lease in leases if lease.address == seen.machine.fixed_address or lease.hardware == own)
+    return tuple(lease for lease in leases if lease.address == seen.machine.fixed_address or lease.hardware == hardware)
 
 
 def _said(result: Result) -> str:
@@ -178,8 +178,8 @@ def _listening(inside: Guest) -> tuple[str, ...]:
 
 
 def _tests(inside: Guest, settings: Settings) -> tuple[EngineTest, ...]:
-    found = []
+    tests = []
     for upstream in PAGE.upstreams(settings):
         answer = inside.request(upstream.probe, bearer=upstream.key, seconds=_CONNECT_SECONDS)
-        found.append(EngineTest(upstream, answer.code, answer.status, answer.said()))
-    return tuple(found)
+        tests.append(EngineTest(upstream, answer.code, answer.status, answer.said()))
+    return tuple(tests)

@@ -36,8 +36,8 @@ def connection_findings(infra: Infra, page: MachineFacts, machines: Sequence[Mac
             continue
         why = _why(infra, page, test, machines)
         what = f"{PAGE.title} cannot reach its engine at {test.upstream.url}"
-        said = f"{test.upstream.probe} from inside {page.name}: {test.said}"
-        evidence = (said, f"{test.upstream.connection.url_variable}: {test.upstream.url}", *why.evidence)
+        reply = f"{test.upstream.probe} from inside {page.name}: {test.message}"
+        evidence = (reply, f"{test.upstream.connection.url_variable}: {test.upstream.url}", *why.evidence)
         yield Finding("webui-cannot-reach-engine", "error", page.name, what, evidence, why.cause, why.remedy)
 
 
@@ -118,7 +118,7 @@ def _outside(infra: Infra, host: str, test: EngineTest) -> _Why:
 def _engine(machine: MachineFacts, test: EngineTest) -> Engine | None:
     """The machine's engine: of several, the one that is used in the way that was tried."""
     engines = engines_of(machine.services)
-    return next((one for one in engines if one.connection == test.upstream.connection), machine.engine)
+    return next((engine for engine in engines if engine.connection == test.upstream.connection), machine.engine)
 
 
 def _unknown(machine: MachineFacts, test: EngineTest) -> _Why:
@@ -183,13 +183,13 @@ def allowed(infra: Infra, source: Machine, target: Machine, port: int) -> bool:
     """Whether the file lets one machine reach a TCP port of another."""
     if source.domain == target.domain:
         return True
-    here, there = {source.name, source.domain}, {target.name, target.domain}
+    source_names, target_names = {source.name, source.domain}, {target.name, target.domain}
     return any(
         policy.protocol == "tcp"
         and (not policy.ports or port in policy.ports)
         and (
-            (policy.source in here and policy.destination in there)
-            or (policy.bidirectional and policy.source in there and policy.destination in here)
+            (policy.source in source_names and policy.destination in target_names)
+            or (policy.bidirectional and policy.source in target_names and policy.destination in source_names)
         )
         for policy in infra.policies
     )

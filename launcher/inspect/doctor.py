@@ -43,21 +43,21 @@ def examine_host(host: ServerFacts, pool: str = "default") -> Report:
     return Report(_host_lines(host), tuple(host_findings(host, pool)))
 
 
-def examine(incus: Incus, infra: Infra, found: Sequence[InstanceState], book: ImageLookup) -> Report:
+def examine(incus: Incus, infra: Infra, instances: Sequence[InstanceState], book: ImageLookup) -> Report:
     """The host and these machines of a file."""
     host = server_facts(incus)
-    machines = machine_facts(incus, infra, found, book, host.cards)
+    machines = machine_facts(incus, infra, instances, book, host.cards)
     report = examine_host(host, infra.settings.storage_pool)
     looked = [f"{machine.name}: {machine.seen.state}" + _services(machine.services) for machine in machines]
-    filters = filter_findings(host.filters, _bridges(infra, found)) if host.filters else ()
+    filters = filter_findings(host.filters, _bridges(infra, instances)) if host.filters else ()
     findings = (*report.findings, *filters, *machine_findings(infra, machines, host))
     return Report((*report.looked_at, *looked), findings)
 
 
-def _bridges(infra: Infra, found: Sequence[InstanceState]) -> tuple[Bridge, ...]:
+def _bridges(infra: Infra, instances: Sequence[InstanceState]) -> tuple[Bridge, ...]:
     """The bridges of the domains whose machines are looked at and run."""
     bridges: dict[str, Bridge] = {}
-    for seen in found:
+    for seen in instances:
         network = (seen.devices.get(NIC) or {}).get("network")
         if seen.running and network and seen.machine.fixed_address:
             gateway = infra.domains[seen.machine.domain].gateway
@@ -86,8 +86,8 @@ def _host_lines(host: ServerFacts) -> tuple[str, ...]:
     if host.container_tools is None:
         lines.append("the host's own files: out of reach from here, not looked at")
     elif any(card.is_nvidia for card in host.cards):
-        there = {True: "there", False: "missing"}
-        lines.append(f"nvidia-container-cli: {there[host.container_tools]}, LXC hook: {there[bool(host.lxc_hook)]}")
+        words = {True: "there", False: "missing"}
+        lines.append(f"nvidia-container-cli: {words[host.container_tools]}, LXC hook: {words[bool(host.lxc_hook)]}")
     return tuple(lines)
 
 

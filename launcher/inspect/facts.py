@@ -108,7 +108,7 @@ class EngineTest:
     upstream: Upstream
     code: int
     status: int
-    said: str
+    message: str
 
     @property
     def ok(self) -> bool:

@@ -35,21 +35,21 @@ _SHOWN = 3  # lines of a journal in a finding
 
 def machine_findings(infra: Infra, machines: Sequence[MachineFacts], host: ServerFacts) -> list[Finding]:
     """The troubles of these machines, in their order."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for machine in machines:
-        found += _cards(machine, host)
+        findings += _cards(machine, host)
         if not machine.seen.running:
-            found.append(_not_running(machine))
+            findings.append(_not_running(machine))
             continue
-        found += address_findings(machine)
-        found += _no_nvidia_smi(machine, host)
+        findings += address_findings(machine)
+        findings += _no_nvidia_smi(machine, host)
         if machine.engine is not None:
-            found += _on_cpu(machine, machine.engine, host)
-            found += _died(machine, machine.engine.journal, host)
-            found += _out_of_memory(machine, machine.engine)
-        found += administrator_findings(infra, machine)
-        found += connection_findings(infra, machine, machines)
-    return found
+            findings += _on_cpu(machine, machine.engine, host)
+            findings += _died(machine, machine.engine.journal, host)
+            findings += _out_of_memory(machine, machine.engine)
+        findings += administrator_findings(infra, machine)
+        findings += connection_findings(infra, machine, machines)
+    return findings
 
 
 def _cards(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
@@ -81,16 +81,16 @@ def _not_running(machine: MachineFacts) -> Finding:
 
 
 def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
-    said = machine.nvidia_smi
-    if said is None or said.code == 0 or not (any(card.is_nvidia for card in host.cards) or not host.cards):
+    result = machine.nvidia_smi
+    if result is None or result.code == 0 or not (any(card.is_nvidia for card in host.cards) or not host.cards):
         return
-    missing = said.code == NOT_FOUND
+    missing = result.code == NOT_FOUND
     code, what = ("nvidia-smi-not-found", "nvidia-smi is not in the machine")
     if not missing:
         code, what = ("nvidia-smi-fails", "nvidia-smi does not work in the machine")
-    evidence = [f"nvidia-smi ended with {said.code}: {said.text or 'no word'}"]
+    evidence = [f"nvidia-smi ended with {result.code}: {result.text or 'no word'}"]
     seen = machine.seen
-    if is_lost(said.text):
+    if is_lost(result.text):
         code, cause, remedy = LOST.code, LOST.cause, LOST.remedy
     elif not seen.gpus:
         cause = "the instance has no gpu device"
@@ -113,15 +113,15 @@ def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding
     yield Finding(code, "error", machine.name, what, tuple(evidence), cause, remedy)
 
 
-def _there(found: bool | None) -> str:
-    return {True: "there", False: "missing", None: "not known"}[found]
+def _there(present: bool | None) -> str:
+    return {True: "there", False: "missing", None: "not known"}[present]
 
 
 def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterator[Finding]:
     if not machine.wants_gpu:
         return
     lines = [line for line in machine.journal if engine.journal.on_cpu.search(line)]
-    computes = [(line, found[1]) for line in machine.journal if (found := engine.journal.devices.search(line))]
+    computes = [(line, match[1]) for line in machine.journal if (match := engine.journal.devices.search(line))]
     if computes and all(library.lower() == "cpu" for _, library in computes):
         lines += [line for line, _ in computes]
     lines = lines[-_SHOWN:]
@@ -161,8 +161,8 @@ def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -
 
 def _died(machine: MachineFacts, journal: Journal, host: ServerFacts) -> Iterator[Finding]:
     """A runner that ended while it computed: its own last words are the best that one can be told."""
-    said = [line for line in machine.journal if journal.died.search(line)]
-    lines = [line for line in said if not journal.no_vram.search(line)][-_SHOWN:]
+    deaths = [line for line in machine.journal if journal.died.search(line)]
+    lines = [line for line in deaths if not journal.no_vram.search(line)][-_SHOWN:]
     if not lines:
         return
     why = _diagnosis(machine, host, lines)

@@ -44,7 +44,7 @@ def filter_findings(filters: Filters, bridges: tuple[Bridge, ...]) -> Iterator[F
         dns = Packet(bridge.name, "", "udp", bridge.address, bridge.gateway, 53)
         out = Packet(bridge.name, filters.uplink, "tcp", bridge.address, _OUTSIDE, 443)
         lost = {name: list(dropping_chains(tables, "input", packet)) for name, packet in (("DHCP", dhcp), ("DNS", dns))}
-        dropping = [name for name, found in lost.items() if found]
+        dropping = [name for name, chains in lost.items() if chains]
         if dropping:
             table, chain = lost[dropping[0]][0]
             what = f"the host drops {' and '.join(dropping)} of the bridge {bridge.name}"

@@ -24,8 +24,8 @@ def read_filters(root: Path | None) -> Filters | None:
     iptables = [_listing(root, "iptables-save")]
     if iptables[0] is None or "nf_tables" in iptables[0] or not iptables[0].strip():
         iptables.append(_listing(root, "iptables-legacy-save"))
-    said = tuple(text for text in iptables if text)
-    return Filters(nft, said, _uplink(root)) if nft is not None or said else None
+    listings = tuple(text for text in iptables if text)
+    return Filters(nft, listings, _uplink(root)) if nft is not None or listings else None
 
 
 def _listing(root: Path, *argv: str) -> str | None:

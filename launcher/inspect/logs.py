@@ -41,11 +41,11 @@ def journal(inside: Guest, lines: int, unit: str | None = None, after: str | Non
         command.append(f"--unit={unit}")
     result = inside.run(*command, timeout=60)
     if result.code:
-        said = (result.stderr or result.stdout).decode(errors="replace").strip()
-        raise HostError(f"the journal cannot be read: {said or f'journalctl ended with {result.code}'}")
+        output = (result.stderr or result.stdout).decode(errors="replace").strip()
+        raise HostError(f"the journal cannot be read: {output or f'journalctl ended with {result.code}'}")
     text = result.stdout.decode(errors="replace")
-    body, found, cursor = text.rpartition(_CURSOR)
-    return (body, cursor.strip()) if found else (text, after)
+    body, separator, cursor = text.rpartition(_CURSOR)
+    return (body, cursor.strip()) if separator else (text, after)
 
 
 def follow(inside: Guest, lines: int, unit: str | None = None) -> Iterator[str]:
@@ -61,7 +61,7 @@ def follow(inside: Guest, lines: int, unit: str | None = None) -> Iterator[str]:
 def last_words(incus: Incus, seen: InstanceState, lines: int) -> str:
     """What the console said, and below it the log of the last start; both bounded."""
     project = incus.within(seen.project)
-    found = []
+    sections = []
     for title in ("console", *_FILES):
         try:
             log = (
@@ -72,5 +72,5 @@ def last_words(incus: Incus, seen: InstanceState, lines: int) -> str:
             continue
         kept = [sanitized(line.rstrip()) for line in text.replace("\0", "").splitlines() if line.strip()][-lines:]
         if kept:
-            found.append("\n".join([f"-- {title} --", *kept]))
-    return "\n".join(found)
+            sections.append("\n".join([f"-- {title} --", *kept]))
+    return "\n".join(sections)

@@ -17,16 +17,16 @@ __all__ = ["address_findings"]
 def address_findings(machine: MachineFacts) -> Iterator[Finding]:
     """A machine that runs without its address."""
     seen = machine.seen
-    wanted, file = seen.machine.fixed_address, seen.machine.where.partition(":")[0]
+    address, file = seen.machine.fixed_address, seen.machine.where.partition(":")[0]
     if not seen.running or seen.has_address:
         return
     leases = [
         f"lease of {lease.address}: {lease.hostname or 'nameless'}, {lease.hardware}" + (" (fixed)" * lease.static)
         for lease in machine.leases
     ]
-    evidence = (f"its addresses: {', '.join(seen.addresses) or 'none'} (wanted {wanted})", *leases)
+    evidence = (f"its addresses: {', '.join(seen.addresses) or 'none'} (wanted {address})", *leases)
     if seen.addresses:
-        what = f"it has not its address {wanted}, and what it sends from another one is dropped"
+        what = f"it has not its address {address}, and what it sends from another one is dropped"
         cause = "the bridge's DHCP server gave it another address: the wanted one was still another machine's lease"
         remedy = f"anklume-launch {file} restarts it, and gives it its address"
         yield Finding("other-address", "error", machine.name, what, evidence, cause, remedy)

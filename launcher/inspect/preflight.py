@@ -42,28 +42,28 @@ def _unreachable(host: ServerFacts) -> Finding:
     return Finding(code, "error", _HOST, "Incus cannot be used", (f"{host.address}: {host.error}",), cause, remedy)
 
 
-def _pools(host: ServerFacts, wanted: str) -> Iterator[Finding]:
-    pool = next((pool for pool in host.pools if pool.name == wanted), None)
+def _pools(host: ServerFacts, name: str) -> Iterator[Finding]:
+    pool = next((pool for pool in host.pools if pool.name == name), None)
     if pool is None:
         names = ", ".join(pool.name for pool in host.pools) or "none"
         yield Finding(
             "pool-missing",
             "error",
             _HOST,
-            f"there is no storage pool {wanted}",
+            f"there is no storage pool {name}",
             (f"pools: {names}",),
             "the file names a pool that this host does not have",
-            f"make it (incus storage create {wanted} btrfs), or name another in global.storage_pool",
+            f"make it (incus storage create {name} btrfs), or name another in global.storage_pool",
         )
     elif pool.status not in ("", "Created"):
         yield Finding(
             "pool-unavailable",
             "error",
             _HOST,
-            f"the storage pool {wanted} cannot be used",
+            f"the storage pool {name} cannot be used",
             (f"its status is {pool.status}",),
             "Incus could not bring it up",
-            f"look at incus storage info {wanted} and at the daemon's log",
+            f"look at incus storage info {name} and at the daemon's log",
         )
     else:
         yield from _space(pool)

@@ -86,16 +86,16 @@ def dropping_chains(tables: Iterable[Table], hook: str, packet: Packet) -> Itera
 
 
 def _fates(table: Table, chain: Chain, packet: Packet, depth: int) -> set[str]:
-    found: set[str] = set()
+    outcomes: set[str] = set()
     for rule in chain.rules:
         answers = [_answer(condition, packet) for condition in rule.conditions]
         if False in answers:
             continue
         fates = _fate(table, rule, packet, depth)
-        found |= fates - {CONTINUE}
+        outcomes |= fates - {CONTINUE}
         if CONTINUE not in fates and None not in answers:
-            return found
-    return found | {chain.policy if chain.hook else RETURN}
+            return outcomes
+    return outcomes | {chain.policy if chain.hook else RETURN}
 
 
 def _answer(condition: Callable[[Packet], bool | None], packet: Packet) -> bool | None:
@@ -126,26 +126,26 @@ def nft_tables(text: str, *, without: Iterable[str] = ()) -> list[Table]:
     chains: dict[str, dict[str, dict[str, Any]]] = {}
     rules: dict[tuple[str, str], list[Rule]] = {}
     for entry in entries:
-        kind, found = next(iter(entry.items()))
-        name = f"{found.get('family')} {found.get('table')}"
-        if found.get("family") not in ("ip", "inet") or name in without:
+        kind, content = next(iter(entry.items()))
+        name = f"{content.get('family')} {content.get('table')}"
+        if content.get("family") not in ("ip", "inet") or name in without:
             continue
         if kind == "chain":
-            chains.setdefault(name, {})[found["name"]] = found
+            chains.setdefault(name, {})[content["name"]] = content
         elif kind == "rule":
-            rules.setdefault((name, found["chain"]), []).extend(_nft_rules(found.get("expr") or []))
+            rules.setdefault((name, content["chain"]), []).extend(_nft_rules(content.get("expr") or []))
     return [
         Table(
             NFT,
             table,
             {
                 name: Chain(
-                    name, found.get("hook", ""), found.get("policy", ACCEPT), tuple(rules.get((table, name), ()))
+                    name, chain.get("hook", ""), chain.get("policy", ACCEPT), tuple(rules.get((table, name), ()))
                 )
-                for name, found in there.items()
+                for name, chain in by_name.items()
             },
         )
-        for table, there in chains.items()
+        for table, by_name in chains.items()
     ]
 
 
@@ -187,10 +187,10 @@ def _nft_match(match: dict[str, Any]) -> Callable[[Packet], bool | None]:
             return None
         if not values:  # of another protocol, or without any such state
             return operator == "!=" and isinstance(left, dict) and "ct" in left
-        found = _any(_is(value, right) for value in values)
+        answer = _any(_is(value, right) for value in values)
         if operator == "!=":
-            return None if found is None else not found
-        return found if operator in ("==", "in") else None
+            return None if answer is None else not answer
+        return answer if operator in ("==", "in") else None
 
     return holds
 
@@ -250,8 +250,8 @@ def _within(address: str, network: str) -> bool:
 
 
 def _any(answers: Iterable[bool | None]) -> bool | None:
-    found = list(answers)
-    return True if True in found else None if None in found else False
+    answers = list(answers)
+    return True if True in answers else None if None in answers else False
 
 
 # iptables
@@ -315,8 +315,8 @@ def _iptables_target(name: str) -> tuple[str, str]:
 
 def _iptables_condition(option: str, value: str, *, negated: bool) -> Callable[[Packet], bool | None]:
     def holds(packet: Packet) -> bool | None:
-        found = _iptables_holds(option, value, packet)
-        return found if found is None else found != negated
+        answer = _iptables_holds(option, value, packet)
+        return answer if answer is None else answer != negated
 
     return holds
 

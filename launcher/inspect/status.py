@@ -37,7 +37,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Row:
-    """One machine; `wanted` is the version that its channel means now, None when the store does not say.
+    """One machine; `version` is the one that its channel means now, None when the store does not say.
 
     `address` is the one that it has to have, empty when the file leaves that open.
     """
@@ -50,7 +50,7 @@ class Row:
     address: str
     addresses: tuple[str, ...]
     image: str
-    wanted: str | None
+    version: str | None
     running: str | None
     gpus: tuple[str, ...]
     health: Health
@@ -65,15 +65,15 @@ class Row:
     @property
     def current(self) -> bool | None:
         """Whether it runs the version that is wanted; None where that is not known."""
-        return None if self.wanted is None or self.running is None else self.wanted == self.running
+        return None if self.version is None or self.running is None else self.version == self.running
 
 
-def statuses(incus: Incus, found: Iterable[InstanceState], book: ImageLookup) -> list[Row]:
+def statuses(incus: Incus, instances: Iterable[InstanceState], book: ImageLookup) -> list[Row]:
     """The rows of a table, healthchecks run in parallel."""
-    found = tuple(found)
+    instances = tuple(instances)
     with ThreadPoolExecutor(AT_ONCE, "health") as pool:
-        healths = list(pool.map(lambda seen: _health(incus, seen, book), found))
-    return [_row(seen, health, book) for seen, health in zip(found, healths, strict=True)]
+        healths = list(pool.map(lambda seen: _health(incus, seen, book), instances))
+    return [_row(seen, health, book) for seen, health in zip(instances, healths, strict=True)]
 
 
 def _health(incus: Incus, seen: InstanceState, book: ImageLookup) -> Health:
@@ -90,10 +90,10 @@ def _health(incus: Incus, seen: InstanceState, book: ImageLookup) -> Health:
     took = time.monotonic() - begin
     if result.code == 0:
         return Health("healthy", "", took)
-    said = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
+    lines = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
     if result.code == 124:
-        said = [f"the healthcheck did not end within {_HEALTH_SECONDS} s"]
-    return Health("unhealthy", said[-1] if said else f"the healthcheck ended with {result.code}", took)
+        lines = [f"the healthcheck did not end within {_HEALTH_SECONDS} s"]
+    return Health("unhealthy", lines[-1] if lines else f"the healthcheck ended with {result.code}", took)
 
 
 def _row(seen: InstanceState, health: Health, book: ImageLookup) -> Row:
@@ -107,7 +107,7 @@ def _row(seen: InstanceState, health: Health, book: ImageLookup) -> Row:
         address=machine.fixed_address,
         addresses=seen.addresses,
         image=machine.image.ref,
-        wanted=book.wanted(machine.image, seen.architecture),
+        version=book.wanted(machine.image, seen.architecture),
         running=seen.image,
         gpus=tuple(_card(keys) for keys in seen.gpus),
         health=health,
@@ -137,7 +137,7 @@ def _document(row: Row) -> dict[str, Any]:
         "instance": row.instance,
         "state": row.state,
         "address": {"wanted": row.address, "actual": list(row.addresses)},
-        "image": {"wanted": row.image, "version": row.wanted, "running": row.running, "current": row.current},
+        "image": {"wanted": row.image, "version": row.version, "running": row.running, "current": row.current},
         "gpus": list(row.gpus),
         "health": asdict(row.health) | {"seconds": round(row.health.seconds, 3)},
         "volumes": [asdict(volume) for volume in row.volumes],
@@ -179,7 +179,7 @@ def _address(row: Row) -> str:
 
 
 def _image(row: Row) -> str:
-    wanted = row.wanted or row.image
+    image = row.version or row.image
     if row.running is None:
-        return f"- (wanted {wanted})"
-    return row.running if row.current is not False else f"{row.running} (wanted {wanted})"
+        return f"- (wanted {image})"
+    return row.running if row.current is not False else f"{row.running} (wanted {image})"

@@ -53,11 +53,11 @@ class Check:
 
 def checks_of(seen: InstanceState, facts: Facts, settings: Settings) -> tuple[tuple[str, str | None], ...]:
     """The checks of a machine, each with the reason for leaving it out, or None."""
-    found: list[tuple[str, str | None]] = [(_GPU, None)] if wants_gpu(seen) else []
+    checks: list[tuple[str, str | None]] = [(_GPU, None)] if wants_gpu(seen) else []
     for service in _services(seen, facts):
         off = None if service.enabled(settings) else _OFF
-        found += [(name, off) for name in service.checks]
-    return tuple(found)
+        checks += [(name, off) for name in service.checks]
+    return tuple(checks)
 
 
 def _services(seen: InstanceState, facts: Facts) -> list[Service]:
@@ -66,16 +66,16 @@ def _services(seen: InstanceState, facts: Facts) -> list[Service]:
 
 
 def verified(
-    incus: Incus, found: Iterable[InstanceState], book: ImageLookup, *, prompt: str, seconds: int
+    incus: Incus, instances: Iterable[InstanceState], book: ImageLookup, *, prompt: str, seconds: int
 ) -> list[Check]:
     """All checks of these machines: machines in parallel, the checks of one after the other.
 
     `seconds` is how long an answer of a model may take.
     """
-    found = tuple(found)
-    cards = read_cards(incus) if any(wants_gpu(seen) for seen in found) else ()
+    instances = tuple(instances)
+    cards = read_cards(incus) if any(wants_gpu(seen) for seen in instances) else ()
     with ThreadPoolExecutor(AT_ONCE, "verify") as pool:
-        results = pool.map(lambda seen: _machine(incus, seen, book, cards, prompt, seconds), found)
+        results = pool.map(lambda seen: _machine(incus, seen, book, cards, prompt, seconds), instances)
         return [check for checks in results for check in checks]
 
 

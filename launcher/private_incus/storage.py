@@ -28,15 +28,15 @@ _LOOP_CONFIG = struct.Struct("=II 5Q 4I 64s 64s 32s 2Q 8Q")  # fd, block size, l
 _ATTEMPTS = 16
 
 
-def prepare(wanted: str, image: Path, size: int, environment: dict[str, str]) -> str:
+def prepare(storage: str, image: Path, size: int, environment: dict[str, str]) -> str:
     """Make the pool's file system inside the private root and return the driver: btrfs or dir."""
-    if wanted == "dir":
+    if storage == "dir":
         return "dir"
     missing = _why_not_btrfs()
     if missing is None:
         _make_btrfs(image, size, environment)
         return "btrfs"
-    if wanted == "btrfs":
+    if storage == "btrfs":
         raise HostError(f"no btrfs pool here: {missing}", hint="use storage='dir', or 'auto'")
     return "dir"
 

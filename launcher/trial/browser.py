@@ -104,10 +104,10 @@ def open_page(program: str, folder: Path) -> Iterator[Page]:
 
     argv = [program, *_SWITCHES, f"--user-data-dir={folder}", "about:blank"]
     folder.mkdir(mode=0o700)
-    own = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ.get("PATH", os.defpath)}
+    environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ.get("PATH", os.defpath)}
     quiet = subprocess.DEVNULL
     browser = subprocess.Popen(
-        dying_with_caller(argv), env=own, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        dying_with_caller(argv), env=environment, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
     )
     try:
         with connect(_page_address(browser, folder), max_size=None, proxy=None) as connection:

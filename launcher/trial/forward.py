@@ -38,25 +38,25 @@ _CONNECT_SECONDS = 10.0
 _DIALERS = 4
 
 
-def listen(wanted: int, *, exactly: bool = False) -> socket.socket:
+def listen(port: int, *, exactly: bool = False) -> socket.socket:
     """A listening socket on the host's loopback, at that port or, unless `exactly`, at a free one; 0 is any."""
-    found = socket.socket()
+    listener = socket.socket()
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind((LOOPBACK, wanted))
+            listener.bind((LOOPBACK, port))
         except OSError as error:
             if exactly or error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise HostError(
-                    f"port {wanted} of {LOOPBACK} cannot be had: {error.strerror}",
+                    f"port {port} of {LOOPBACK} cannot be had: {error.strerror}",
                     hint="choose another port, or leave out =HOSTPORT to use a free one",
                 ) from None
-            found.bind((LOOPBACK, 0))
-        found.listen()
+            listener.bind((LOOPBACK, 0))
+        listener.listen()
     except BaseException:
-        found.close()
+        listener.close()
         raise
-    return found
+    return listener
 
 
 @dataclass
@@ -127,19 +127,19 @@ def _connect(port: int, address: str | None) -> socket.socket:
     for host in (LOOPBACK, "::1", address):
         if host is None:
             continue
-        found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
-            found.settimeout(_CONNECT_SECONDS)
-            found.connect((host, port))
-            found.setblocking(False)
+            connection.settimeout(_CONNECT_SECONDS)
+            connection.connect((host, port))
+            connection.setblocking(False)
         except OSError as error:
-            found.close()
+            connection.close()
             refused = refused or error
         except BaseException:
-            found.close()
+            connection.close()
             raise
         else:
-            return found
+            return connection
     assert refused is not None  # noqa: S101 - the loop tried
     raise refused
 
@@ -211,9 +211,9 @@ class Forwarder:
                 _reset(writer)
                 return
             self._silent.discard((instance.name, port))
-            there, back = await asyncio.open_connection(sock=inside)
-            with contextlib.closing(back):
-                await asyncio.gather(_copy(reader, back), _copy(there, writer))
+            inner_reader, inner_writer = await asyncio.open_connection(sock=inside)
+            with contextlib.closing(inner_writer):
+                await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
 
     def _tell(self, instance: Instance, port: int, error: OSError) -> None:
         if (instance.name, port) not in self._silent:

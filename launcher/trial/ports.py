@@ -53,7 +53,7 @@ def publications(
     `specs` are the manifests' specs by machine.
     """
     machines = tuple(machines)
-    found = {
+    ports = {
         (machine.name, port): Publication(machine.name, port)
         for machine in machines
         for port in _declared(machine, specs.get(machine.name, {}))
@@ -66,8 +66,8 @@ def publications(
                 f"no machine {publication.machine!r} is launched",
                 hint=f"did you mean '{close}'?" if close else f"there are: {', '.join(names)}",
             )
-        found[publication.machine, publication.port] = publication
-    return tuple(found.values())
+        ports[publication.machine, publication.port] = publication
+    return tuple(ports.values())
 
 
 def _declared(machine: Machine, spec: Mapping[str, Any]) -> list[int]:

@@ -88,20 +88,20 @@ def _tensors(tokens: list[tuple[str, int]], chance: random.Random) -> list[tuple
     for row, (_, kind) in enumerate(tokens):
         if kind != NORMAL:  # such tokens never win
             output[row * WIDTH : (row + 1) * WIDTH] = array("f", bytes(4 * WIDTH))
-    found = [
+    tensors = [
         ("token_embd.weight", *weights(len(tokens), WIDTH)),
         ("output_norm.weight", *ones),
         ("output.weight", shape, output),
     ]
     for layer in range(LAYERS):
         block = f"blk.{layer}."
-        found += [(f"{block}{name}.weight", *ones) for name in ("attn_norm", "ffn_norm")]
-        found += [
+        tensors += [(f"{block}{name}.weight", *ones) for name in ("attn_norm", "ffn_norm")]
+        tensors += [
             (f"{block}{name}.weight", *weights(WIDTH, WIDTH)) for name in ("attn_q", "attn_k", "attn_v", "attn_output")
         ]
-        found += [(f"{block}{name}.weight", *weights(INNER, WIDTH)) for name in ("ffn_gate", "ffn_up")]
-        found.append((f"{block}ffn_down.weight", *weights(WIDTH, INNER)))
-    return found
+        tensors += [(f"{block}{name}.weight", *weights(INNER, WIDTH)) for name in ("ffn_gate", "ffn_up")]
+        tensors.append((f"{block}ffn_down.weight", *weights(WIDTH, INNER)))
+    return tensors
 
 
 def _text(text: str) -> bytes:

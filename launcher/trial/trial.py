@@ -84,15 +84,15 @@ class Trial:
 
     def environment(self) -> dict[str, str]:
         """What a command in the trial is told: see docs/how-to/try.md."""
-        found = {"ANKLUME_INCUS_VERSION": self.version}
+        variables = {"ANKLUME_INCUS_VERSION": self.version}
         for machine in self.machines:
             name = environment_name(machine.name)
-            found[f"ANKLUME_MACHINE_{name}"] = machine.address
+            variables[f"ANKLUME_MACHINE_{name}"] = machine.address
             if url := self.url(machine.name):
-                found[f"ANKLUME_URL_{name}"] = url
+                variables[f"ANKLUME_URL_{name}"] = url
         for entry in self.published:
-            found[f"ANKLUME_URL_{environment_name(entry.machine)}_{entry.port}"] = entry.url
-        return found
+            variables[f"ANKLUME_URL_{environment_name(entry.machine)}_{entry.port}"] = entry.url
+        return variables
 
     def document(self) -> dict[str, Any]:
         """The trial as plain data."""
@@ -132,29 +132,29 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
     clock = _Clock()
     with _endable(), contextlib.ExitStack() as stack:
         images = _build(pipeline, infra, console, clock)
-        wanted = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
+        ports = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
         models = _model_volumes(infra, machines, images) if options.models else set()
-        listeners = [stack.enter_context(_listen(entry)) for entry in wanted]
+        listeners = [stack.enter_context(_listen(entry)) for entry in ports]
         tree = pipeline.tree(options.version).root
         room = POOL_SIZE + sum(file.stat().st_size for file in options.models)
         private = stack.enter_context(PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, pool_size=room))
         incus = stack.enter_context(private.client())
         clock.lap("incus")
-        found = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
+        trial_run = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)
         _make_pools(incus, infra, images)
         _make_folders(private, infra, machines)
         if models:
-            _bring_models(pipeline, found, options, models, console)
+            _bring_models(pipeline, trial_run, options, models, console)
             clock.lap("models")
-        _launch(pipeline, found, options, console)
+        _launch(pipeline, trial_run, options, console)
         clock.lap("launch")
         forwarder = stack.enter_context(Forwarder(console.warn))
-        found.published = tuple(
-            _publish(forwarder, found, entry, listener) for entry, listener in zip(wanted, listeners, strict=True)
+        trial_run.published = tuple(
+            _publish(forwarder, trial_run, entry, listener) for entry, listener in zip(ports, listeners, strict=True)
         )
         label = f"try {infra.project_name}"
-        found.shell = ShellEnvironment(private, tree, label, list(options.own_options), found.environment())
-        yield found
+        trial_run.shell = ShellEnvironment(private, tree, label, list(options.own_options), trial_run.environment())
+        yield trial_run
 
 
 @contextlib.contextmanager
@@ -236,7 +236,7 @@ def _model_volumes(infra: Infra, machines: tuple[Machine, ...], images: dict[str
     """The volumes for GGUF files that these machines have: domain, and `pool/name`."""
     from launcher.plan.desired import volumes_of
 
-    found: set[tuple[str, str]] = set()
+    names: set[tuple[str, str]] = set()
     for machine in machines:
         spec = images[machine.name].spec
         declared = spec.get("volumes", ())
@@ -244,15 +244,15 @@ def _model_volumes(infra: Infra, machines: tuple[Machine, ...], images: dict[str
         own_stores = {engine.model_store for engine in engines}  # which hold no GGUF files
         paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] not in own_stores]
         volumes = volumes_of(machine, infra.domains[machine.domain], images[machine.name], infra.settings.storage_pool)
-        found.update((machine.domain, f"{volume.pool}/{volume.name}") for volume in volumes if volume.path in paths)
-    if not found:
+        names.update((machine.domain, f"{volume.pool}/{volume.name}") for volume in volumes if volume.path in paths)
+    if not names:
         takes = " or ".join(engine.title for engine in ENGINES.values() if not engine.model_store)
         raise AnklumeError(
             "no machine serves GGUF files, so --model has nowhere to go",
             where=infra.file,
             hint=f"{takes} does; others keep models in a store of their own",
         )
-    return found
+    return names
 
 
 def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
@@ -260,11 +260,11 @@ def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
     from launcher.plan.desired import volumes_of
 
     default = infra.settings.storage_pool
-    wanted = {default}
+    pools = {default}
     for machine in infra.machines():
         volumes = volumes_of(machine, infra.domains[machine.domain], images.get(machine.name), default)
-        wanted |= {volume.pool for volume in volumes}
-    for pool in sorted(wanted - {entry["name"] for entry in incus.list_objects("pool")}):
+        pools |= {volume.pool for volume in volumes}
+    for pool in sorted(pools - {entry["name"] for entry in incus.list_objects("pool")}):
         incus.create_object(ObjectId("pool", pool), {"driver": "dir", "config": {}})
 
 
@@ -295,21 +295,21 @@ def _make_folders(private: PrivateIncus, infra: Infra, machines: Iterable[Machin
 
 
 def _bring_models(
-    pipeline: Pipeline, found: Trial, options: TrialOptions, wanted: set[tuple[str, str]], console: Console
+    pipeline: Pipeline, trial_run: Trial, options: TrialOptions, volumes: set[tuple[str, str]], console: Console
 ) -> None:
     """Make the volumes that the plan would make, with the files in them; the plan then finds them as they should be."""
     from anklume_images.ship.volume import VolumeFile, make_volume
     from launcher.apply.run import launch as apply
 
-    prepared, _ = apply(found.infra, pipeline.store, found.incus, console, only=options.only, kinds=["project"])
+    prepared, _ = apply(trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only, kinds=["project"])
     files = [VolumeFile(file.name, file) for file in options.models]
     for step in prepared.plan.steps:
         resource = step.resource
-        if resource.key.kind == "volume" and (resource.domain, resource.key.name) in wanted:
+        if resource.key.kind == "volume" and (resource.domain, resource.key.name) in volumes:
             pool, _, name = resource.key.name.partition("/")
             with _progress(console, len(files)) as progress:
                 make_volume(
-                    found.incus.within(resource.key.project),
+                    trial_run.incus.within(resource.key.project),
                     pool,
                     name,
                     files,
@@ -336,17 +336,17 @@ def _progress(console: Console, count: int) -> Iterator[Callable[[int, int], Non
         console.finish()
 
 
-def _launch(pipeline: Pipeline, found: Trial, options: TrialOptions, console: Console) -> None:
+def _launch(pipeline: Pipeline, trial_run: Trial, options: TrialOptions, console: Console) -> None:
     from launcher.apply.run import launch as apply
 
-    prepared, report = apply(found.infra, pipeline.store, found.incus, console, only=options.only)
-    found.places = {machine.name: prepared.place(machine) for machine in found.machines}
-    found.healthy = dict(report.healthy)
+    prepared, report = apply(trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only)
+    trial_run.places = {machine.name: prepared.place(machine) for machine in trial_run.machines}
+    trial_run.healthy = dict(report.healthy)
 
 
-def _publish(forwarder: Forwarder, found: Trial, entry: Publication, listener: socket.socket) -> Published:
-    machine = next(machine for machine in found.machines if machine.name == entry.machine)
-    project, name = found.places[entry.machine]
-    root = Path(f"/proc/{found.private.pid}/root")
-    forwarder.publish(listener, Instance(found.private.client(project), name, root, machine.address), entry.port)
+def _publish(forwarder: Forwarder, trial_run: Trial, entry: Publication, listener: socket.socket) -> Published:
+    machine = next(machine for machine in trial_run.machines if machine.name == entry.machine)
+    project, name = trial_run.places[entry.machine]
+    root = Path(f"/proc/{trial_run.private.pid}/root")
+    forwarder.publish(listener, Instance(trial_run.private.client(project), name, root, machine.address), entry.port)
     return Published(entry.machine, entry.port, f"http://{LOOPBACK}:{listener.getsockname()[1]}")
