@@ -21,18 +21,20 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["PREFIX", "cgroup_of", "clear", "make_home", "sweep"]
+__all__ = ["PREFIX", "cgroup_of", "clear", "default_parent", "make_home", "sweep"]
 
 PREFIX = "anklume-incus-"
 _CGROUP_SECONDS = 5.0
 
 
-def make_home(parent: Path | None) -> tuple[Path, int]:
-    """Make a locked folder below `parent` and return it with the descriptor that holds its lock.
+def default_parent() -> Path:
+    """Where such folders are made: $TMPDIR or /var/tmp, which unlike /tmp is on a disk."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - mkdtemp makes the names
 
-    Without a parent it is made below $TMPDIR or /var/tmp, which unlike /tmp is on a disk.
-    """
-    parent = parent or Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - mkdtemp makes the name
+
+def make_home(parent: Path | None) -> tuple[Path, int]:
+    """Make a locked folder below `parent` and return it with the descriptor that holds its lock."""
+    parent = parent or default_parent()
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()

@@ -1,6 +1,6 @@
 """Where one works on a private Incus from the host: programs that know it, an environment that names it, a shell.
 
-session/            in the folder of the private Incus, and gone with it
+session/            in the folder of the private Incus, or in the store where that one is mounted noexec; gone with it
   bin/incus         the client out of Incus' own tree, with the host's files before it
   bin/inside        runs a program of the host in the private network
   bin/anklume-…     the commands of this project, upon the same store and specs
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from launcher.private_incus.daemon import PrivateIncus
 
-__all__ = ["ShellEnvironment", "dying_with_caller"]
+__all__ = ["ShellEnvironment", "dying_with_caller", "runs_programs"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _POINTERS = ("INCUS_DIR", "INCUS_PROJECT", "INCUS_REMOTE", "INCUS_GLOBAL_CONF")  # would lead to another Incus
@@ -35,13 +35,18 @@ _PATIENCE_SECONDS = 5.0
 
 
 class ShellEnvironment:
-    """The programs and the environment, made on disk by `__init__`; `options` are those of our commands."""
+    """The programs and the environment, made below `folder` by `__init__`; `options` are those of our commands."""
 
     def __init__(
-        self, incus: PrivateIncus, tree: Path, label: str, options: Sequence[str], environment: Mapping[str, str]
+        self,
+        incus: PrivateIncus,
+        tree: Path,
+        folder: Path,
+        label: str,
+        options: Sequence[str],
+        environment: Mapping[str, str],
     ) -> None:
-        assert incus.home is not None  # noqa: S101 - entered
-        self._folder = incus.home / "session"
+        self._folder = folder / "session"
         self._label = label
         programs = self._folder / "bin"
         programs.mkdir(parents=True, mode=0o700)
@@ -92,6 +97,11 @@ class ShellEnvironment:
                 _end(process)
                 raise
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def runs_programs(folder: Path) -> bool:
+    """Whether programs that lie in this folder can be run: not where it is mounted noexec."""
+    return not os.statvfs(folder).f_flag & os.ST_NOEXEC
 
 
 def dying_with_caller(command: Sequence[str]) -> list[str]:

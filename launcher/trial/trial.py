@@ -17,9 +17,10 @@ from launcher.engines import ENGINES, engines_of
 from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
+from launcher.private_incus.state_directory import default_parent
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.ports import environment_name, publications
-from launcher.trial.shell_environment import ShellEnvironment
+from launcher.trial.shell_environment import ShellEnvironment, runs_programs
 
 if TYPE_CHECKING:
     import socket
@@ -129,6 +130,7 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
     check_host()
     machines = selected(infra, options.only)
     _check(machines)
+    _check_programs(pipeline)
     clock = _Clock()
     with _endable(), contextlib.ExitStack() as stack:
         images = _build(pipeline, infra, console, clock)
@@ -152,8 +154,15 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
         trial_run.published = tuple(
             _publish(forwarder, trial_run, entry, listener) for entry, listener in zip(ports, listeners, strict=True)
         )
-        label = f"try {infra.project_name}"
-        trial_run.shell = ShellEnvironment(private, tree, label, list(options.own_options), trial_run.environment())
+        folder = private.home if private.home and runs_programs(private.home) else None
+        trial_run.shell = ShellEnvironment(
+            private,
+            tree,
+            folder or stack.enter_context(pipeline.store.scratch("try")),
+            f"try {infra.project_name}",
+            list(options.own_options),
+            trial_run.environment(),
+        )
         yield trial_run
 
 
@@ -203,6 +212,19 @@ def _check(machines: tuple[Machine, ...]) -> None:
                 where=machine.where,
                 hint="name an image of the store (image: debian), or leave it out with --only",
             )
+
+
+def _check_programs(pipeline: Pipeline) -> None:
+    """Refuse a host on which the shell's programs can lie nowhere, before anything long is begun."""
+    pipeline.store.create()
+    parent = default_parent()
+    parent.mkdir(parents=True, exist_ok=True)
+    if not runs_programs(parent) and not runs_programs(pipeline.store.home):
+        raise HostError(
+            f"no program can be run from {parent} or from the store: both are mounted noexec",
+            where=str(pipeline.store.home),
+            hint="name a folder on another file system: TMPDIR=/root/tmp anklume-launch try …",
+        )
 
 
 def _build(pipeline: Pipeline, infra: Infra, console: Console, clock: _Clock) -> dict[str, Image]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images import linux
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.state_directory import PREFIX, sweep
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
+NOEXEC = 8  # MS_NOEXEC of mount(2)
 HEAD = "project_name: demo\nglobal: {addressing: {}}\n"
 
 
@@ -274,6 +276,37 @@ def test_only_what_is_selected_is_launched(tiny: Tries) -> None:
     file = tiny.write("front: {image: {image}}\n      back: {image: {image}}")
     result = tiny(file, "--only", "back", "--run", "incus list --all-projects --format csv --columns n")
     assert result.stdout == "back\n"
+
+
+@contextlib.contextmanager
+def mounted_noexec(folder: Path) -> Iterator[None]:
+    """While this lasts no program runs from the folder."""
+    linux.mount(folder, folder, flags=linux.BIND)
+    try:
+        linux.mount("none", folder, flags=linux.BIND | linux.REMOUNT | NOEXEC)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_its_commands_run_where_tmpdir_is_noexec(tiny: Tries) -> None:
+    place = tiny.home / "noexec"
+    place.mkdir()
+    tiny.environment["TMPDIR"] = str(place)
+    file = tiny.write("front: {image: {image}}")
+    with mounted_noexec(place):
+        result = tiny(file, "--run", "incus list --all-projects --format csv --columns n")
+        assert nothing_left(place)
+    assert result.stdout == "front\n"
+    assert list((tiny.store / "scratch").iterdir()) == []
+
+
+def test_where_no_folder_runs_programs_it_says_so_first(tiny: Tries) -> None:
+    file = tiny.write("front: {image: {image}}")
+    with mounted_noexec(tiny.home):
+        result = tiny(file, "--run", "true", code=1)
+    assert "both are mounted noexec" in result.stderr
+    assert "created" not in result.stderr
 
 
 @pytest.mark.parametrize(
