@@ -278,33 +278,28 @@ def test_only_what_is_selected_is_launched(tiny: Tries) -> None:
     assert result.stdout == "back\n"
 
 
-@contextlib.contextmanager
-def mounted_noexec(folder: Path) -> Iterator[None]:
-    """While this lasts no program runs from the folder."""
-    linux.mount(folder, folder, flags=linux.BIND)
-    try:
+@pytest.fixture
+def noexec() -> Iterator[Path]:
+    """A folder from which no program runs."""
+    with tempfile.TemporaryDirectory(prefix="anklume-test-", dir="/var/tmp") as folder:
+        linux.mount(folder, folder, flags=linux.BIND)
         linux.mount("none", folder, flags=linux.BIND | linux.REMOUNT | NOEXEC)
-        yield
-    finally:
+        yield Path(folder)
         subprocess.run(["umount", folder], check=True)
 
 
-def test_its_commands_run_where_tmpdir_is_noexec(tiny: Tries) -> None:
-    place = tiny.home / "noexec"
-    place.mkdir()
-    tiny.environment["TMPDIR"] = str(place)
+def test_its_commands_run_where_the_temporary_folder_is_noexec(tiny: Tries, noexec: Path) -> None:
+    tiny.environment["TMPDIR"] = str(noexec)
     file = tiny.write("front: {image: {image}}")
-    with mounted_noexec(place):
-        result = tiny(file, "--run", "incus list --all-projects --format csv --columns n")
-        assert nothing_left(place)
+    result = tiny(file, "--run", "incus list --all-projects --format csv --columns n")
     assert result.stdout == "front\n"
-    assert list((tiny.store / "scratch").iterdir()) == []
+    assert list(noexec.iterdir()) == list((tiny.store / "scratch").iterdir()) == []
 
 
-def test_where_no_folder_runs_programs_it_says_so_first(tiny: Tries) -> None:
-    file = tiny.write("front: {image: {image}}")
-    with mounted_noexec(tiny.home):
-        result = tiny(file, "--run", "true", code=1)
+def test_where_no_folder_runs_programs_it_says_so_first(tiny: Tries, noexec: Path) -> None:
+    tiny.environment["TMPDIR"] = str(noexec)
+    tiny.store = noexec / "store"
+    result = tiny(tiny.write("front: {image: {image}}"), "--run", "true", code=1)
     assert "both are mounted noexec" in result.stderr
     assert "created" not in result.stderr
 
