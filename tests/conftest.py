@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +21,10 @@ from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.store import Store
+from tests.support import preloaded
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from anklume_images.builder.trees import Tree
@@ -34,13 +34,12 @@ pytest_plugins = ["tests.support.suite"]
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs `anklume-images` as a process of its own, upon one store."""
+    """Runs `anklume-images` as a process of its own, upon one store; options are those of `preloaded.run`."""
 
     store: Path
 
     def __call__(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "anklume_images", "--store", str(self.store), *arguments]
-        result = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+        result = preloaded.run("anklume_images", ["--store", str(self.store), *arguments], **options)
         assert "Traceback" not in result.stderr, result.stderr
         if check:
             assert result.returncode == 0, result.stdout + result.stderr

@@ -40,6 +40,9 @@ _PAUSE_SECONDS = 0.3
 _BACK_SECONDS = 60.0
 _PASSING = (
     "is busy running",  # an operation that a killed command began goes on in the daemon
+    # A daemon that starts again starts what ran before, while one looks at it as something that does not run.
+    "Instance is running",
+    "is already running",
     # Making a bridge, Incus looks at each interface of the host, and fails when one of a starting instance goes.
     "Failed to delete bridge children interfaces",
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,10 +19,12 @@ from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
 from launcher.observe.daemon import daemon_root
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support import preloaded
 from tests.support.instances import create_instance, delete_instance, start_instance
 from tests.unit.gpu_host import gpu, infra, machine, place
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -213,13 +213,7 @@ def test_privileged_container_with_the_runtime_is_refused_by_incus_as_by_us(clie
 def gpu_command(incus: PrivateIncus, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "INCUS_SOCKET": str(incus.socket)}
     environment.pop("INCUS_REMOTE", None)
-    result = subprocess.run(
-        [sys.executable, "-m", "launcher", "gpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    result = preloaded.run("launcher", ["gpu", *arguments], env=environment)
     assert "Traceback" not in result.stderr, result.stderr
     return result
 

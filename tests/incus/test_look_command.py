@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import preloaded
 from tests.support.look_machines import BRAIN, IDLE, LLAMA, WEBUI
 from tests.support.terminal import Terminal
 
@@ -57,9 +58,8 @@ class Command:
         return [sys.executable, "-m", "launcher", command, *arguments]
 
     def __call__(self, command: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        argv = self.argv(command, *(str(self.file) if word == "FILE" else word for word in arguments))
-        env = self.environment | environment
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        words = [command, *(str(self.file) if word == "FILE" else word for word in arguments)]
+        done = preloaded.run("launcher", words, env=self.environment | environment)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.names import OWNER
+from tests.support import preloaded
 from tests.support.instances import delete_image
 
 if TYPE_CHECKING:
@@ -50,10 +51,8 @@ class Launcher:
     def __call__(
         self, command: str, *arguments: str, code: int = 0, file: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        argv = self.argv(command, *arguments, file=file)
-        result = subprocess.run(
-            argv, capture_output=True, text=True, check=False, env=self.environment(), stdin=subprocess.DEVNULL
-        )
+        words = self.argv(command, *arguments, file=file)[3:]
+        result = preloaded.run("launcher", words, env=self.environment())
         said = result.stdout + result.stderr
         assert "Traceback" not in said, said
         assert result.returncode == code, said

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.architectures import host_architecture
 from anklume_images.inputs.lockfile import Lock, ReleaseFile, save_lock
 from anklume_images.specs.catalog import Catalog, builtin_specs
+from tests.support import preloaded
 
 if TYPE_CHECKING:
     from tests.support.faulty_mirror import FaultyMirror
@@ -155,7 +156,7 @@ class World:
     def __call__(self, *arguments: str, rc: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, which must be `rc`, without a traceback."""
         options.setdefault("cwd", self.folder)
-        result = subprocess.run(self.argv(*arguments), capture_output=True, text=True, check=False, **options)
+        result = preloaded.run("anklume_images", self.argv(*arguments)[3:], **options)
         assert "Traceback" not in result.stderr, result.stderr
         assert result.returncode == rc, f"exit {result.returncode}\n{result.stdout}{result.stderr}"
         return result

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
 from launcher.infra.report import Code
+from tests.support import preloaded
+
+if TYPE_CHECKING:
+    import subprocess
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "infra.md"
 
 
 def run(*arguments: str | os.PathLike[str], rc: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "launcher", *arguments]
-    environment = {"PATH": "/nowhere", "HOME": "/nowhere", "INCUS_SOCKET": "/nowhere", "PYTHONPATH": os.getcwd()}
-    options.setdefault("env", environment)
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
+    options.setdefault("env", {"PATH": "/nowhere", "HOME": "/nowhere", "INCUS_SOCKET": "/nowhere"})
+    result = preloaded.run("launcher", [os.fspath(word) for word in arguments], **options)
     assert "Traceback" not in result.stderr, result.stderr
     assert result.returncode == rc, result.stdout + result.stderr
     return result
@@ -116,8 +116,8 @@ def test_a_name_of_a_file_that_is_not_utf8(tmp_path: Path, arguments: list[str])
 
 
 def test_a_file_may_come_through_a_pipe():
-    with (CORPUS / "valid-gpu-one.yml").open() as stream:
-        assert "valid: 2 machines" in run("check", "/dev/stdin", stdin=stream).stdout
+    text = (CORPUS / "valid-gpu-one.yml").read_text()
+    assert "valid: 2 machines" in run("check", "/dev/stdin", text=text).stdout
 
 
 def test_a_device_without_end_is_no_disaster():

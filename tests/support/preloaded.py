@@ -1,0 +1,134 @@
+"""Commands as processes of their own that begin with everything imported, as each is forked off one that did it once.
+
+An ordinary start of Python imports for most of a short command's time. What depends on that start (variables of
+Python's own, the locale) is run as usual; so is whatever a test starts by itself and goes on.
+
+    python -m tests.support.preloaded FD       listens at the socket FD until its standard input ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("anklume_images", "launcher")
+_AT_START = ("PYTHON", "LC_", "LANG")
+
+
+def run(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module` with these arguments and this text as its input; returns when it has ended."""
+    argv = [sys.executable, "-m", module, *arguments]
+    environment = dict(os.environ if env is None else env)
+    if any(name.startswith(_AT_START) and os.environ.get(name) != value for name, value in environment.items()):
+        return subprocess.run(argv, env=environment, cwd=cwd, input=text, capture_output=True, text=True, check=False)
+    with contextlib.ExitStack() as stack:
+        given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        given.write(text.encode())
+        given.seek(0)
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+        connection.connect(_server())
+        socket.send_fds(connection, [b"\0"], [file.fileno() for file in (given, out, err)])
+        connection.sendall(json.dumps([module, list(arguments), environment, str(cwd or os.getcwd())]).encode())
+        connection.shutdown(socket.SHUT_WR)
+        code = int(connection.makefile().read())
+        return subprocess.CompletedProcess(argv, code, _read(out), _read(err))
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+@cache
+def _server() -> str:
+    """The address of this process' server, which ends with it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")  # the kernel finds a name
+    listener.listen()
+    argv = [sys.executable, "-m", __name__, str(listener.fileno())]
+    # Its standard input is a pipe whose other end is this process' alone; it stays open as long as that.
+    server = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    _SERVERS.append(server)
+    name = listener.getsockname()
+    listener.close()
+    return name  # type: ignore[no-any-return]
+
+
+_SERVERS: list[subprocess.Popen[bytes]] = []
+
+
+# The server
+
+
+def _import_all() -> None:
+    for package in PACKAGES:
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            if not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
+
+
+def _serve(listener: socket.socket) -> tuple[str, list[str]]:
+    """Serve until the caller is gone; in a process that is to be a command, return what it is."""
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            sys.exit()
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return _command(connection)
+        connection.close()
+
+
+def _command(connection: socket.socket) -> tuple[str, list[str]]:
+    """Become the command; its parent tells how it ended."""
+    _, files, _, _ = socket.recv_fds(connection, 1, 3)
+    module, arguments, environment, folder = json.loads(connection.makefile().read())
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.sendall(str(code).encode())
+        os._exit(0)
+    connection.close()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    return module, arguments
+
+
+if __name__ == "__main__":
+    _import_all()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that tell
+    name, words = _serve(socket.socket(fileno=int(sys.argv[1])))
+    sys.argv = ["", *words]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
