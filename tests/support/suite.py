@@ -32,6 +32,7 @@ MARKS = {
 
 
 VERSIONS = ("incus-6", "incus-7")
+STARTERS = 2  # workers that start containers
 SAMPLE = 3  # one in so many of a matrix
 SHARED = {  # modules that share what takes long to start, or a place in the common store
     "hosts": {"test_llama_server.py", "test_ollama.py"},
@@ -85,6 +86,12 @@ def group_of(nodeid: str) -> str:
     return version if module.startswith("tests/incus/") else f"{module} {version}"
 
 
+def starts_containers(group: str) -> bool:
+    """Whether the tests of a group do, rather than only compute."""
+    computes = group == "enter" or group.startswith(("tests/unit/", "tests/builds/"))
+    return not computes or group.endswith(VERSIONS)
+
+
 def rank_of(nodeid: str) -> int:
     """When a test begins: first what takes long, and last of that what keeps many machines until the end."""
     group = group_of(nodeid)
@@ -96,12 +103,25 @@ def rank_of(nodeid: str) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker one group after the other, in the order of the tests."""
+    """Give each worker one group after the other, in the order of the tests; only the first two start containers.
+
+    Starting containers is waiting in good part, and a third that computes makes use of that; three that start some
+    would use up what a host lets all containers together watch.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if node not in self.nodes[:STARTERS]:
+                group = next((group for group in self.workqueue if not starts_containers(group)), None)
+                if group is None:
+                    node.shutdown()
+                    return
+                self.workqueue.move_to_end(group, last=False)
+            super()._assign_work_unit(node)
 
     return Groups(config, log)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.suite import MARKS, TESTS, own_environment
+from tests.support.suite import MARKS, TESTS, group_of, own_environment, starts_containers
 
 if TYPE_CHECKING:
     import pytest
@@ -75,3 +75,20 @@ def test_the_callers_variables_reach_no_test(tmp_path: Path) -> None:
     argv += ["-k", test_what_turns_our_commands_is_left_out.__name__]
     result = subprocess.run(argv, cwd=TESTS.parent, env=caller, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("test", "does"),
+    [
+        ("tests/unit/test_plan.py::test_one[incus]", False),
+        ("tests/builds/test_faults.py::test_one[wheel]", False),
+        ("tests/builds/test_enter.py::test_one", False),
+        ("tests/builds/test_ollama.py::test_one", True),
+        ("tests/builds/test_nginx_example.py::test_one[incus-7]", True),
+        ("tests/incus/test_apply.py::test_one[incus-6-some]", True),
+        ("tests/incus/test_look.py::test_one", True),
+        ("tests/e2e/test_try.py::test_one", True),
+    ],
+)
+def test_the_third_worker_gets_no_test_that_starts_containers(test: str, does: bool) -> None:
+    assert starts_containers(group_of(test)) is does
