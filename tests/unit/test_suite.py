@@ -7,12 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.suite import MARKS, TESTS, group_of, own_environment, starts_containers
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def holds_tests(path: Path) -> bool:
