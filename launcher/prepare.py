@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
+from launcher.gpu.images import unusable, why_unusable
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
 from launcher.infra.host import own_routes, shadowed
@@ -147,6 +148,7 @@ def prepare(
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, incus)
+    notices += _unusable(decision, own_images)
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
     _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)
@@ -229,6 +231,19 @@ def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, nam
     sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
     members = members_of(infra, live.instances, instance_of)
     return decide(infra, cards, live.instances, instance_of, members=members, memory=sizes, mig=mig)
+
+
+def _unusable(decision: GpuDecision, images: Mapping[str, Image]) -> list[str]:
+    """Cards on which the image of the machine that gets them cannot compute."""
+    notices = []
+    for name, grants in decision.grants.items():
+        image = images.get(name)
+        gpus = image.spec.get("gpus") if image else None
+        if strange := unusable(gpus, [grant.card for grant in grants]):
+            notices.append(
+                f"{name}: {why_unusable(str(image and image.name), strange)}; anklume-launch doctor names others"
+            )
+    return notices
 
 
 def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:

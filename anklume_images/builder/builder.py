@@ -273,11 +273,12 @@ def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
         packages += [Package("wheel", wheel.package, wheel.version) for wheel in link.lock.wheels if not wheel.tool]
         packages += [Package("file", file.name, file.path) for file in link.lock.files]
     spec = prepared.recipe["spec"]
-    kept = ("provides", "tags", "variables", "volumes", "healthcheck", "ports", "distribution", "release", "variant")
+    kept = ("tags", "variables", "volumes", "healthcheck", "ports", "distribution", "release", "variant")
+    specs = [link.recipe["spec"] for link in prepared.lineage()]
     merged = {key: spec[key] for key in kept}
-    merged["variables"] = {
-        k: v for link in reversed(list(prepared.lineage())) for k, v in link.recipe["spec"]["variables"].items()
-    }
+    merged["provides"] = list(dict.fromkeys(role for each in specs for role in each["provides"]))
+    merged |= next(({"gpus": each["gpus"]} for each in specs if "gpus" in each), {})
+    merged["variables"] = {k: v for each in reversed(specs) for k, v in each["variables"].items()}
     return Image(
         name=prepared.name,
         version=prepared.version,

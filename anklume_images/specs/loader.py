@@ -108,6 +108,7 @@ class _Reader:
             release=checked.release,
             default=checked.default and variant is None,
             provides=checked.provides,
+            gpus=None if checked.gpus is None else dict(checked.gpus),
             tags=checked.tags,
             architectures=checked.architectures,
             archives=dict(checked.archives),

@@ -52,6 +52,7 @@ BUILT_IN_ARCHIVES = ("debian", "debian-security", "pypi")
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 
 Trigger = Literal["create", "copy", "start"]
+Backend = Literal["cuda", "hip", "vulkan"]  # how an engine computes on a card, by the names of ggml's backends
 
 
 def _below_root(path: str) -> str:
@@ -248,6 +249,7 @@ class SpecDocument(_Part):
     base: Word | None = Field(default=None, alias="from")
     default: StrictBool = True
     provides: Annotated[tuple[Role, ...], AfterValidator(_each_once)] = ()
+    gpus: dict[Word, Annotated[tuple[Backend, ...], Field(min_length=1), AfterValidator(_each_once)]] | None = None
     tags: Annotated[tuple[Word, ...], AfterValidator(_each_once)] = ()
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), AfterValidator(_each_once)] = ARCHITECTURES
     archives: dict[Word, Url] = Field(default_factory=dict)
@@ -269,7 +271,8 @@ class Spec:
     """One image: a spec, or one variant of it.
 
     `distribution` and `release` are None in a child until the catalog resolves them from its root. `contents` holds
-    the text of every file of the folder that the spec names, by its path there.
+    the text of every file of the folder that the spec names, by its path there. `gpus` says by makers of cards how the
+    image computes on them; None where the spec does not say.
     """
 
     name: str
@@ -282,6 +285,7 @@ class Spec:
     release: str | None
     default: bool
     provides: tuple[str, ...] = ()
+    gpus: dict[str, tuple[str, ...]] | None = None
     tags: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ARCHITECTURES
     archives: dict[str, str] = field(default_factory=dict)
@@ -312,10 +316,10 @@ class Spec:
         return self.debian.packages if self.debian else ()
 
     def document(self) -> dict[str, Any]:
-        """Everything the spec says as plain data, independent of where its folder is."""
+        """Everything the spec says as plain data, independent of where its folder is; `gpus` only where it says it."""
         plain: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name != "folder":
+            if name != "folder" and (name, value) != ("gpus", None):
                 plain[name] = _plain(value)
         return plain
 

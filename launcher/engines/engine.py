@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from anklume_images.specs.listen import Listen, ListenError, hosts, listen
@@ -31,7 +31,8 @@ class Journal:
 
     `on_cpu`: it computes on the CPU. `devices`: a line for each device that it uses, with the library as its group,
     which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
-    machine's is. `died`: the process that runs the model ended.
+    machine's is. `died`: the process that runs the model ended. `layers`: how many of a model's layers are on cards,
+    and of how many, as its groups. `buffers`: a card's name and the MiB of a model that are on it.
     """
 
     on_cpu: re.Pattern[str] = _NEVER
@@ -39,6 +40,8 @@ class Journal:
     no_vram: re.Pattern[str] = _NEVER
     no_ram: re.Pattern[str] = _NEVER
     died: re.Pattern[str] = _NEVER
+    layers: re.Pattern[str] = _NEVER
+    buffers: re.Pattern[str] = _NEVER
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,8 @@ class Engine(Service):
     `listens_as` is the type that its spec gives the variable `PREFIX_host`: `listen` has the port in it, and `hosts`
     has it in `PREFIX_port`. `connection` is the one by which Open WebUI uses it. `smaller_model` is advice for a card
     that is too small, as a part of a sentence. `model_store` is the path of its volume of models where these are of a
-    form of its own; empty for one that serves GGUF files. `cpu_images` are images whose engine cannot use cards, each
-    with the image whose engine can. `loaded_path` is where it tells which models it holds, and `loaded` reads the JSON
-    that it answers; empty where it tells nothing.
+    form of its own; empty for one that serves GGUF files. `loaded_path` is where it tells which models it holds, and
+    `loaded` reads the JSON that it answers; empty where it tells nothing.
     """
 
     connection: Connection
@@ -67,7 +69,6 @@ class Engine(Service):
     listens_as: Literal["listen", "hosts"] = "hosts"
     journal: Journal = Journal()
     model_store: str = ""
-    cpu_images: Mapping[str, str] = field(default_factory=dict)
     loaded_path: str = ""
     loaded: Callable[[Any], tuple[Loaded, ...]] = lambda _document: ()
 

@@ -21,6 +21,12 @@ ENGINE = Engine(
         "llama-models": openai_api.models,
         "llama-inference": openai_api.answer,
     },
-    journal=Journal(on_cpu=any_of(*ggml.ON_CPU), no_vram=any_of(*ggml.NO_VRAM), died=any_of(*ggml.DIED)),
+    journal=Journal(
+        on_cpu=any_of(*ggml.ON_CPU),
+        no_vram=any_of(*ggml.NO_VRAM),
+        died=any_of(*ggml.DIED),
+        layers=ggml.LAYERS,
+        buffers=ggml.BUFFERS,
+    ),
     smaller_model="one of 3B parameters in Q4_K_M needs about 2 GiB",
 )

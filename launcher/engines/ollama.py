@@ -33,6 +33,8 @@ _JOURNAL = Journal(
     no_ram=any_of(r"model requires more system memory"),
     # The runner is a process of its own, and this is what it or its server said last.
     died=any_of(r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated", *ggml.DIED),
+    layers=ggml.LAYERS,
+    buffers=ggml.BUFFERS,
 )
 
 
@@ -99,7 +101,6 @@ ENGINE = Engine(
     journal=_JOURNAL,
     smaller_model="llama3.2:3b needs about 2 GiB",
     model_store="/root/.ollama",
-    cpu_images={"ollama-cpu": "ollama"},
     loaded_path="/api/ps",
     loaded=_loaded,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from launcher.gpu.cards import computing, describe
 from launcher.gpu.nodes import by_selector
+from launcher.gpu.vendors import vendors_of
 from launcher.gpu_policy.parts import collide, mig_uuid
 from launcher.gpu_policy.refusals import Refusal, unfit
 from launcher.gpu_policy.wishes import Request, wishes_of
@@ -101,7 +102,7 @@ class _Host:
             return self._only_card(wish)
         cards = self._meant(wish)
         if len(cards) == 1:
-            return Grant(cards[0], wish.device, wish.mode, wish.options, wish.part)
+            return Grant(cards[0], wish.device, wish.mode, self._options(cards[0], wish), wish.part)
         if not cards:
             present = _list(self.cards) or "no card at all"
             message = f"{self.request.machine} asks for a GPU that this host does not have: {wish.words}"
@@ -132,7 +133,7 @@ class _Host:
         """The host's only card."""
         cards, name = computing(self.cards), self.request.machine
         if len(cards) == 1:
-            return Grant(cards[0], wish.device, options=wish.options)
+            return Grant(cards[0], wish.device, options=self._options(cards[0], wish))
         if not cards:
             hint = "anklume-launch gpu shows what Incus sees; is the driver loaded?"
             return self._refusal("gpu-absent", f"{name} wants a GPU, and the host has none", hint)
@@ -141,6 +142,13 @@ class _Host:
             f"{name} wants a GPU and names none, and there are {len(cards)}: {_list(cards)}",
             f'name one: gpu_devices: [{{pci: "{cards[0].pci}"}}]' + self._or_target(cards),
         )
+
+    def _options(self, card: Card, wish: Wish) -> Mapping[str, str]:
+        """What the file says, and what lets the container's services open the card's nodes."""
+        if self.request.vm or wish.mode != "physical":
+            return wish.options
+        opened = {key: value for vendor in vendors_of((card,)) for key, value in vendor.opened_by.items()}
+        return {**opened, **wish.options}
 
     def _or_target(self, cards: Iterable[Card]) -> str:
         return ", and a target" if len({card.member for card in cards}) > 1 else ""

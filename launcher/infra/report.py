@@ -74,6 +74,7 @@ Code = Literal[
     "roles-without-common-image",
     "several-images",
     "image-without-role",
+    "image-not-for-gpu",
     "image-not-for-vm",
     "broken-spec",
     # variables

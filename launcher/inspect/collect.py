@@ -12,6 +12,7 @@ from anklume_images.errors import IncusError
 from launcher.engines import PAGE, engines_of
 from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
+from launcher.gpu.images import makers, unusable
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.nvidia import has_hook, has_tool
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["machine_facts", "server_facts", "unreachable"]
 
-_JOURNAL_LINES = 1000
 _CONNECT_SECONDS = 3  # for a list of models, from a neighbour
 
 
@@ -109,14 +109,24 @@ def machine_facts(
     root = daemon_root(incus.address)
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
         evidence = list(pool.map(lambda seen: _machine(incus, seen, book), instances))
-    return [_with_cards(entry, infra, cards, root) if entry.wants_gpu else entry for entry in evidence]
+    return [_with_cards(entry, infra, cards, root, book) if entry.wants_gpu else entry for entry in evidence]
 
 
-def _with_cards(entry: MachineFacts, infra: Infra, cards: Sequence[Card], root: Path | None) -> MachineFacts:
+def _with_cards(
+    entry: MachineFacts, infra: Infra, cards: Sequence[Card], root: Path | None, book: ImageLookup
+) -> MachineFacts:
     machine = entry.seen.machine
     domain = infra.domains[machine.domain]
     grants, refusals = asked(machine, domain, cards)
-    return replace(entry, refusals=refusals, obstacles=preflight(machine, domain, grants, root))
+    facts = book.facts(entry.seen)
+    strange = unusable(facts.gpus, [grant.card for grant in grants])
+    return replace(
+        entry,
+        refusals=refusals,
+        obstacles=preflight(machine, domain, grants, root),
+        unusable=strange,
+        able_images=book.computing_on(makers(strange), facts.provides) if strange else (),
+    )
 
 
 def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFacts:
@@ -135,8 +145,8 @@ def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFac
         gpu,
         nvidia_smi=None if smi is None else CommandResult(smi.code, _said(smi)),
         cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
-        journal=_journal(inside, engine.unit) if engine else (),
-        loaded=_loaded(inside, engine, settings) if engine and engine.loaded_path else (),
+        journal=inside.journal(engine.unit) if engine else (),
+        loaded=loaded_models(inside, engine, settings) if engine else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if page else (),
         no_administrator=PAGE.missing_administrator(inside, settings) if page else None,
@@ -156,16 +166,10 @@ def _said(result: Result) -> str:
     return " ".join((result.stderr or result.stdout).decode(errors="replace").split())[:300]
 
 
-def _journal(inside: Guest, unit: str) -> tuple[str, ...]:
-    """The lines of a unit since it was last started: older ones tell of troubles that may be over."""
-    show = inside.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
-    invocation = show.stdout.decode(errors="replace").strip()
-    which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--boot", "--unit", unit]
-    lines = ["--lines", str(_JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"]
-    return tuple(inside.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
-
-
-def _loaded(inside: Guest, engine: Engine, settings: Settings) -> tuple[Loaded, ...]:
+def loaded_models(inside: Guest, engine: Engine, settings: Settings) -> tuple[Loaded, ...]:
+    """The models that an engine holds in memory; none where it does not tell."""
+    if not engine.loaded_path:
+        return ()
     answer = inside.request(f"{engine.own_url(settings)}{engine.loaded_path}")
     return engine.loaded(answer.json()) if answer.ok else ()
 

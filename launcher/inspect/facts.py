@@ -120,7 +120,8 @@ class EngineTest:
 class MachineFacts:
     """A machine, and how it looks from inside when it runs.
 
-    `refusals` and `obstacles` say what is in the way of the cards that the file gives it.
+    `refusals` and `obstacles` say what is in the way of the cards that the file gives it, `unusable` are those on which
+    its image cannot compute, and `able_images` the images that can.
 
     `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
     sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device, where it has
@@ -133,6 +134,8 @@ class MachineFacts:
     wants_gpu: bool
     refusals: tuple[Refusal, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
+    unusable: tuple[Card, ...] = ()
+    able_images: tuple[str, ...] = ()
     nvidia_smi: CommandResult | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
 from launcher.gpu.cards import computing, describe
+from launcher.gpu.images import why_unusable
 from launcher.gpu.nodes import by_selector
 from launcher.gpu.vendors import vendors_of
 from launcher.gpu.vendors.nvidia import LOST, is_lost
@@ -63,6 +64,13 @@ def _cards(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
         severity: Literal["error", "warning"] = "error" if obstacle.fatal else "warning"
         what = "the GPU will not work until this is fixed" if obstacle.fatal else "its card may not work"
         yield Finding("gpu-preflight", severity, machine.name, what, seen, obstacle.cause, obstacle.remedy)
+    if machine.unusable:
+        what = "the image cannot use the card that the machine has"
+        cause = why_unusable((machine.seen.image or str(machine.seen.machine.image.store)), machine.unusable)
+        remedy = "take the card from it, or make an image that can use it (gpus in its spec.yml)"
+        if machine.able_images:
+            remedy = f"name an image that can: {' or '.join(machine.able_images)}"
+        yield Finding("image-not-for-gpu", "warning", machine.name, what, seen, cause, remedy)
 
 
 def _not_running(machine: MachineFacts) -> Finding:
@@ -118,7 +126,7 @@ def _there(present: bool | None) -> str:
 
 
 def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterator[Finding]:
-    if not machine.wants_gpu:
+    if not machine.wants_gpu or machine.unusable:
         return
     lines = [line for line in machine.journal if engine.journal.on_cpu.search(line)]
     computes = [(line, match[1]) for line in machine.journal if (match := engine.journal.devices.search(line))]
@@ -133,7 +141,6 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
     if not lines:
         return
     why = _diagnosis(machine, host, lines)
-    image = (machine.seen.image or "").partition("@")[0]
     if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
         lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
         why = replace(
@@ -141,8 +148,6 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
             cause="nvidia-smi does not work in the machine, so no program there can use the card",
             remedy="first the finding about nvidia-smi; then restart the machine",
         )
-    elif other := engine.cpu_images.get(image):
-        why = replace(why, cause=f"the image {image} has no runners for cards", remedy=f"name the image {other}")
     what = "the engine computes on the CPU although the machine has a card"
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 

@@ -15,6 +15,7 @@ from anklume_images.errors import IncusError
 from anklume_images.incus.client import Result
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Mapping, Sequence
 
     from anklume_images.incus.client import Incus
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Guest"]
 
 NOT_FOUND, TIMED_OUT = 127, 124  # exit codes, as shells and coreutils have them
+_JOURNAL_LINES = 1000
 _GRACE = 5.0  # seconds by which what ends itself may be late
 _PIPE = 'printf %s "$CURL_CONFIG" | exec curl --config - "$@"'
 
@@ -76,6 +78,19 @@ class Guest:
             if "did not end within" in error.message:
                 return Result(TIMED_OUT, b"", f"{command[0]} did not end within {timeout:g} s".encode())
             raise
+
+    def journal(self, unit: str, *patterns: re.Pattern[str]) -> tuple[str, ...]:
+        """The last lines of a unit since it was last started, or those with one of the patterns in them.
+
+        Older ones tell of what may be over.
+        """
+        show = self.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
+        invocation = show.stdout.decode(errors="replace").strip()
+        which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--boot", "--unit", unit]
+        lines = ["--lines", str(_JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"]
+        if patterns:
+            lines += ["--grep", "|".join(pattern.pattern for pattern in patterns)]
+        return tuple(self.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
 
     def bounded(self, command: Sequence[str], seconds: int) -> Result:
         """Run a command that is ended inside too when its time is over."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import AnklumeError, StoreError
+from anklume_images.errors import AnklumeError, InvalidFileError, StoreError
 from anklume_images.specs.values import value_text
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ __all__ = ["Facts", "ImageLookup"]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is asked about an image; nothing of it is known of one that Incus itself got."""
+    """What is asked about an image; nothing of it is known of one that Incus itself got.
+
+    `gpus` are the makers of cards on which it computes.
+    """
 
     healthcheck: tuple[str, ...] = ()
     provides: frozenset[str] = frozenset()
     defaults: Mapping[str, str] = field(default_factory=dict)
+    gpus: frozenset[str] | None = None
 
 
 class ImageLookup:
@@ -57,16 +62,28 @@ class ImageLookup:
 
     def _specified(self, name: str) -> Facts:
         try:
-            spec, variables = self._catalog.get(name), self._catalog.variables(name)
+            chain, variables = self._catalog.chain(name), self._catalog.variables(name)
         except AnklumeError:
             return Facts()
         defaults = {key: value_text(variable.default) for key, variable in variables.items()}
-        healthcheck = spec.healthcheck.command if spec.healthcheck else ()
-        return Facts(healthcheck, frozenset(spec.provides), defaults)
+        healthcheck = chain[-1].healthcheck.command if chain[-1].healthcheck else ()
+        provides = frozenset(role for spec in chain for role in spec.provides)
+        return Facts(healthcheck, provides, defaults, self._catalog.gpus(name))
+
+    def computing_on(self, makers: frozenset[str], provides: frozenset[str]) -> tuple[str, ...]:
+        """The images that do the same as another one, and do it on cards of these makers."""
+        names = []
+        for name in self._catalog.names():
+            with contextlib.suppress(InvalidFileError):
+                same = provides & set(self._catalog.get(name).provides)
+                if same and makers <= (self._catalog.gpus(name) or frozenset()):
+                    names.append(name)
+        return tuple(names)
 
 
 def _stored(image: Image) -> Facts:
     spec = image.spec
     healthcheck = tuple((spec["healthcheck"] or {}).get("command", ()))
     defaults = {name: value_text(variable["default"]) for name, variable in spec["variables"].items()}
-    return Facts(healthcheck, frozenset(spec["provides"]), defaults)
+    gpus = spec.get("gpus")  # older images do not say
+    return Facts(healthcheck, frozenset(spec["provides"]), defaults, None if gpus is None else frozenset(gpus))

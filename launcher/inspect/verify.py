@@ -15,10 +15,13 @@ from anklume_images.console import table
 from anklume_images.errors import IncusError
 from anklume_images.sanitize import sanitized
 from launcher.engines import services
+from launcher.engines.engine import Engine
 from launcher.engines.probe import Probe, failed
 from launcher.gpu.host import read_cards
 from launcher.inspect.cards import check_cards
+from launcher.inspect.collect import loaded_models
 from launcher.inspect.guest import Guest
+from launcher.inspect.placement import placement
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.observe.instances import RUNNING
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "as_json", "as_text", "checks_of", "verified"]
 
 _GPU = "gpu"
+_COMPUTES = "gpu-compute"
 _OFF = "the service is switched off by the machine's settings"
 
 
@@ -57,6 +61,8 @@ def checks_of(seen: InstanceState, facts: Facts, settings: Settings) -> tuple[tu
     for service in _services(seen, facts):
         off = None if service.enabled(settings) else _OFF
         checks += [(name, off) for name in service.checks]
+        if isinstance(service, Engine) and wants_gpu(seen):
+            checks.append((_COMPUTES, off))
     return tuple(checks)
 
 
@@ -93,7 +99,21 @@ def _machine(
     for service in _services(seen, facts):
         url, key = service.own_url(settings), settings[service.key_variable]
         checks += _of_service(service, name, Probe(inside, settings, url, key, prompt, seconds))
+        if isinstance(service, Engine) and wants_gpu(seen):
+            checks.append(_computes(service, name, inside, settings))  # after it was asked: then a model is loaded
     return checks
+
+
+def _computes(engine: Engine, name: str, inside: Guest, settings: Settings) -> Check:
+    """Whether the engine computes on the card that the machine has."""
+    if not engine.enabled(settings):
+        return Check(_COMPUTES, name, "skipped", _OFF)
+
+    def look() -> Outcome:
+        lines = inside.journal(engine.unit, engine.journal.layers, engine.journal.buffers)
+        return placement(engine, lines, loaded_models(inside, engine, settings))
+
+    return _timed(_COMPUTES, name, look)[0]
 
 
 def _of_service(service: Service, name: str, probe: Probe) -> Iterator[Check]:

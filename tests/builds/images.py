@@ -88,6 +88,11 @@ class Machine:
         """A property of a unit."""
         return self.output("systemctl", "show", unit, "--property", name, "--value").strip()
 
+    def status(self, unit: str) -> dict[str, str]:
+        """What the kernel says of a unit's main process."""
+        lines = self.output("cat", f"/proc/{self.show(unit, 'MainPID')}/status").splitlines()
+        return dict(line.split(":\t", 1) for line in lines)
+
     def push(self, content: bytes, path: str, mode: str = "0644") -> None:
         """Put a file into the instance, as `incus file push` does."""
         incus = self.host.incus
@@ -143,11 +148,18 @@ class Host:
     volumes: set[str] = field(default_factory=set)
 
     @contextlib.contextmanager
-    def launched(self, image: Image, *, volumes: Mapping[str, str] | None = None, **config: str) -> Iterator[Machine]:
-        """A started instance with these `user.anklume.…` and volumes (path to name), removed afterwards."""
+    def launched(
+        self,
+        image: Image,
+        *,
+        volumes: Mapping[str, str] | None = None,
+        nodes: Mapping[str, dict[str, str]] | None = None,
+        **config: str,
+    ) -> Iterator[Machine]:
+        """A started instance with these `user.anklume.…`, volumes (path to name) and devices, removed afterwards."""
         machine = Machine(self, f"machine{next(_numbers)}")
         publish(image_files(image, self.pipeline.images, self.pipeline.store), self.client)
-        devices = {}
+        devices = dict(nodes or {})
         for path, volume in (volumes or {}).items():
             if volume not in self.volumes:
                 self.client.send("post", "storage-pools/default/volumes/custom", {"name": volume})

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.engines import ENGINES
+from launcher.inspect.placement import placement
 from launcher.trial.tiny_gguf import tiny_gguf
 
 if TYPE_CHECKING:
@@ -121,11 +123,31 @@ def test_switched_off_it_does_not_run_and_all_is_well(machine: Machine) -> None:
     assert machine.healthy()
 
 
+def test_vulkan_computes_where_there_is_a_card(host: Host, built: Callable[[str], Image]) -> None:
+    """By Mesa's software driver; the card's node is a stand-in that leads nowhere, and there to be seen."""
+    card = {"type": "unix-char", "source": "/dev/null", "path": "/dev/dri/renderD128", "gid": "44", "mode": "0660"}
+    with host.launched(built("llama-server-mesa"), nodes={"card": card}) as machine:
+        # llama.cpp passes over devices that are no cards, unless they are named.
+        settings = (
+            "[Service]\nEnvironment=GGML_VK_VISIBLE_DEVICES=0 VK_DRIVER_FILES=/usr/share/vulkan/icd.d/lvp_icd.json\n"
+        )
+        machine.push(settings.encode(), f"/etc/systemd/system/{UNIT}.service.d/software.conf")
+        machine.push(tiny_gguf(), f"{MODELS}/tiny.gguf")
+        machine.output("systemctl", "daemon-reload")
+        machine.output("systemctl", "restart", UNIT)
+        machine.wait(machine.healthy, UNIT)
+        assert complete(machine) != ""
+        outcome = placement(ENGINES["llama_server"], machine.journal(UNIT).splitlines())
+        assert (outcome.state, "Vulkan0 has" in outcome.evidence) == ("ok", True), outcome.evidence
+        assert "Permission denied" not in machine.journal(UNIT)
+        assert "44" in machine.status(UNIT)["Groups"].split()
+
+
 def test_server_runs_confined(machine: Machine) -> None:
     machine.restart()
     machine.wait(machine.healthy, UNIT)
-    pid = machine.show(UNIT, "MainPID")
-    status = dict(line.split(":\t", 1) for line in machine.output("cat", f"/proc/{pid}/status").splitlines())
+    pid, status = machine.show(UNIT, "MainPID"), machine.status(UNIT)
+    assert machine.show(UNIT, "MemoryDenyWriteExecute") == "yes"  # there is no card
     assert status["Uid"].split() == [machine.output("id", "-u", "llama-server").strip()] * 4
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     # Reading whatever mode a model has (2), and ports below 1024 (10).

@@ -167,14 +167,21 @@ def test_a_machine_that_never_had_a_card_may_use_its_cpu() -> None:
     assert found(evidence(plain, OLLAMA, journal=tuple(CPU_LINES), loaded=(Loaded("m", GIB, 0),))) == []
 
 
-def test_the_cpu_follows_from_a_missing_nvidia_smi_and_from_the_image() -> None:
+def test_the_cpu_follows_from_a_missing_nvidia_smi() -> None:
     line = CPU_LINES[2]
     both = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=NOT_FOUND, journal=(line,)))
     assert [finding.code for finding in both] == ["nvidia-smi-not-found", "engine-on-cpu"]
     assert "first the finding about nvidia-smi" in both[1].remedy
+
+
+def test_the_cpu_follows_from_an_image_that_cannot_use_the_card() -> None:
     image = replace(READY, image="ollama-cpu@1.0-abc")
-    (finding,) = found(brain(seen=image, journal=(line,)))
-    assert finding.remedy == "name the image ollama"
+    (finding,) = found(
+        brain(seen=image, journal=(CPU_LINES[2],), unusable=(CARD,), able_images=("ollama", "other")),
+    )
+    assert (finding.code, finding.severity) == ("image-not-for-gpu", "warning")
+    assert "ollama-cpu" in finding.cause
+    assert "ollama or other" in finding.remedy
 
 
 # 3. Open WebUI and its engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from launcher.gpu.vendors.vendor import Diagnosis, Extras, Obstacle, Vendor
+from launcher.gpu.vendors.vendor import VIDEO, Diagnosis, Extras, Obstacle, Vendor
 from launcher.infra.merge import merged_devices
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _extras(machine: Machine, domain: Domain) -> Extras:
     if any(_KFD in (device.get("source"), device.get("path")) for device in devices.values()):
         return Extras()
     name = next(name for name in ("kfd", "gpu-kfd") if name not in devices)
-    return Extras(devices={name: {"type": "unix-char", "source": _KFD, "path": _KFD}})
+    return Extras(devices={name: {"type": "unix-char", "source": _KFD, "path": _KFD, **VIDEO}})
 
 
 def _obstacles(machine: Machine, _domain: Domain, _grants: Sequence[Grant], root: Path | None) -> Iterator[Obstacle]:
@@ -43,4 +43,4 @@ def _diagnose(_lines: Sequence[str]) -> Diagnosis:
     )
 
 
-VENDOR = Vendor("AMD", "1002", _diagnose, extras=_extras, obstacles=_obstacles, shared_node=_KFD)
+VENDOR = Vendor("AMD", "1002", _diagnose, extras=_extras, obstacles=_obstacles, shared_node=_KFD, opened_by=VIDEO)

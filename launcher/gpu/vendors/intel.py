@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.gpu.vendors.vendor import Diagnosis, Vendor
+from launcher.gpu.vendors.vendor import VIDEO, Diagnosis, Vendor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,4 +20,4 @@ def _diagnose(_lines: Sequence[str]) -> Diagnosis:
     )
 
 
-VENDOR = Vendor("Intel", "8086", _diagnose)
+VENDOR = Vendor("Intel", "8086", _diagnose, opened_by=VIDEO)

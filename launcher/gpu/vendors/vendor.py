@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from launcher.gpu.grants import Grant
     from launcher.infra.model import Domain, Machine
 
-__all__ = ["Diagnosis", "Extras", "Obstacle", "Vendor"]
+__all__ = ["VIDEO", "Diagnosis", "Extras", "Obstacle", "Vendor"]
+
+# The group `video` has this number in every Debian (base-passwd) and Ubuntu; services of images are in it.
+VIDEO: Mapping[str, str] = {"gid": "44", "mode": "0660"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Vendor:
     `pci_id` is its number on the PCI bus, four hexadecimal digits. `diagnose` reads the lines of an engine's journal
     that say that it computes on the CPU. `shared_node` is a device node that all its cards share and need. `major` is
     the number of its driver's own nodes, `node` their path with the minor number as its group, and `minor` that of a
-    card by its place among its maker's cards. `selected_by` names variables of a container's environment that choose
+    card by its place among its maker's cards. `opened_by` are keys of a container's gpu device that let more than root
+    open its nodes. `selected_by` names variables of a container's environment that choose
     cards, and what each value chooses.
     """
 
@@ -69,4 +73,5 @@ class Vendor:
     major: str = ""
     node: re.Pattern[str] | None = None
     minor: Callable[[Card, int], str] = lambda _card, place: str(place)
+    opened_by: Mapping[str, str] = field(default_factory=dict)
     selected_by: Mapping[str, Callable[[Sequence[Card], str], tuple[Card, ...]]] = field(default_factory=dict)

@@ -1,0 +1,54 @@
+"""Which images can use which cards: by their specs, for every maker that there is code for."""
+
+from __future__ import annotations
+
+import pytest
+
+from anklume_images.specs.catalog import Catalog, builtin_specs
+from launcher.gpu.cards import Card
+from launcher.gpu.images import makers, unusable, why_unusable
+from launcher.gpu.vendors import VENDORS
+
+NVIDIA, AMD, INTEL, OTHER = (
+    Card(f"0000:0{number}:00.0", vendor) for number, vendor in enumerate(("10de", "1002", "8086", "1d17"))
+)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cards"),
+    [
+        (None, ()),
+        ((), (NVIDIA, AMD, INTEL)),
+        (("nvidia",), (AMD, INTEL)),
+        (("nvidia", "amd", "intel"), ()),
+    ],
+)
+def test_cards_that_an_image_cannot_use(gpus: tuple[str, ...] | None, cards: tuple[Card, ...]) -> None:
+    assert unusable(gpus, (NVIDIA, AMD, INTEL, OTHER)) == cards
+
+
+def test_the_reason_names_image_maker_and_card() -> None:
+    text = why_unusable("llama-server", [AMD])
+    assert all(word in text for word in ("llama-server", "AMD", AMD.pci))
+
+
+def test_specs_name_makers_that_are_known() -> None:
+    catalog = Catalog.load([builtin_specs()])
+    known = {vendor.name.lower() for vendor in VENDORS}
+    assert {maker for name in catalog.names() for maker in catalog.gpus(name) or ()} <= known
+    assert makers([NVIDIA, AMD, INTEL]) == known
+
+
+@pytest.mark.parametrize(
+    ("image", "gpus"),
+    [
+        ("debian", None),
+        ("llama-server", {"nvidia"}),
+        ("llama-server-mesa", {"nvidia", "amd", "intel"}),
+        ("ollama", {"nvidia"}),
+        ("ollama-mesa", {"nvidia", "amd", "intel"}),
+        ("ollama-cpu", set()),
+    ],
+)
+def test_what_our_images_can_use(image: str, gpus: set[str] | None) -> None:
+    assert Catalog.load([builtin_specs()]).gpus(image) == gpus
