@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,8 +14,8 @@ from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableErro
 from anklume_images.incus.client import is_missing
 from anklume_images.store.images import Images
 from launcher.apply.halt import Halted, halt
-from launcher.apply.health import wait_for_address, wait_until_healthy
-from launcher.apply.steps import Context, carry_out, claimant_of
+from launcher.apply.health import UnhealthyError, wait_for_address, wait_until_healthy
+from launcher.apply.steps import Context, carry_out, claimant_of, stop
 from launcher.apply.unpacked import is_idle, is_without_root
 from launcher.gpu.claims import confirm
 from launcher.observe.live import read_one
@@ -272,31 +273,45 @@ class _Run:
     def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()
         incus = self._connection()
-        self._persistently(step, incus)
+        whole = self._persistently(step, incus)
         text = f"{label(step.resource)}: {_PAST[step.action]} in {time.monotonic() - begun:.1f} s"
         if step.key.kind == "machine":
             self._confirm(step, incus)
             if self.wait:
-                seconds = wait_until_healthy(
-                    step.resource,
-                    incus.within(step.key.project),
-                    timeout=self.timeout,
-                    tell=self._tell,
-                )
+                seconds = self._wait_until_healthy(step, incus, again=not whole)
                 self.report.healthy[step.resource.machines[0]] = round(seconds, 1)
                 text += f", healthy after {time.monotonic() - begun:.1f} s"
         with self._lock:
             self.report.done.append(step)
         self.console.done(text)
 
+    def _wait_until_healthy(self, step: Step, incus: Incus, *, again: bool) -> float:
+        """Wait for a machine; with `again`, one that is not well is started anew once.
+
+        A daemon that ends while a machine starts may leave it without its network, which nothing shows but that.
+        """
+        within = incus.within(step.key.project)
+        try:
+            return wait_until_healthy(step.resource, within, timeout=self.timeout, tell=self._tell)
+        except UnhealthyError as error:
+            if not again:
+                raise
+            self.console.note(f"{step.key.name}: {error.message.splitlines()[0]}; Incus ended as it started: once more")
+            stop(incus, step.key)
+            incus.set_instance_state(step.key.object, "start")
+            return wait_until_healthy(step.resource, within, timeout=self.timeout, tell=self._tell)
+
     def _tell(self, text: str) -> None:
         if self._stopping.is_set():
             raise AnklumeError("interrupted")
         self.console.note(text)
 
-    def _persistently(self, step: Step, incus: Incus) -> None:
-        """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do."""
-        for attempt in range(_RETRIES + 1):
+    def _persistently(self, step: Step, incus: Incus) -> bool:
+        """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do.
+
+        Returns whether it was done in one go.
+        """
+        for attempt in itertools.count():
             begun = time.monotonic()
             try:
                 if step.action != "none":
@@ -313,7 +328,8 @@ class _Run:
                 time.sleep(_PAUSE_SECONDS * 2**attempt)
                 step = self._again(step, incus, error)
             else:
-                return
+                break
+        return attempt == 0
 
     def _again(self, step: Step, incus: Incus, error: IncusError) -> Step:
         end = time.monotonic() + _BACK_SECONDS

@@ -72,11 +72,11 @@ def test_pool_that_is_not_there(tiny: Launcher) -> None:
 
 def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
     rootfs = tmp_path / "large.squashfs"
-    with PrivateIncus(tree=incus._tree, home=tmp_path / "small", pool_size=256 << 20, storage="btrfs") as small:
+    with PrivateIncus(tree=incus._tree, home=tmp_path / "small", pool_size=192 << 20, storage="btrfs") as small:
         assert small.home is not None
         script = (
             "set -e; cd /tmp; unsquashfs -q -n -d r /srv/trial/tiny.squashfs; "
-            "head -c 400M /dev/urandom > r/large; mksquashfs r /srv/trial/large.squashfs -quiet -no-progress -noD -noF"
+            "head -c 200M /dev/urandom > r/large; mksquashfs r /srv/trial/large.squashfs -quiet -no-progress -noD -noF"
         )
         (small.home / "tiny.squashfs").write_bytes(tiny_rootfs.read_bytes())
         small.run(["sh", "-c", script], check=True, capture_output=True)
@@ -93,8 +93,8 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
             delete_image(client, large.fingerprint)
         put_tiny(store, tiny_rootfs, tmp_path, 2)
         # btrfs gives room back at its next commit, which is half a minute away at most.
-        small.run(["btrfs", "subvolume", "sync", MOUNT], check=True)
-        small.run(["btrfs", "filesystem", "sync", MOUNT], check=True)
+        for command in ("filesystem sync", "subvolume sync -s 1", "filesystem sync"):
+            small.run(["btrfs", *command.split(), MOUNT], check=True)
         launcher("apply")
         launcher.settled()
 
