@@ -18,7 +18,10 @@ _MEBIBYTE = 1 << 20
 
 
 def placement(engine: Engine, lines: Sequence[str], loaded: Sequence[Loaded] = ()) -> Outcome:
-    """Whether an engine computes on a card: by the last model of its journal, else by what it says is loaded."""
+    """Whether an engine computes on a card: by the last model of its journal, else by what it says is loaded.
+
+    Without a model nothing is proven, and nothing is wrong where the engine found a card.
+    """
     counts = [(int(match[1]), int(match[2])) for line in lines if (match := engine.journal.layers.search(line))]
     if counts:
         on_cards, layers = counts[-1]
@@ -30,6 +33,10 @@ def placement(engine: Engine, lines: Sequence[str], loaded: Sequence[Loaded] = (
         texts = [f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)}" for model in loaded]
         text = f"in a card's memory ({engine.loaded_path}): {'; '.join(texts)}"
         return Outcome("ok" if all(model.in_vram for model in loaded) else "failed", text)
+    devices = {match[1].lower() for line in lines if (match := engine.journal.devices.search(line))}
+    if devices - {"cpu"}:
+        names = ", ".join(sorted(devices - {"cpu"}))
+        return Outcome("skipped", f"no model is loaded; {engine.title} found a card by {names}")
     return failed(f"{engine.title} says nowhere that a model is on a card: anklume-launch doctor looks for causes")
 
 

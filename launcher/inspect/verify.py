@@ -110,7 +110,8 @@ def _computes(engine: Engine, name: str, inside: Guest, settings: Settings) -> C
         return Check(_COMPUTES, name, "skipped", _OFF)
 
     def look() -> Outcome:
-        lines = inside.journal(engine.unit, engine.journal.layers, engine.journal.buffers)
+        words = engine.journal
+        lines = inside.journal(engine.unit, words.layers, words.buffers, words.devices)
         return placement(engine, lines, loaded_models(inside, engine, settings))
 
     return _timed(_COMPUTES, name, look)[0]

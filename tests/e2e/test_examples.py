@@ -289,6 +289,7 @@ def test_pro_workstation(launcher: Launcher) -> None:
         ("gpu-server", "gpu"),
         ("gpu-server", "ollama-api"),
         ("gpu-server", "ollama-inference"),
+        ("gpu-server", "gpu-compute"),
         ("webui", "webui-page"),
         ("webui", "webui-engine"),
     }

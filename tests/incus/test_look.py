@@ -117,6 +117,7 @@ def test_verify_proves_card_models_page_and_answers(world: World) -> None:
         ("brain", "gpu"): "ok",
         ("brain", "ollama-api"): "ok",
         ("brain", "ollama-inference"): "ok",
+        ("brain", "gpu-compute"): "ok",
         ("llama", "llama-health"): "ok",
         ("llama", "llama-models"): "ok",
         ("llama", "llama-inference"): "ok",
@@ -257,7 +258,7 @@ def test_journal_of_a_machine_and_of_a_unit(world: World) -> None:
     inside = Guest(world.client, seen)
     text, cursor = logs.journal(inside, 5)
     assert (len(text.splitlines()), bool(cursor)) == (5, True)
-    text, cursor = logs.journal(inside, 50, "llama-server")
+    text, cursor = logs.journal(inside, 300, "llama-server")
     assert "serving /var/lib/models/tiny.gguf" in text
     assert "-- cursor" not in text
     world.run(LLAMA, "systemctl", "restart", "llama-server")

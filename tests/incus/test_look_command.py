@@ -98,7 +98,7 @@ def test_verify(command: Command) -> None:
     assert document["ok"]
     evidence = {(check["machine"], check["name"]): check["evidence"] for check in document["checks"]}
     assert evidence["brain", "ollama-inference"].startswith("tiny:latest: 'stand-in: how are you?'")
-    assert "8 ok, 0 failed, 0 skipped" in command("verify", "FILE", "--tags", "llm", "--wait", "600")
+    assert "9 ok, 0 failed, 0 skipped" in command("verify", "FILE", "--tags", "llm", "--wait", "600")
     assert "the machine is stopped" in command("verify", "FILE", "--only", "idle", code=1)
     assert "longer than 100000 bytes" in command("verify", "FILE", "--prompt", "x" * 100_001, code=2)
 

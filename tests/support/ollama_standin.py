@@ -76,13 +76,22 @@ sub serve {
         or die "Error: listen tcp $host:$port: $@\n";
     print "Listening on $host:$port (version $version)\n";
     # As Ollama tells of the devices that it will compute on.
-    my $library = -e "/dev/nvidia0" && -x "/usr/bin/nvidia-smi" ? "CUDA" : "cpu";
+    my $library = on_card() ? "CUDA" : "cpu";
     print qq(level=INFO source=types.go:42 msg="inference compute" id=0 library=$library compute="" name=stand-in\n);
     while (my $client = $server->accept) {
         next if fork;
         answer($client);
         exit 0;
     }
+}
+
+sub on_card { return -e "/dev/nvidia0" && -x "/usr/bin/nvidia-smi" }
+
+# The model that answered last stays in memory: the card's, where there is one.
+sub loaded {
+    open my $file, "<", "/tmp/loaded" or return "";
+    my $size = 325708676;
+    return sprintf '{"name":"%s","size":%d,"size_vram":%d}', scalar(<$file>), $size, on_card() ? $size : 0;
 }
 
 sub key {
@@ -123,7 +132,7 @@ sub answer {
         my $list = join(",", map { qq({"id":"$_","object":"model"}) } names());
         ($status, $text) = (200, qq({"object":"list","data":[$list]}));
     }
-    if ($path eq "/api/ps") { ($status, $text) = (200, '{"models":[]}') }
+    if ($path eq "/api/ps") { ($status, $text) = (200, '{"models":[' . loaded() . "]}") }
     if ($path eq "/api/generate" and $method eq "POST") { ($status, $text) = generate($name, $body) }
     if ($path eq "/api/pull" and $method eq "POST") {
         my $error = pull($name);
@@ -145,6 +154,7 @@ sub generate {
             "cudaMalloc failed: out of memory\n";
         return (500, '{"error":"llama runner process has terminated: cudaMalloc failed: out of memory"}');
     }
+    write_file("/tmp/loaded", $canonical);
     my ($prompt) = $body =~ /"prompt"\s*:\s*"((?:[^"\\]|\\.)*)"/;
     return (200, qq({"model":"$canonical","response":"stand-in: $prompt","done":true,)
         . qq("eval_count":4,"eval_duration":2000000}));

@@ -12,6 +12,7 @@ from launcher.gpu.config import gpu_config
 from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_mig
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
+from launcher.gpu.vendors.vendor import VIDEO
 from launcher.infra.model import GpuSelector, Profile
 from launcher.observe.daemon import daemon_root
 from tests.unit.gpu_host import address, amd, gpu, host, infra, machine, nvidia, place
@@ -99,8 +100,8 @@ def test_mig_device() -> None:
 def test_amd_container_gets_kfd() -> None:
     devices, config = made(machine("a"), host(amd(0)))
     assert devices == {
-        "gpu0": {"type": "gpu", "gputype": "physical", "pci": FIRST},
-        "kfd": {"type": "unix-char", "source": "/dev/kfd", "path": "/dev/kfd"},
+        "gpu0": {"type": "gpu", "gputype": "physical", "pci": FIRST, **VIDEO},
+        "kfd": {"type": "unix-char", "source": "/dev/kfd", "path": "/dev/kfd", **VIDEO},
     }
     assert config == {}
     own = {"rocm": {"type": "unix-char", "path": "/dev/kfd"}}

@@ -67,6 +67,7 @@ def test_checks_follow_from_roles_image_and_card() -> None:
         "gpu",
         "ollama-api",
         "ollama-inference",
+        "gpu-compute",
     }
     assert set(names(machine("web"), Facts(provides=frozenset({"open_webui"})))) == {"webui-page", "webui-engine"}
     both = names(machine("all"), Facts(provides=frozenset({"open_webui", "llama_server"})))

@@ -36,5 +36,11 @@ def test_without_such_lines_what_is_loaded_counts(in_vram: int, state: str) -> N
     assert placement(OLLAMA, (), (Loaded("m", 2 * GIB, in_vram),)).state == state
 
 
+@pytest.mark.parametrize(("library", "state"), [("Vulkan", "skipped"), ("cpu", "failed")])
+def test_without_a_model_it_is_known_which_devices_were_found(library: str, state: str) -> None:
+    line = f'level=INFO msg="inference compute" id=0 library={library} compute=0.0'
+    assert placement(OLLAMA, (line,)).state == state
+
+
 def test_who_says_nothing_proves_nothing() -> None:
     assert placement(LLAMA, ("listening",)).state == "failed"
