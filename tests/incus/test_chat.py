@@ -86,9 +86,9 @@ def test_it_answers(llm: Launcher) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
-    assert said == b"interrupted\n"
+    assert said.strip() == b"interrupted"
     end = time.monotonic() + SECONDS
-    while llm.execute("chat", "llm", "pgrep", "-x", "curl").code == 0:
+    while llm.execute("chat", "llm", "sh", "-c", "grep -sqx curl /proc/[0-9]*/comm").code == 0:
         assert time.monotonic() < end
         time.sleep(0.1)
     # Line by line: Ctrl-C ends an answer, the end of input the talk.
@@ -100,7 +100,7 @@ def test_it_answers(llm: Launcher) -> None:
         terminal.type("\x03")
         terminal.read_until(r"\r\n> ")
         terminal.type("What is 2+2?\r")
-        terminal.read_until(r"4[^>]*tokens, [^>]*\r\n> ")
+        terminal.read_until(r"[^>]*tokens, [^>]*\r\n> ")
         terminal.type("\x04")
         assert terminal.end() == 0, terminal.text
     finally:

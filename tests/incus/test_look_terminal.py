@@ -97,14 +97,14 @@ def test_a_stream_passes_input_and_output_whole(incus: PrivateIncus, https: bool
 
 @pytest.mark.usefixtures("connect")
 def test_a_stream_comes_as_it_is_made_and_interrupted_its_program_ends(incus: PrivateIncus, client: Incus) -> None:
-    argv = argv_for(incus, STREAM, "sh", "-c", "echo begun; sleep 4242", https=False)
+    argv = argv_for(incus, STREAM, "sh", "-c", "echo begun; exec sleep 4242", https=False)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) != 0
     end = time.monotonic() + SECONDS
-    while b"sleep 4242" in client.execute("c1", ["ps"]).stdout:
+    while b"4242" in client.execute("c1", ["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout:
         assert time.monotonic() < end
         time.sleep(0.1)
 
