@@ -77,7 +77,8 @@ class FetchError(AnklumeError):
     """Inputs could not be had from any mirror, or arrived with the wrong bytes.
 
     `missing` are the paths, below their archives, of those that every address answered not to have (any more): locking
-    anew helps. `unreachable` are those of the others: no mirror known, no answer, or wrong bytes.
+    anew helps. `unreachable` are those of the others: no mirror known, no answer, or wrong bytes. `changed` are those
+    of either for which an address offered or sent other bytes than were locked.
     """
 
     def __init__(
@@ -88,10 +89,12 @@ class FetchError(AnklumeError):
         hint: str | None = None,
         missing: tuple[str, ...] = (),
         unreachable: tuple[str, ...] = (),
+        changed: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.missing = missing
         self.unreachable = unreachable
+        self.changed = changed
 
 
 class StoreError(AnklumeError):

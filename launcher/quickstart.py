@@ -1,22 +1,29 @@
 """From nothing to a chat: the quickstart's machines in a private Incus, and one question put to them.
 
-`python -m launcher.quickstart`, which is what `make quickstart` runs. The model is a toy of random weights: it shows
-that everything works together, and talks nonsense.
+`python -m launcher.quickstart`, which is what `make quickstart` runs. Where its model cannot be had, a toy of random
+weights takes its place: that shows that everything works together, and talks nonsense.
 """
 
 from __future__ import annotations
 
+import contextlib
+import textwrap
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anklume_images.cli.program import run
-from anklume_images.errors import AnklumeError
+from anklume_images.errors import AnklumeError, FetchError
+from anklume_images.sanitize import harmless
+from anklume_images.ship.volume import VolumeFile
 from launcher.cli.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anklume_images.console import Console
     from launcher.trial.browser import Page
     from launcher.trial.trial import Trial
@@ -24,19 +31,39 @@ if TYPE_CHECKING:
 __all__ = ["Chat", "main", "quickstart", "take_picture"]
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "infra.yml"
-MODEL = "tiny"
+MODEL, TOY = "smollm2-135m", "tiny"
 QUESTION = "Why is the sky blue?"
-_WORDS = 24  # tokens of the answer: nonsense does not get better by being longer
+_TOKENS, _TOY_TOKENS = 160, 24  # of the answer: nonsense does not get better by being longer
+_WIDTH = 110  # characters of a line of the answer
 _PAGE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answers; `credits` is a line that says what it is."""
+
+    name: str
+    file: Path
+    tokens: int
+    credits: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said; how many tokens it makes in a second is None where the server does not tell."""
+
+    text: str
+    tokens_per_second: float | None
 
 
 class Chat:
     """Open WebUI's API, as its own page uses it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: Model) -> None:
         import requests
 
         self.url = url
+        self.model = model
         self.token = ""
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy has no business on loopback
@@ -51,21 +78,23 @@ class Chat:
         """The models that it found at its server."""
         return [str(model["id"]) for model in self._ask("get", "/api/models")["data"]]
 
-    def ask(self, model: str, question: str) -> str:
+    def ask(self, question: str) -> Answer:
         """One question, one answer."""
         body = {
-            "model": model,
+            "model": self.model.name,
             "stream": False,
-            "max_tokens": _WORDS,
+            "max_tokens": self.model.tokens,
             "temperature": 0,
             "messages": [{"role": "user", "content": question}],
         }
-        return str(self._ask("post", "/api/chat/completions", body)["choices"][0]["message"]["content"])
+        document = self._ask("post", "/api/chat/completions", body)
+        speed = (document.get("timings") or {}).get("predicted_per_second")  # llama.cpp's own
+        return Answer(str(document["choices"][0]["message"]["content"]), speed)
 
     def prepare_page(self) -> None:
         """Let the page show its answers short, and without what is new in this version laid over it."""
         version = self._ask("get", "/api/version")["version"]
-        ui = {"version": version, "params": {"max_tokens": _WORDS}}
+        ui = {"version": version, "params": {"max_tokens": self.model.tokens, "temperature": 0}}
         self._ask("post", "/api/v1/users/user/settings/update", {"ui": ui})
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -90,10 +119,12 @@ class Chat:
     help="Where the picture of the page goes (quickstart.png).",
 )
 @click.option("--offline", is_flag=True, help="Touch no network.")
+@click.option("--toy", is_flag=True, help="Fetch no model: a toy of random weights answers, with nonsense.")
 @click.pass_obj
-def quickstart(console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool) -> None:
+def quickstart(
+    console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool, toy: bool
+) -> None:
     """Build llama-server and Open WebUI, launch both in a private Incus, and ask them a question. Needs root."""
-    from launcher.trial.tiny_gguf import tiny_gguf
     from launcher.trial.trial import TrialOptions, check_host, trial
 
     check_host()
@@ -101,26 +132,55 @@ def quickstart(console: Console, *, home: Path | None, version: str, screenshot:
     session = Session((), home.absolute() if home else None, console)
     infra = session.infra(EXAMPLE)
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
-    with session.store().scratch("quickstart") as scratch:
-        model = scratch / f"{MODEL}.gguf"
-        model.write_bytes(tiny_gguf())
-        options = TrialOptions(version=f"incus-{version}", models=(model,))
+    with _model(session, offline=offline, toy=toy) as model:
+        options = TrialOptions(version=f"incus-{version}", models=(VolumeFile(f"{model.name}.gguf", model.file),))
         with trial(session.pipeline(offline=offline), infra, options, session.console) as trial_run:
             url = trial_run.url("webui")
             assert url is not None  # noqa: S101 - its image declares a port
-            answer = _converse(Chat(url), trial_run, console, screenshot.absolute())
-            lines = _report(trial_run, answer, time.monotonic() - begun)
+            chat = Chat(url, model)
+            answer = _converse(chat, trial_run, console, screenshot.absolute())
+            lines = _report(trial_run, model, answer, time.monotonic() - begun)
     for line in lines:
         console.result(line)
 
 
-def _converse(chat: Chat, trial: Trial, console: Console, screenshot: Path) -> str:
+@contextlib.contextmanager
+def _model(session: Session, *, offline: bool, toy: bool) -> Iterator[Model]:
+    """The model of its spec, or the toy where that cannot be had; one that was changed at its index is an error."""
+    from launcher.trial.tiny_gguf import tiny_gguf
+
+    with contextlib.ExitStack() as stack:
+        if not toy:
+            library = session.models()
+            said = library.get(MODEL).document
+            try:
+                file = stack.enter_context(library.pulled(MODEL, offline=offline))
+            except FetchError as error:
+                if error.changed:
+                    raise
+                session.console.warn(_instead(error))
+            else:
+                yield Model(MODEL, file, _TOKENS, f"{MODEL}, {said.license}, {said.source}")
+                return
+        file = stack.enter_context(session.store().scratch("quickstart")) / f"{TOY}.gguf"
+        file.write_bytes(tiny_gguf())
+        yield Model(TOY, file, _TOY_TOKENS, "a toy of random weights, which talks nonsense; all else is real")
+
+
+def _instead(error: FetchError) -> str:
+    """Why the toy answers, and what to do about it, on one line."""
+    why = error.message.splitlines()[-1].strip()
+    return f"no model but a toy of random weights: {why}; to have it: anklume-images models pull {MODEL}"
+
+
+def _converse(chat: Chat, trial: Trial, console: Console, screenshot: Path) -> Answer:
     now = time.monotonic()
     chat.sign_up("Admin", "admin@localhost", "quickstart")  # gone with the machine
     models = chat.models()
-    if MODEL not in models:
-        raise AnklumeError(f"Open WebUI sees no model {MODEL} but {', '.join(models) or 'none'}", where=chat.url)
-    answer = chat.ask(MODEL, QUESTION)
+    name = chat.model.name
+    if name not in models:
+        raise AnklumeError(f"Open WebUI sees no model {name} but {', '.join(models) or 'none'}", where=chat.url)
+    answer = chat.ask(QUESTION)
     trial.seconds["question"] = time.monotonic() - now
     take_picture(chat, trial, console, screenshot)
     return answer
@@ -154,7 +214,7 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
 
     page.go(chat.url)
     page.evaluate(f"localStorage.setItem('token', '{chat.token}')")
-    page.go(f"{chat.url}/?models={MODEL}&q={quote(QUESTION)}")
+    page.go(f"{chat.url}/?models={chat.model.name}&q={quote(QUESTION)}")
     end = time.monotonic() + _PAGE_SECONDS
     while not page.wait("document.querySelector('.chat-assistant') !== null", 1):
         # Again: the button is there for a moment before it listens, and gone once it was heard.
@@ -166,15 +226,13 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
     time.sleep(1)  # it fades in
 
 
-def _report(trial: Trial, answer: str, total: float) -> list[str]:
-    lines = ["", f"question  {QUESTION}", f"answer    {answer.strip() or '(blanks)'}"]
-    lines += [
-        "          (the model is a toy of random weights and talks nonsense; all else is real)",
-        "",
-    ]
+def _report(trial: Trial, model: Model, answer: Answer, total: float) -> list[str]:
+    speed = f"; {answer.tokens_per_second:.1f} tokens a second" if answer.tokens_per_second else ""
+    lines = ["", f"question  {QUESTION}", *_wrapped("answer    ", answer.text), f"model     {model.credits}{speed}", ""]
     for machine in trial.machines:
         image = trial.images[machine.name].ref
         lines.append(f"{machine.name:<9} {image}  {machine.address}  {trial.url(machine.name)}")
+    ask = f"anklume-launch chat {_shown(EXAMPLE)}"
     phases = [f"{phase} {seconds:.1f} s" for phase, seconds in trial.seconds.items()]
     healthy = [f"{name} {seconds:.1f} s" for name, seconds in trial.healthy.items()]
     return [
@@ -183,11 +241,19 @@ def _report(trial: Trial, answer: str, total: float) -> list[str]:
         f"seconds   {', '.join(phases)}; in all {total:.1f} s",
         f"healthy   {', '.join(healthy)} after their start",
         "",
-        "with a real model, and to stay in it:",
-        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --model MODEL.gguf",
+        "to stay in it, or with a model of yours (--model MODEL.gguf):",
+        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --model {MODEL}",
+        "to ask it from the terminal:",
+        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --only llm --model {MODEL} --run '{ask}'",
         "on an Incus of your own:",
         f"  .venv/bin/anklume-launch {_shown(EXAMPLE)}",
     ]
+
+
+def _wrapped(title: str, text: str) -> list[str]:
+    """A model's words behind a title, in lines that a terminal can show."""
+    words = textwrap.wrap(" ".join(harmless(text).split()), _WIDTH - len(title)) or ["(blanks)"]
+    return [f"{title if number == 0 else ' ' * len(title)}{line}" for number, line in enumerate(words)]
 
 
 def _shown(path: Path) -> str:

@@ -24,6 +24,7 @@ _TABLE = {
         "gc": "store:gc",
         "list": "store:list_",
         "lock": "build:lock",
+        "models": "models:models",
         "publish": "publish:publish",
         "render": "build:render",
         "sbom": "store:sbom",

@@ -15,12 +15,24 @@ from anklume_images.errors import AnklumeError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
 
-__all__ = ["EXPIRED", "JSON", "NAMES", "OFFLINE", "REF", "REFRESH", "Session", "complete_images", "complete_refs"]
+__all__ = [
+    "EXPIRED",
+    "JSON",
+    "NAMES",
+    "OFFLINE",
+    "REF",
+    "REFRESH",
+    "Session",
+    "complete_images",
+    "complete_models",
+    "complete_refs",
+]
 
 
 @dataclass
@@ -57,6 +69,14 @@ class Session:
 
         return Catalog.load([*self.specs, builtin_specs()])
 
+    def models(self) -> Models:
+        """The language models of the same folders."""
+        from anklume_images.models.library import Models
+        from anklume_images.settings import load_settings
+        from anklume_images.specs.catalog import builtin_specs
+
+        return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
+
     def pipeline(self, **options: Any) -> Pipeline:
         """The pipeline with these options."""
         from anklume_images.pipeline import Options, Pipeline
@@ -81,6 +101,13 @@ def complete_refs(context: click.Context, _parameter: click.Parameter, incomplet
         images = list(_asked(context).images())
         names = {image.name for image in images} | {image.ref for image in images}
         return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
+def complete_models(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of language models that begin like this."""
+    with contextlib.suppress(AnklumeError, OSError):
+        return [name for name in _asked(context).models().names() if name.startswith(incomplete)]
     return []
 
 

@@ -131,7 +131,7 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
 @JSON
 @click.pass_obj
 def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what no channel, no build and no tree in use needs."""
+    """Remove what no channel, no build, no model's lock and no tree in use needs."""
     from anklume_images.console import human_size
     from anklume_images.store.gc import collect, reasons
 
@@ -143,7 +143,7 @@ def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> No
         else:
             session.console.result("\n".join(kept_by) or "nothing: gc would remove it")
         return
-    report = collect(store, images, _trees_in_use(session), dry_run=dry_run)
+    report = collect(store, images, _trees_in_use(session), session.models().needed(), dry_run=dry_run)
     if as_json:
         session.console.json({"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run})
         return

@@ -1,8 +1,7 @@
 """A program with a terminal inside an instance, over the API's websockets, connected to the caller's terminal.
 
 API: POST /1.0/instances/NAME/exec with `interactive`; socket `0` carries both directions, `control` window sizes as
-JSON. The sockets are the `websockets` package's: pylxd's own lose some of what a program says over TLS. One thread
-reads and writes them: OpenSSL allows no two at one connection.
+JSON.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import contextlib
 import json
 import os
 import signal
-import ssl
 import termios
 import tty
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING
 
-from anklume_images.errors import IncusError
+from anklume_images.incus.websocket import open_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from websockets.asyncio.client import ClientConnection
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["run_in_terminal"]
 
 _PIECE = 1 << 16
-_OPEN_SECONDS = 30
 
 
 def run_in_terminal(
@@ -53,43 +49,11 @@ def run_in_terminal(
 
 async def _connect(incus: Incus, operation: str, secrets: Mapping[str, str]) -> None:
     async with (
-        _socket(incus, operation, secrets["0"]) as data,
-        _socket(incus, operation, secrets["control"]) as control,
+        open_websocket(incus, operation, secrets["0"]) as data,
+        open_websocket(incus, operation, secrets["control"]) as control,
     ):
         with _raw_terminal():
             await _relay(data, control)
-
-
-@contextlib.asynccontextmanager
-async def _socket(incus: Incus, operation: str, secret: str) -> AsyncIterator[ClientConnection]:
-    from websockets.asyncio.client import connect, unix_connect
-    from websockets.exceptions import WebSocketException
-
-    path = f"/1.0/operations/{operation}/websocket?secret={quote(secret, safe='')}"
-    options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None}
-    options |= {"open_timeout": _OPEN_SECONDS, "close_timeout": 1}
-    try:
-        if incus.address.startswith("https://"):
-            server = urlsplit(incus.address).netloc
-            connection = await connect(f"wss://{server}{path}", ssl=_tls(incus), **options)
-        else:
-            connection = await unix_connect(incus.address, f"ws://localhost{path}", **options)
-    except (OSError, WebSocketException) as error:
-        raise IncusError(f"no terminal could be had: {error}", where=incus.address) from error
-    async with connection:
-        yield connection
-
-
-def _tls(incus: Incus) -> ssl.SSLContext:
-    """What the connection's own requests trust: the pinned certificate and no other, else the system's authorities."""
-    pin = incus.session.verify
-    context = ssl.create_default_context(cafile=pin if isinstance(pin, str) else None)
-    if isinstance(pin, str):
-        context.check_hostname = False  # the certificate itself is what is trusted, whatever it is called
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if incus.session.cert:
-        context.load_cert_chain(*incus.session.cert)
-    return context
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ class Why(enum.Enum):
         "the server's certificate is not trusted: add its authority to this system's (update-ca-certificates), or name "
         "a file of authorities in SSL_CERT_FILE"
     )
+    CHANGED = "the server has other bytes than were locked: find out why before you lock anew"
     NAME = (
         "the server's name is not found: where only a proxy knows it, name the proxy in http_proxy and https_proxy, in "
         "apt's Acquire::http::Proxy, or in pip's configuration (proxy)"

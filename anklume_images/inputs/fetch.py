@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.files import CHUNK
-from anklume_images.inputs.answers import AgainError, Attempt, Refusal, StoppedError
+from anklume_images.inputs.answers import AgainError, Attempt, Refusal, StoppedError, Why
 from anklume_images.inputs.fetch_error import fetch_error
 from anklume_images.inputs.partial import Partial, disk_error, open_partial
 from anklume_images.inputs.python_index import local_path
@@ -272,7 +272,11 @@ class _Run:
 
 
 class _WrongError(Exception):
-    """These are not the bytes that were asked for."""
+    """These are not the bytes that were asked for; `changed` when it is another file that is offered."""
+
+    def __init__(self, message: str, *, changed: bool = False) -> None:
+        super().__init__(message)
+        self.why = Why.CHANGED if changed else Why.OTHER
 
 
 class _Download:
@@ -313,7 +317,7 @@ class _Download:
                 self._part.reset()
                 # The bytes from before may be the wrong ones; the mirror is to blame for a whole file of its own only.
                 if started == 0 or self._afresh:
-                    raise Refusal(str(wrong)) from None
+                    raise Refusal(str(wrong), why=wrong.why) from None
                 self._afresh = True
             else:
                 return
@@ -321,7 +325,7 @@ class _Download:
     def _check_hash(self) -> None:
         sha256 = self._part.hexdigest()
         if sha256 != self._file.sha256:
-            raise _WrongError(f"sends other bytes (sha256 {sha256})")
+            raise _WrongError(f"sends other bytes (sha256 {sha256})", changed=True)
 
     def _from_network(self) -> None:
         part = self._part
@@ -348,7 +352,7 @@ class _Download:
     def _expect(self, declared: int | None) -> int:
         """The size to come, of what is known of it; without any there would be no end to what is written."""
         if declared is not None and self._size is not None and declared != self._size:
-            raise _WrongError(f"offers {declared} bytes where {self._size} are expected")
+            raise _WrongError(f"offers {declared} bytes where {self._size} are expected", changed=True)
         if self._size is None:
             if declared is None:
                 raise Refusal("does not say how large the file is, and the lock does not either")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import FetchError
-from anklume_images.inputs.answers import advice
+from anklume_images.inputs.answers import Why, advice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,7 @@ def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], so
     """The error for `files`, of which `failed` has what each address said, by sha256."""
     missing = tuple(file for file in files if failed[file.sha256] and all(each.gone for each in failed[file.sha256]))
     unreachable = tuple(file for file in files if file not in missing)
+    changed = tuple(file for file in files if any(each.why is Why.CHANGED for each in failed[file.sha256]))
     lines = [f"{len(files)} {'file' if len(files) == 1 else 'files'} could not be fetched"]
     for file in files[:_LISTED]:
         lines.append(f"  {file.path} ({file.archive})")
@@ -48,4 +49,5 @@ def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], so
         hint="; ".join(hints),
         missing=tuple(file.path for file in missing),
         unreachable=tuple(file.path for file in unreachable),
+        changed=tuple(file.path for file in changed),
     )

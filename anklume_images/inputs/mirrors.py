@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from anklume_images.inputs.access import Access, environment_access
-from anklume_images.inputs.answers import Attempt, Refusal
+from anklume_images.inputs.answers import Attempt, Refusal, Why
 from anklume_images.inputs.apt_config import AptConfig, apt_access
 from anklume_images.inputs.apt_sources import DEBIAN, SECURITY, debian_mirrors, host_apt_sources
 from anklume_images.inputs.lockfile import Wheel
@@ -211,7 +211,9 @@ class Sources:
                 if link.sha256 in {None, wheel.sha256}:
                     yield link.url
                 else:
-                    failures.append(Attempt(page, f"offers {wheel.path} with another sha256", gone=True))
+                    failures.append(
+                        Attempt(page, f"offers {wheel.path} with another sha256", gone=True, why=Why.CHANGED)
+                    )
             elif local_path(page) is None:
                 failures.append(Attempt(page, f"does not list {wheel.path}", gone=True))
 

@@ -15,6 +15,7 @@ from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from anklume_images.store.images import Image, Images
@@ -60,15 +61,17 @@ def _kept(images: Images) -> list[Image]:
     return list(kept.values())
 
 
-def collect(store: Store, images: Images, trees: set[str], *, dry_run: bool = False) -> GcReport:
-    """Remove what nothing needs; `trees` are the digests of the trees that the locks name."""
+def collect(
+    store: Store, images: Images, trees: set[str], blobs: AbstractSet[str] = frozenset(), *, dry_run: bool = False
+) -> GcReport:
+    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept."""
     if not (store.home / "schema").exists():
         return GcReport((), 0)
     store.sweep()
     with store.guarded(exclusively=True):
         kept = _kept(images)
         leased = store.leased()
-        needed = leased | {digest for image in kept for digest in _digests(images, image)}
+        needed = leased | blobs | {digest for image in kept for digest in _digests(images, image)}
         digests = {digest[:32] for digest in trees | {image.toolchain for image in kept}}
         removed: list[str] = []
         freed = 0

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from launcher.cli.machines import find_instance, find_instances, image_lookup
 from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, Session, complete_machines
-
-if TYPE_CHECKING:
-    from anklume_images.incus.client import Incus
-    from launcher.infra.model import Infra
-    from launcher.inspect.images import ImageLookup
-    from launcher.observe.instances import InstanceState
 
 __all__ = ["doctor", "logs", "shell", "status", "verify"]
 
@@ -41,7 +35,7 @@ def status(
 
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
-        rows = status.statuses(incus, _found(session, incus, file, only, tags), _book(session))
+        rows = status.statuses(incus, find_instances(session, incus, file, only, tags), image_lookup(session))
     if as_json:
         session.console.json(status.as_json(rows))
     else:
@@ -87,8 +81,8 @@ def verify(
         raise click.BadParameter(f"longer than {_LONGEST_PROMPT} bytes", param_hint="--prompt")
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
-        instances = _found(session, incus, file, only, tags)
-        checks = verify.verified(incus, instances, _book(session), prompt=prompt, seconds=seconds)
+        instances = find_instances(session, incus, file, only, tags)
+        checks = verify.verified(incus, instances, image_lookup(session), prompt=prompt, seconds=seconds)
     document = verify.as_json(checks)
     if as_json:
         session.console.json(document)
@@ -133,7 +127,8 @@ def doctor(
             if file is None:
                 report = doctor.examine_host(server_facts(incus))
             else:
-                report = doctor.examine(incus, file, _found(session, incus, file, only, tags), _book(session))
+                instances = find_instances(session, incus, file, only, tags)
+                report = doctor.examine(incus, file, instances, image_lookup(session))
     if as_json:
         session.console.json(doctor.as_json(report))
     else:
@@ -168,7 +163,7 @@ def logs(
 
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
-        seen = _one(session, incus, file, machine)
+        seen = find_instance(session, incus, file, machine)
         if not seen.running:
             session.console.note(f"{machine} is {seen.state}: this is what its console and its last start said")
             text = logs.last_words(incus, seen, lines)
@@ -200,40 +195,8 @@ def shell(session: Session, infra: Path, machine: str, command: tuple[str, ...],
 
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
-        seen = _one(session, incus, file, machine)
+        seen = find_instance(session, incus, file, machine)
         if not seen.running:
             raise IncusError(f"{machine} is {seen.state}", hint=f"anklume-launch {infra} starts it")
         code = shell.run(incus, seen, command, remote)
     sys.exit(code)
-
-
-def _book(session: Session) -> ImageLookup:
-    from launcher.inspect.images import ImageLookup
-
-    return ImageLookup(session.images(), session.catalog())
-
-
-def _found(
-    session: Session, incus: Incus, infra: Infra, only: tuple[str, ...], tags: tuple[str, ...]
-) -> tuple[InstanceState, ...]:
-    from launcher.infra.names import names_for
-    from launcher.infra.selection import selected
-    from launcher.observe.instances import look
-
-    machines = selected(infra, only, tags)
-    if not machines:
-        session.console.warn("the file has no such machine: nothing to look at")
-    return look(incus, infra, names_for(infra), machines)
-
-
-def _one(session: Session, incus: Incus, infra: Infra, name: str) -> InstanceState:
-    """The instance of one machine, which is there and ours."""
-    from launcher.infra.selection import SelectionError
-    from launcher.inspect.logs import require_ours
-
-    if infra.machine(name) is None and name in infra.domains:
-        raise SelectionError(f"{name} is a domain, not a machine", where=infra.file)
-    instances = _found(session, incus, infra, (name,), ())
-    seen = next(entry for entry in instances if entry.machine.name == name)  # its domain may have the same name
-    require_ours(seen)
-    return seen

@@ -24,6 +24,7 @@ _TABLE = {
     name: f"launcher.cli.{place}"
     for name, place in {
         "apply": "apply:apply",
+        "chat": "chat:chat",
         "check": "check:check",
         "destroy": "apply:destroy",
         "doctor": "inspect:doctor",

@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images
@@ -58,6 +59,14 @@ class Session:
         from anklume_images.store.images import Images
 
         return Images(self.store())
+
+    def models(self) -> Models:
+        """The language models of the same folders."""
+        from anklume_images.models.library import Models
+        from anklume_images.settings import load_settings
+        from anklume_images.specs.catalog import builtin_specs
+
+        return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
 
     def pipeline(self, *, offline: bool = False) -> Pipeline:
         """The pipeline that builds what the store lacks."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from anklume_images.cli.session import OFFLINE
+from anklume_images.cli.session import OFFLINE, complete_models
 from launcher.cli.session import INFRA, JSON, ONLY, YOLO, Session
 from launcher.private_incus.fake_gpu import MAXIMUM
 
@@ -19,6 +21,25 @@ if TYPE_CHECKING:
     from launcher.trial.trial import Trial
 
 __all__ = ["try_"]
+
+
+def _files_and_names(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[Path | str, ...]:
+    """Each a file where there is one, else the name of a model."""
+    found: list[Path | str] = []
+    for text in given:
+        path = Path(text)
+        if not path.is_file() and (path.exists() or len(path.parts) > 1 or path.suffix):
+            raise click.BadParameter(f"{text!r} is no file." if path.exists() else f"File {text!r} does not exist.")
+        found.append(path if path.is_file() else text)
+    return tuple(found)
+
+
+def _complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of models, else what the shell finds among files."""
+    names = [CompletionItem(name) for name in complete_models(context, parameter, incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
 
 
 @click.command(name="try")
@@ -39,8 +60,10 @@ __all__ = ["try_"]
     "--model",
     "models",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A GGUF file for the machines that serve such (repeatable).",
+    metavar="FILE|NAME",
+    callback=_files_and_names,
+    shell_complete=_complete_model,
+    help="A GGUF file, or a model by its name, for the machines that serve such (repeatable).",
 )
 @ONLY
 @OFFLINE
@@ -56,7 +79,7 @@ def try_(
     fake_gpus: int,
     version: str,
     publish: tuple[str, ...],
-    models: tuple[Path, ...],
+    models: tuple[Path | str, ...],
     only: tuple[str, ...],
     offline: bool,
     yolo: bool,
@@ -67,24 +90,27 @@ def try_(
     Images that the store lacks are built first. Then there is a shell whose `incus` is the private one, or the command
     that --run or what follows `--` names; its exit code is this one's.
     """
+    from launcher.trial.models import model_file, model_name
     from launcher.trial.ports import parse
     from launcher.trial.trial import TrialOptions, check_host, trial
 
     words = _words(command, line)
-    names = [file.name for file in models]
+    names = [model_name(model) for model in models]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise click.UsageError(f"two models are called {doubled}")
-    options = TrialOptions(
-        version=f"incus-{version}",
-        fake_gpus=fake_gpus,
-        publish=tuple(parse(text) for text in publish),
-        models=models,
-        only=only,
-        own_options=session.own_options(),
-    )
+    ports = tuple(parse(text) for text in publish)
     file = session.infra(infra, yolo=yolo)
     check_host()
-    with trial(session.pipeline(offline=offline), file, options, session.console) as trial_run:
+    with contextlib.ExitStack() as stack:
+        options = TrialOptions(
+            version=f"incus-{version}",
+            fake_gpus=fake_gpus,
+            publish=ports,
+            models=tuple(stack.enter_context(model_file(model, session.models, offline=offline)) for model in models),
+            only=only,
+            own_options=session.own_options(),
+        )
+        trial_run = stack.enter_context(trial(session.pipeline(offline=offline), file, options, session.console))
         assert trial_run.shell is not None  # noqa: S101 - it is there when all runs
         if as_json:
             session.console.json(trial_run.document())

@@ -12,6 +12,7 @@ from launcher.engines.service import Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from launcher.engines.chat import ChatInterface
     from launcher.engines.page import Connection
     from launcher.engines.settings import Settings
 
@@ -58,13 +59,15 @@ class Engine(Service):
     """One server of language models.
 
     `listens_as` is the type that its spec gives the variable `PREFIX_host`: `listen` has the port in it, and `hosts`
-    has it in `PREFIX_port`. `connection` is the one by which Open WebUI uses it. `smaller_model` is advice for a card
+    has it in `PREFIX_port`. `connection` is the one by which Open WebUI uses it, and `chat` the
+    one by which `anklume-launch chat` does. `smaller_model` is advice for a card
     that is too small, as a part of a sentence. `model_store` is the path of its volume of models where these are of a
     form of its own; empty for one that serves GGUF files. `loaded_path` is where it tells which models it holds, and
     `loaded` reads the JSON that it answers; empty where it tells nothing.
     """
 
     connection: Connection
+    chat: ChatInterface
     smaller_model: str
     listens_as: Literal["listen", "hosts"] = "hosts"
     journal: Journal = Journal()

@@ -16,6 +16,7 @@ ENGINE = Engine(
     prefix="llama_server",
     port=8080,
     connection=OPENAI_API,
+    chat=openai_api.CHAT,
     checks={
         "llama-health": answers_at("/health"),  # 200 once the model is loaded
         "llama-models": openai_api.models,

@@ -6,11 +6,13 @@ The interface: https://github.com/ollama/ollama/blob/main/docs/api.md. Lines of 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.specs.listen import OLLAMA_PORT
 from launcher.engines import ggml
+from launcher.engines.chat import ChatInterface, Piece, Question
 from launcher.engines.engine import Engine, Journal, Loaded, any_of
 from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
@@ -89,6 +91,47 @@ def _loaded(document: Any) -> tuple[Loaded, ...]:
     )
 
 
+def _body(question: Question) -> dict[str, Any]:
+    chosen = {"temperature": question.temperature, "num_predict": question.max_tokens}
+    return {
+        "model": question.model,
+        "messages": [dict(message) for message in question.messages],
+        "stream": True,
+        "options": {key: value for key, value in chosen.items() if value is not None},
+    }
+
+
+def _piece(line: str) -> Piece | None:
+    """A line is a JSON document, and the last one has `done`, a count and nanoseconds."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    if document.get("error"):
+        return Piece(error=str(document["error"]))
+    message = document.get("message") or {}
+    count, duration = document.get("eval_count"), document.get("eval_duration")
+    return Piece(
+        text=message.get("content") or "",
+        thought=message.get("thinking") or "",
+        tokens=count,
+        tokens_per_second=count / duration * 1e9 if count and duration else None,
+        end=bool(document.get("done")),
+    )
+
+
+_CHAT = ChatInterface(
+    path="/api/chat",
+    body=_body,
+    piece=_piece,
+    models_path="/api/tags",
+    listed="models",
+    named="name",
+    default_model="ollama_default_model",
+)
+
 ENGINE = Engine(
     role="ollama_server",
     title="Ollama",
@@ -97,6 +140,7 @@ ENGINE = Engine(
     port=OLLAMA_PORT,
     listens_as="listen",
     connection=OLLAMA_API,
+    chat=_CHAT,
     checks={"ollama-api": _list_models, "ollama-inference": _answer},
     journal=_JOURNAL,
     smaller_model="llama3.2:3b needs about 2 GiB",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
 from anklume_images.incus.client import Result
+from anklume_images.incus.streamed import run_streamed
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anklume_images.incus.client import Incus
     from launcher.observe.instances import InstanceState
@@ -26,7 +27,9 @@ __all__ = ["NOT_FOUND", "TIMED_OUT", "Answer", "Guest"]
 NOT_FOUND, TIMED_OUT = 127, 124  # exit codes, as shells and coreutils have them
 _JOURNAL_LINES = 1000
 _GRACE = 5.0  # seconds by which what ends itself may be late
+_CONNECT_SECONDS = "10"
 _PIPE = 'printf %s "$CURL_CONFIG" | exec curl --config - "$@"'
+_BESIDE = 'exec curl --config /dev/fd/3 "$@" 3<<END\n$CURL_CONFIG\nEND\n'  # standard input is the body's
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,7 @@ class Guest:
         options += ["--url", url]
         begin = time.monotonic()
         if bearer:
-            escaped = f"Authorization: Bearer {bearer}".replace("\\", "\\\\").replace('"', '\\"')
-            environment = {"CURL_CONFIG": f'header = "{escaped}"\n'}
+            environment = _secret(bearer)
             command = ["sh", "-c", _PIPE, "curl", *options]
             result = self.run(*command, timeout=seconds + _GRACE, environment=environment)
         else:
@@ -117,3 +119,28 @@ class Guest:
         if result.code or not status.isdigit():
             return Answer(result.code or 1, error=error, seconds=took)
         return Answer(0, int(status), text, seconds=took)
+
+    def stream(self, url: str, body: Any, receive: Callable[[bytes], None], *, bearer: str = "") -> Answer:
+        """POST JSON, and hand on the answer to `receive` as it comes; the `text` of what is returned is empty.
+
+        However long it takes: interrupting this ends the request.
+        """
+        options = ["--silent", "--show-error", "--no-buffer", "--connect-timeout", _CONNECT_SECONDS, "--noproxy", "*"]
+        options += ["--globoff", "--write-out", "%{stderr}\n%{http_code}"]
+        options += ["--header", "Content-Type: application/json", "--data-binary", "@-", "--url", url]
+        command = ["sh", "-c", _BESIDE, "curl", *options] if bearer else ["curl", *options]
+        begin = time.monotonic()
+        result = run_streamed(
+            self._incus, self._name, command, json.dumps(body).encode(), receive, _secret(bearer) if bearer else None
+        )
+        took = time.monotonic() - begin
+        error, _, status = result.stderr.decode(errors="replace").rpartition("\n")
+        if result.code or not status.isdigit():
+            return Answer(result.code or 1, error=error.strip(), seconds=took)
+        return Answer(0, int(status), seconds=took)
+
+
+def _secret(bearer: str) -> dict[str, str]:
+    """The environment by which the shell is given a header for curl's configuration."""
+    escaped = f"Authorization: Bearer {bearer}".replace("\\", "\\\\").replace('"', '\\"')
+    return {"CURL_CONFIG": f'header = "{escaped}"\n'}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
     from anklume_images.pipeline import Pipeline
+    from anklume_images.ship.volume import VolumeFile
     from anklume_images.store.images import Image
     from launcher.infra.model import Infra, Machine
     from launcher.trial.ports import Publication
@@ -49,7 +50,7 @@ class TrialOptions:
     version: str = "incus-7"
     fake_gpus: int = 0
     publish: tuple[Publication, ...] = ()
-    models: tuple[Path, ...] = ()
+    models: tuple[VolumeFile, ...] = ()
     only: tuple[str, ...] = ()
     own_options: tuple[str, ...] = ()
 
@@ -138,7 +139,7 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
         models = _model_volumes(infra, machines, images) if options.models else set()
         listeners = [stack.enter_context(_listen(entry)) for entry in ports]
         tree = pipeline.tree(options.version).root
-        room = POOL_SIZE + sum(file.stat().st_size for file in options.models)
+        room = POOL_SIZE + sum(file.source.stat().st_size for file in options.models)
         private = stack.enter_context(PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, pool_size=room))
         incus = stack.enter_context(private.client())
         clock.lap("incus")
@@ -320,11 +321,11 @@ def _bring_models(
     pipeline: Pipeline, trial_run: Trial, options: TrialOptions, volumes: set[tuple[str, str]], console: Console
 ) -> None:
     """Make the volumes that the plan would make, with the files in them; the plan then finds them as they should be."""
-    from anklume_images.ship.volume import VolumeFile, make_volume
+    from anklume_images.ship.volume import make_volume
     from launcher.apply.run import launch as apply
 
     prepared, _ = apply(trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only, kinds=["project"])
-    files = [VolumeFile(file.name, file) for file in options.models]
+    files = options.models
     for step in prepared.plan.steps:
         resource = step.resource
         if resource.key.kind == "volume" and (resource.domain, resource.key.name) in volumes:

@@ -23,6 +23,7 @@ from anklume_images import linux
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.state_directory import PREFIX, sweep
+from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.incus_images import make_rootfs
 from tests.support.incus_leftovers import leftovers, nothing_left
 from tests.support.terminal import Terminal
@@ -239,11 +240,11 @@ def test_the_shell_says_where_it_is_and_how_to_look_inside(tiny: Tries) -> None:
 def test_models_are_in_the_volume_before_the_machine_starts(tiny: Tries, home: Path) -> None:
     file = tiny.write("front: {image: {image}}")
     model = home / "some model.gguf"
-    model.write_bytes(os.urandom(100_000))
+    model.write_bytes(tiny_gguf())
     inside = "/root/models/some model.gguf"
     command = ["incus", "exec", "--project", "web", "front", "--", "stat", "-c", "%s %a %u", inside]
     result = tiny(file, "--model", str(model), "--", *command)
-    assert result.stdout == "100000 644 0\n"
+    assert result.stdout == f"{len(tiny_gguf())} 644 0\n"
     # Apply found it as it wants it: neither made nor changed.
     assert "volume" not in result.stderr
 
@@ -332,6 +333,9 @@ def test_the_commands_exit_code_is_the_verbs(tiny: Tries, command: list[str], co
         ("front: {image: {image}}", ["--run", "true", "--", "true"], 2, "not by both"),
         ("front: {image: {image}}", ["--only", "fornt"], 2, "did you mean 'front'?"),
         ("front: {image: {image}}", ["--model", "/no/such.gguf"], 2, "does not exist"),
+        ("front: {image: {image}}", ["--model", "/dev/null/.."], 2, "is no file"),
+        ("front: {image: {image}}", ["--model", "smollm"], 2, "did you mean 'smollm2-135m'?"),
+        ("front: {image: {image}}", ["--model", "pyproject.toml"], 1, "this is no GGUF file"),
         ("front: {os_image: 'images:alpine/3.20'}", [], 1, "a private Incus reaches no network"),
         ("front: {os_image: 'images:debian/13', type: vm}", [], 1, "there are containers only in a private Incus"),
     ],
@@ -345,7 +349,7 @@ def test_what_cannot_be_is_refused_first(
 
 
 def test_a_model_that_nobody_serves(nginx: Tries, home: Path) -> None:
-    (home / "some.gguf").touch()
+    (home / "some.gguf").write_bytes(tiny_gguf())
     result = nginx(nginx.write("front: {image: {image}}"), "--model", str(home / "some.gguf"), code=1)
     assert "no machine serves GGUF files" in result.stderr
 

@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from anklume_images.builder.trees import tree_names
 from anklume_images.cli.main import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
+from anklume_images.models.lock import ModelLock
+from anklume_images.models.spec import ModelDocument
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument
@@ -83,8 +85,16 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
 
 
 def verbs_of(program: click.Group) -> dict[str, click.Command]:
+    """Its commands by name; those of a group have both names, `models pull`."""
     context = click.Context(program)
-    return {name: command for name in program.list_commands(context) if (command := program.get_command(context, name))}
+    found: dict[str, click.Command] = {}
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": other for inner, other in verbs_of(command).items()}
+        elif command is not None:
+            found[name] = command
+    return found
 
 
 def check_call(program: click.Group, words: list[str]) -> None:
@@ -100,8 +110,10 @@ def check_call(program: click.Group, words: list[str]) -> None:
                 assert next(rest, None), f"{word} has no value"
         elif command is program:
             is_file = program is launch and ("." in word or "/" in word or word.isupper())
-            assert word in commands or is_file, f"no command {word}"
-            command = commands["apply" if is_file else word]
+            of_group = any(name.startswith(f"{word} ") for name in commands)
+            name = f"{word} {next(rest, '')}" if of_group else word
+            assert name in commands or is_file, f"no command {name}"
+            command = commands["apply" if is_file else name]
 
 
 @pytest.mark.parametrize(("page", "call"), calls(), ids=lambda value: str(value)[:60])
@@ -115,6 +127,8 @@ def test_the_check_of_commands_sees_what_does_not_exist() -> None:
     for wrong in (
         "anklume-images biuld debian",
         "anklume-images build --chek",
+        "anklume-images models pul smollm2-135m",
+        "anklume-images models pull --json --missing",
         "anklume-images --store",
         "anklume-launch aplpy infra.yml",
         "anklume-launch infra.yml --pln",
@@ -314,6 +328,12 @@ def test_the_reference_has_every_key_of_a_lock() -> None:
     for kind in (Lock, Deb, Wheel, ReleaseFile, Index):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, f"{kind.__name__}.{field.name}"
+
+
+def test_the_reference_has_every_key_of_a_model_and_its_lock() -> None:
+    text = text_of("reference/model.md")
+    keys = keys_of(ModelDocument) | {field.name for field in dataclasses.fields(ModelLock)}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
 
 
 def test_the_reference_has_every_setting() -> None:

@@ -28,6 +28,7 @@ BELOW_IMAGES = {
     "inputs": {"inputs", "specs", *LEAVES},
     "store": {"store", "inputs", *LEAVES},
     "builder": {"builder", "store", "inputs", "specs", *LEAVES},
+    "models": {"models", "store", "inputs", "specs", *LEAVES},
     "ship": {"ship", "store", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
     "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
@@ -45,6 +46,7 @@ BELOW = {
     "prepare": {"plan", "gpu", "observe", "resources", "infra"},
     "apply": {"apply", "prepare", "plan", "gpu", "observe", "resources", "infra"},
     "inspect": {"inspect", "gpu", "observe", "infra", "engines"},
+    "chat": {"chat", "inspect", "observe", "infra", "engines"},
     "private_incus": {"private_incus"},
     "trial": {"trial", "private_incus", "apply", "prepare", "plan", "infra", "engines"},
 }

@@ -1,0 +1,1 @@
+"""Language models as locked inputs: what a person writes, the lock, and a model's file in the store."""

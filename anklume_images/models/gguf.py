@@ -1,0 +1,125 @@
+"""Whether a GGUF file is whole: it says where each of its tensors begins and of which type and shape it is.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Sizes of types: ggml/src/ggml.c of
+https://github.com/ggml-org/llama.cpp, `type_traits`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import IO, TYPE_CHECKING
+
+from anklume_images.errors import AnklumeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["check_whole"]
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)  # which have the same layout
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes, by the type of a value
+_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_ALIGNMENT = b"general.alignment"
+_MOST = 1 << 24  # of keys, tensors, or bytes of one text: more is no model
+# Values and bytes of a block, by the type of a tensor.
+_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+    34: (256, 54), 35: (256, 66), 39: (32, 17),
+}  # fmt: skip
+
+
+class _CutError(Exception):
+    """The file ends within its description."""
+
+
+class _UnknownError(Exception):
+    """The description is not as it is known here."""
+
+
+def check_whole(path: Path) -> None:
+    """AnklumeError when a file is no GGUF file, or ends before its last tensor does.
+
+    Of a tensor of a type that is not known here only its beginning is looked at. A file whose description is not as
+    it is known here, of a newer version say, passes.
+    """
+    hint = "get it again, and compare its sha256 with its publisher's"
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if start[:4] != _MAGIC:
+            raise AnklumeError("this is no GGUF file", where=str(path), hint="models of that form begin with GGUF")
+        if len(start) == 8 and struct.unpack("<I", start[4:])[0] not in _VERSIONS:
+            return
+        size = path.stat().st_size
+        try:
+            needed = _end(stream)
+        except _CutError:
+            needed = None
+        except _UnknownError:
+            return
+    if needed is None or size < needed:
+        wanted = f"{needed:,}" if needed else "more than that"
+        raise AnklumeError(f"the model is cut short: {size:,} bytes of {wanted}", where=str(path), hint=hint)
+
+
+def _end(stream: IO[bytes]) -> int:
+    """Where the last tensor ends, in bytes from the file's beginning."""
+    tensors, keys = _number(stream, "Q"), _number(stream, "Q")
+    alignment = 32
+    for _ in range(_bounded(keys)):
+        key, kind = _text(stream), _number(stream, "I")
+        if key == _ALIGNMENT and kind == _UINT32:
+            alignment = max(1, _number(stream, "I"))
+        else:
+            _skip_value(stream, kind)
+    ends = [0]
+    for _ in range(_bounded(tensors)):
+        _text(stream)
+        shape = [_number(stream, "Q") for _ in range(min(_number(stream, "I"), 8))]
+        kind, offset = _number(stream, "I"), _number(stream, "Q")
+        count, width = _BLOCKS.get(kind, (1, 0))
+        ends.append(offset + math.prod(shape) // count * width)
+    return -(-stream.tell() // alignment) * alignment + max(ends)
+
+
+def _skip_value(stream: IO[bytes], kind: int) -> None:
+    if kind == _STRING:
+        _text(stream)
+    elif kind == _ARRAY:
+        inner, count = _number(stream, "I"), _bounded(_number(stream, "Q"))
+        if inner in _SCALARS:
+            _take(stream, _SCALARS[inner] * count)
+        elif inner == _STRING:
+            for _ in range(count):
+                _text(stream)
+        else:
+            raise _UnknownError
+    elif kind in _SCALARS:
+        _take(stream, _SCALARS[kind])
+    else:
+        raise _UnknownError
+
+
+def _number(stream: IO[bytes], form: str) -> int:
+    return int(struct.unpack(f"<{form}", _take(stream, struct.calcsize(f"<{form}")))[0])
+
+
+def _text(stream: IO[bytes]) -> bytes:
+    return _take(stream, _bounded(_number(stream, "Q")))
+
+
+def _bounded(count: int) -> int:
+    if count > _MOST:
+        raise _UnknownError
+    return count
+
+
+def _take(stream: IO[bytes], count: int) -> bytes:
+    taken = stream.read(count)
+    if len(taken) < count:
+        raise _CutError
+    return taken
