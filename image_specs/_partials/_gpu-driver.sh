@@ -100,7 +100,7 @@ for file in "$root$host"/lib*/lib*.so."$version"; do
   fi
 done
 # The driver's own file names libGLX_nvidia, which wants X.
-if test -e "$root$own/libEGL_nvidia.so.$version"; then
+if test -L "$root$own/libEGL_nvidia.so.$version"; then
   cat > "$root$own/nvidia_icd.json" <<'END'
 {"file_format_version": "1.0.1", "ICD": {"library_path": "libEGL_nvidia.so.0", "api_version": "1.4.312"}}
 END
