@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
+from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import unusable, why_unusable
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
     from launcher.gpu.cards import Card
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Infra, Machine
     from launcher.infra.names import Names
     from launcher.observe.live import Live
@@ -127,6 +129,7 @@ def prepare(
         decision.waits,
         limits.config if limits else {},
         _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
+        host_files_of(incus) if decision.grants else None,
     )
     target = desired(infra, context)
 
@@ -147,7 +150,7 @@ def prepare(
         hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
-    notices += _preflight(infra, decision, incus)
+    notices += _preflight(infra, decision, context.host_files)
     notices += _unusable(decision, own_images)
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
@@ -304,14 +307,13 @@ def _moves(step: Step) -> bool:
     return any(change.key == "config.ipv4.address" for change in step.changes)
 
 
-def _preflight(infra: Infra, decision: GpuDecision, incus: Incus) -> list[str]:
+def _preflight(infra: Infra, decision: GpuDecision, host: HostFiles | None) -> list[str]:
     """What of the host is in the way of granted cards; PolicyError where it would only fail at the start."""
-    root = daemon_root(incus.address)
     obstacles = [
         obstacle
         for machine in infra.machines()
         if machine.name in decision.grants
-        for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], root)
+        for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], host)
     ]
     fatal = [obstacle for obstacle in obstacles if obstacle.fatal]
     if fatal:

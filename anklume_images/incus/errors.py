@@ -26,6 +26,7 @@ _HINTS = (
     ("idmapping abilities are required", "this file system does not support ID-mapped mounts; use ext4, xfs or btrfs"),
     ("already defined on another nic", "another instance has that address; one no longer in the file goes by --prune"),
     ("cannot modify shifting", "stop the machines that use the volume, then run it again"),
+    ("missing source path", "the host has no such file or folder; a driver that moved is found by the next apply"),
     ("command not found", "the image has no such program"),
     ("not authorized", "the client's certificate is restricted to other projects"),
 )

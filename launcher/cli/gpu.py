@@ -29,7 +29,7 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
     from launcher.gpu import report as gpu_report
     from launcher.gpu.claims import standing_claims
     from launcher.gpu.holders import holders
-    from launcher.gpu.host import read_cards, read_figures
+    from launcher.gpu.host import read_cards, read_figures, with_cuda
     from launcher.gpu.policy import decide, members_of
     from launcher.infra.names import names_for
 
@@ -38,6 +38,7 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
         cards = read_cards(incus)
         instances = incus.instances()
         figures, mig = read_figures(incus, cards)
+        cards = with_cuda(cards, figures)
         claims = [(claim.pci, claim.member, claim.project, claim.instance) for claim in standing_claims(incus)]
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
     card_holders = holders(cards, instances)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from launcher.gpu.grants import gpu_devices_of
 from launcher.gpu.vendors import vendors_of
+from launcher.infra.merge import merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from launcher.gpu.grants import Grant
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Machine
 
 __all__ = ["gpu_config"]
@@ -19,12 +21,13 @@ _NOTHING = {"type": "none"}  # hides a profile's device of the same name
 
 
 def gpu_config(
-    machine: Machine, domain: Domain, grants: Iterable[Grant]
+    machine: Machine, domain: Domain, grants: Iterable[Grant], host: HostFiles | None = None
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Devices and config to lay over the machine's own.
 
     Each granted card is a gpu device by its PCI address; a device of the file that names none is replaced by name, or
-    hidden where there are fewer cards than such devices. Containers get what the cards' makers want beside.
+    hidden where there are fewer cards than such devices. Containers get what the cards' makers want beside, by what
+    `host` has; a device of the file that has such a name stays.
     """
     grants = tuple(grants)
     if not grants:
@@ -35,7 +38,9 @@ def gpu_config(
     config: dict[str, str] = {}
     if machine.type == "lxc":
         for vendor in vendors_of([grant.card for grant in grants]):
-            extras = vendor.extras(machine, domain)
-            devices |= {name: dict(keys) for name, keys in extras.devices.items()}
+            mine = [grant for grant in grants if grant.card.vendor_id == vendor.pci_id]
+            extras = vendor.extras(machine, domain, mine, host)
+            own = merged_devices(machine, domain)
+            devices |= {name: dict(keys) for name, keys in extras.devices.items() if name not in own}
             config |= extras.config
     return devices, config

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
     from launcher.gpu.cards import Card
 
-__all__ = ["Figures", "ask", "matching", "nvidia_smi", "parse_mig"]
+__all__ = ["Figures", "ask", "ask_cuda", "matching", "nvidia_smi", "parse_cuda", "parse_mig"]
 
 _FIELDS = "pci.bus_id,uuid,name,memory.total,memory.used,driver_version"
 _SECONDS = 20.0  # a card that nobody uses takes some to wake up
 _MEBIBYTE = 1 << 20
 _CARD_LINE = re.compile(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)")
+_CUDA_LINE = re.compile(r"^CUDA Version\s*:\s*(\d+\.\d+)", re.MULTILINE)
 _MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One card; memory in bytes, None where the tool does not know."""
+    """One card; memory in bytes, None where the tool does not know. `cuda_version` is the newest that it can."""
 
     pci: str
     uuid: str
@@ -34,6 +35,7 @@ class Figures:
     memory_total: int | None
     memory_used: int | None
     driver_version: str
+    cuda_version: str = ""
 
 
 def nvidia_smi(text: str) -> tuple[Figures, ...]:
@@ -65,16 +67,30 @@ def parse_mig(text: str) -> dict[str, str]:
     return cards
 
 
+def parse_cuda(text: str) -> str:
+    """The version of CUDA that `nvidia-smi -q` names, empty where it names none."""
+    match = _CUDA_LINE.search(text)
+    return match[1] if match else ""
+
+
 def matching(figures: Iterable[Figures], cards: Iterable[Card]) -> dict[str, Figures]:
-    """The figures of these cards by PCI address; those of another host's cards at the same address are left out."""
+    """The figures of these cards by PCI address; those of another host's cards at the same address are left out.
+
+    A card whose UUID nobody has told so far is known by its address.
+    """
     uuids = {card.pci: card.nvidia.uuid for card in cards if card.nvidia is not None}
-    return {entry.pci: entry for entry in figures if uuids.get(entry.pci) == entry.uuid}
+    return {entry.pci: entry for entry in figures if uuids.get(entry.pci) in (entry.uuid, "")}
 
 
 def ask() -> tuple[tuple[Figures, ...], dict[str, str]]:
     """Ask the tool for cards and MIG devices; nothing where it is missing or fails."""
     cards = _run(f"--query-gpu={_FIELDS}", "--format=csv")
     return nvidia_smi(cards), parse_mig(_run("-L")) if cards else {}
+
+
+def ask_cuda() -> str:
+    """Ask the tool for the driver's version of CUDA; empty where it is missing or fails."""
+    return parse_cuda(_run("-q", "-d", "COMPUTE"))
 
 
 def _run(*arguments: str) -> str:

@@ -9,37 +9,34 @@ from launcher.gpu.vendors.vendor import Obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Machine
 
 __all__ = ["Obstacle", "preflight"]
 
 
 def preflight(
-    machine: Machine, domain: Domain, grants: Iterable[Grant], daemon_root: Path | None
+    machine: Machine, domain: Domain, grants: Iterable[Grant], host: HostFiles | None
 ) -> tuple[Obstacle, ...]:
-    """What is in the way of a machine's cards; `daemon_root` is where the daemon's files are, None if out of reach."""
+    """What is in the way of a machine's cards; `host` is what the daemon's files say, None if out of reach."""
     grants = tuple(grants)
     cards = [grant.card for grant in grants]
     if machine.type == "vm":
-        return tuple(_for_vm(machine, cards, daemon_root))
+        return tuple(_for_vm(machine, cards, host))
     return tuple(
         obstacle
         for vendor in vendors_of(cards)
         for obstacle in vendor.obstacles(
-            machine, domain, [grant for grant in grants if grant.card.vendor_id == vendor.pci_id], daemon_root
+            machine, domain, [grant for grant in grants if grant.card.vendor_id == vendor.pci_id], host
         )
     )
 
 
-def _for_vm(machine: Machine, cards: list[Card], daemon_root: Path | None) -> Iterator[Obstacle]:
-    if not cards or daemon_root is None:
-        return
-    groups = daemon_root / "sys/kernel/iommu_groups"
-    if not groups.is_dir() or not any(groups.iterdir()):
+def _for_vm(machine: Machine, cards: list[Card], host: HostFiles | None) -> Iterator[Obstacle]:
+    if cards and host is not None and not host.iommu:
         yield Obstacle(
             machine.name,
             "a VM's card needs an IOMMU, and the kernel has none",

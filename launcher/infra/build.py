@@ -58,6 +58,7 @@ def build_infra(
             where=report.source.where(entry.path),
             ephemeral=entry.data.get("ephemeral", entry.of.get("ephemeral", False)),
             gpu=entry.wants_gpu,
+            gpu_driver=entry.data.get("gpu_driver", settings.gpu_driver),
             gpu_devices=tuple(GpuSelector(**card) for card in entry.data.get("gpu_devices", ())),
             profiles=entry.profiles,
             roles=tuple(dict.fromkeys(entry.data.get("roles", ()))),

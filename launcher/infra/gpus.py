@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anklume_images.incus.values import is_true
 from launcher.gpu_policy.judge import judge
 from launcher.gpu_policy.refusals import in_the_way, sharing, unfit
 from launcher.gpu_policy.wishes import Request, hold_of, wishes_of
@@ -75,3 +76,28 @@ def _check_flag(machine: WrittenMachine, report: Report) -> None:
     if "gpu_memory" in machine.data and not machine.wants_gpu:
         message = f"'{machine.name}' needs GPU memory and has no GPU"
         report.error((*machine.path, "gpu_memory"), "gpu-off", message, key=True, hint="write gpu: true")
+    _check_driver(machine, report)
+
+
+def _check_driver(machine: WrittenMachine, report: Report) -> None:
+    """A way for the driver that the machine cannot go, or that its own configuration speaks against."""
+    way, path = machine.data.get("gpu_driver"), (*machine.path, "gpu_driver")
+    if way is None:
+        return
+    if not machine.wants_gpu:
+        message = f"'{machine.name}' says how the GPU's driver gets in and has no GPU"
+        report.error(path, "gpu-off", message, key=True, hint="write gpu: true")
+    elif machine.is_vm and way != "auto":
+        message = f"'{machine.name}' is a VM, which has a driver of its own: gpu_driver is for containers"
+        report.error(path, "gpu-driver", message, hint="remove it")
+    elif way == "host" and _has_mig(machine):
+        message = f"'{machine.name}' has a MIG device, which Incus gives with nvidia.runtime only"
+        report.error(path, "gpu-driver", message, hint="write gpu_driver: runtime")
+    elif (setting := machine.setting("nvidia.runtime")) and way == ("host" if is_true(setting[1]) else "runtime"):
+        message = f"'{machine.name}' has gpu_driver: {way} and nvidia.runtime: {setting[1]}"
+        report.error(path, "gpu-driver", message, hint="remove one of them")
+
+
+def _has_mig(machine: WrittenMachine) -> bool:
+    selected = any("mig" in card for card in machine.data.get("gpu_devices", ()))
+    return selected or any(device.get("gputype") == "mig" for _, device in machine.gpus)

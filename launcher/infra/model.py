@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 GpuPolicy = Literal["exclusive", "shared"]
+GpuDriver = Literal["auto", "host", "runtime"]
 MachineType = Literal["lxc", "vm"]
 
 
@@ -52,6 +53,7 @@ class Settings:
     """What the plan needs of the `global` section, defaults filled in; the checks need more and read the file."""
 
     gpu_policy: GpuPolicy = "exclusive"
+    gpu_driver: GpuDriver = "auto"
     default_os_image: str = "images:debian/13"
     image_channel: str = "latest"
     storage_pool: str = "default"
@@ -137,7 +139,8 @@ class Machine:
     `keys` are keys of Incus' configuration that keys of the file stand for. `gpu` is true for `gpu: true` and for every
     gpu device that it has, by a profile or itself. `devices` are those of the file only: network, volumes, data and
     generated gpu devices are the plan's. `variables` are those that somebody set (or wiring did), as Incus config holds
-    them; defaults are the image's. `gpu_memory` is in bytes. `where` is `file:line:column`.
+    them; defaults are the image's. `gpu_memory` is in bytes. `gpu_driver` is its own, else the
+    global one. `where` is `file:line:column`.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Machine:
     gpu: bool = False
     gpu_devices: tuple[GpuSelector, ...] = ()
     gpu_memory: int | None = None
+    gpu_driver: GpuDriver = "auto"
     profiles: tuple[str, ...] = ("default",)
     weight: int = 1
     keys: Mapping[str, str] = field(default_factory=dict)

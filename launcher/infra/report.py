@@ -68,6 +68,7 @@ Code = Literal[
     FileCode,
     "gpu-shared",
     "gpu-off",
+    "gpu-driver",
     # images
     "unknown-image",
     "role-without-image",

@@ -37,6 +37,7 @@ _device_type, _gpu_type = choice(*_DEVICE_TYPES), choice("physical", "mdev", "mi
 
 _LINE, _BOOL, _SIZE = Value(readers.line), Value(readers.boolean), Value(readers.size)
 _FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
+_GPU_DRIVER = Value(choice("auto", "host", "runtime"))
 
 
 class _Config:
@@ -178,6 +179,7 @@ _GLOBAL = Section(
         "default_connection": Key(_LINE, foreign=True),
         "default_user": Key(_LINE, foreign=True),
         "gpu_policy": Key(Value(choice("exclusive", "shared"))),
+        "gpu_driver": Key(_GPU_DRIVER),
         "ai_access_policy": Key(Value(choice("exclusive", "open"))),
         "ai_access_default": Key(_LINE),
         "ai_vram_flush": Key(_BOOL),
@@ -226,6 +228,7 @@ MACHINE = Section(
         "vars": Key(MappingOf(_VARIABLE, AnyValue())),
         "gpu_devices": Key(ListOf(_Card())),
         "gpu_memory": Key(Value(readers.size_in_bytes)),
+        "gpu_driver": Key(_GPU_DRIVER),
         "target": Key(Value(matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64))),
         "export_apps": Key(AnyValue(), foreign=True),
         "services": Key(AnyValue(), foreign=True),

@@ -12,14 +12,15 @@ from anklume_images.errors import IncusError
 from launcher.engines import PAGE, engines_of
 from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards
+from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import makers, unusable
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
-from launcher.gpu.vendors.nvidia import has_hook, has_tool
+from launcher.gpu.vendors.nvidia_driver import BOOT_STEP, UNIT, gives_driver
 from launcher.infra.names import NIC
 from launcher.inspect.cards import QUERY
 from launcher.inspect.facts import CommandResult, EngineTest, MachineFacts, Pool, ServerFacts
-from launcher.inspect.guest import Guest
+from launcher.inspect.guest import NOT_FOUND, Guest
 from launcher.inspect.host_filters import read_filters
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from launcher.engines.engine import Engine, Loaded
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Infra
     from launcher.inspect.images import ImageLookup
     from launcher.observe.instances import InstanceState
@@ -60,6 +62,7 @@ def server_facts(incus: Incus) -> ServerFacts:
     resources = incus.resources()
     memory = resources.get("memory") or {}
     root = daemon_root(incus.address)
+    files = host_files_of(incus)
     instances = incus.instances()
     return ServerFacts(
         incus.address,
@@ -67,8 +70,9 @@ def server_facts(incus: Incus) -> ServerFacts:
         pools=tuple(_pool(incus, pool) for pool in incus.within(None).list_objects("pool")),
         cards=read_cards(incus),
         memory=(int(memory.get("used") or 0), int(memory.get("total") or 0)),
-        container_tools=None if root is None else has_tool(root),
-        lxc_hook=None if root is None else has_hook(root),
+        container_tools=None if files is None else files.container_tool,
+        lxc_hook=None if files is None else files.lxc_hook,
+        driver=None if files is None else files.driver,
         ranges=(None, None) if root is None else (_text(root / "etc/subuid"), _text(root / "etc/subgid")),
         controllers=None if root is None else _controllers(root),
         filesystems=_filesystems(),
@@ -106,14 +110,14 @@ def machine_facts(
     incus: Incus, infra: Infra, instances: Iterable[InstanceState], book: ImageLookup, cards: Sequence[Card]
 ) -> list[MachineFacts]:
     """What is seen of these machines, in parallel; `cards` are the host's."""
-    root = daemon_root(incus.address)
+    host = host_files_of(incus)
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
         evidence = list(pool.map(lambda seen: _machine(incus, seen, book), instances))
-    return [_with_cards(entry, infra, cards, root, book) if entry.wants_gpu else entry for entry in evidence]
+    return [_with_cards(entry, infra, cards, host, book) if entry.wants_gpu else entry for entry in evidence]
 
 
 def _with_cards(
-    entry: MachineFacts, infra: Infra, cards: Sequence[Card], root: Path | None, book: ImageLookup
+    entry: MachineFacts, infra: Infra, cards: Sequence[Card], host: HostFiles | None, book: ImageLookup
 ) -> MachineFacts:
     machine = entry.seen.machine
     domain = infra.domains[machine.domain]
@@ -123,7 +127,7 @@ def _with_cards(
     return replace(
         entry,
         refusals=refusals,
-        obstacles=preflight(machine, domain, grants, root),
+        obstacles=preflight(machine, domain, grants, host),
         unusable=strange,
         able_images=book.computing_on(makers(strange), facts.provides) if strange else (),
     )
@@ -144,6 +148,7 @@ def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFac
         settings,
         gpu,
         nvidia_smi=None if smi is None else CommandResult(smi.code, _said(smi)),
+        boot_step=_boot_step(inside) if gpu and any(map(gives_driver, seen.devices.values())) else None,
         cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
         journal=inside.journal(engine.unit) if engine else (),
         loaded=loaded_models(inside, engine, settings) if engine else (),
@@ -152,6 +157,14 @@ def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFac
         no_administrator=PAGE.missing_administrator(inside, settings) if page else None,
         leases=() if seen.has_address else _leases(incus, seen),
     )
+
+
+def _boot_step(inside: Guest) -> CommandResult:
+    """What the image's boot step said of the host's driver, if the image has one."""
+    if inside.run("test", "-x", BOOT_STEP).code:
+        return CommandResult(NOT_FOUND, f"the image has no {BOOT_STEP}")
+    words = ("--boot", "--unit", UNIT, "--identifier", UNIT, "--lines", "3", "--output", "cat", "--no-pager", "--quiet")
+    return CommandResult(0, _said(inside.run("journalctl", *words)))
 
 
 def _leases(incus: Incus, seen: InstanceState) -> tuple[Lease, ...]:

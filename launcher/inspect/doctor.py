@@ -14,9 +14,10 @@ from launcher.inspect.firewall import Bridge, filter_findings
 from launcher.inspect.preflight import host_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anklume_images.incus.client import Incus
+    from launcher.gpu.driver import Driver
     from launcher.infra.model import Infra
     from launcher.inspect.facts import Finding, ServerFacts
     from launcher.inspect.images import ImageLookup
@@ -83,12 +84,22 @@ def _host_lines(host: ServerFacts) -> tuple[str, ...]:
         f"card {card.pci}: {card.model}, driver {card.driver or 'none'} {card.driver_version}".rstrip()
         for card in host.cards
     ]
-    if host.container_tools is None:
+    if host.driver is None:
         lines.append("the host's own files: out of reach from here, not looked at")
     elif any(card.is_nvidia for card in host.cards):
-        words = {True: "there", False: "missing"}
-        lines.append(f"nvidia-container-cli: {words[host.container_tools]}, LXC hook: {words[bool(host.lxc_hook)]}")
+        lines += _driver_lines(host, host.driver)
     return tuple(lines)
+
+
+def _driver_lines(host: ServerFacts, driver: Driver) -> Iterator[str]:
+    """NVIDIA's driver, and where its libraries have not been found the tools that could do without."""
+    folders = ", ".join(folder.path for folder in driver.folders)
+    found = f"libraries {', '.join(driver.libraries)} in {folders}" if folders else "no libraries found"
+    yield f"NVIDIA's driver: module {driver.module or 'not loaded'}, {found}"
+    yield from (f"passed over: {text}" for text in driver.passed_over)
+    if host.container_tools or not folders:
+        words = {True: "there", False: "missing"}
+        yield f"nvidia-container-cli: {words[bool(host.container_tools)]}, LXC hook: {words[bool(host.lxc_hook)]}"
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from launcher.engines.page import NoAdministrator, Upstream
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
+    from launcher.gpu.driver import Driver
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
     from launcher.gpu_policy.refusals import Refusal
@@ -85,6 +86,7 @@ class ServerFacts:
     memory: tuple[int, int] = (0, 0)  # used and total, in bytes
     container_tools: bool | None = None
     lxc_hook: bool | None = None
+    driver: Driver | None = None  # NVIDIA's
     ranges: tuple[str | None, str | None] = (None, None)  # /etc/subuid and /etc/subgid
     controllers: tuple[str, ...] | None = None
     filesystems: frozenset[str] | None = None
@@ -123,9 +125,10 @@ class MachineFacts:
     `refusals` and `obstacles` say what is in the way of the cards that the file gives it, `unusable` are those on which
     its image cannot compute, and `able_images` the images that can.
 
-    `journal` are the lines of its engine since that was last started. `listening` are the addresses and ports of TCP
-    sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device, where it has
-    not its address.
+    `boot_step` is what linked the host's driver at its start: 127 where its image has no such thing, else 0 and its
+    last words. `journal` are the lines of its engine since that was last started. `listening` are the addresses and
+    ports of TCP sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device,
+    where it has not its address.
     """
 
     seen: InstanceState
@@ -137,6 +140,7 @@ class MachineFacts:
     unusable: tuple[Card, ...] = ()
     able_images: tuple[str, ...] = ()
     nvidia_smi: CommandResult | None = None
+    boot_step: CommandResult | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()
     loaded: tuple[Loaded, ...] = ()

@@ -14,6 +14,7 @@ from launcher.gpu.images import why_unusable
 from launcher.gpu.nodes import by_selector
 from launcher.gpu.vendors import vendors_of
 from launcher.gpu.vendors.nvidia import LOST, is_lost
+from launcher.gpu.vendors.nvidia_driver import RUNTIME, driver_troubles, gives_driver
 from launcher.gpu.vendors.vendor import Diagnosis
 from launcher.inspect.administrator import administrator_findings
 from launcher.inspect.connections import connection_findings
@@ -60,7 +61,10 @@ def _cards(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
     for refusal in machine.refusals:
         cause = f"what the file says at {refusal.where} does not go with the host's cards"
         yield Finding(refusal.code, "error", machine.name, refusal.message, seen, cause, refusal.hint)
+    of_host = {trouble.code for trouble in driver_troubles(host.cards, host.driver)}
     for obstacle in machine.obstacles:
+        if obstacle.note or obstacle.code in of_host:
+            continue
         severity: Literal["error", "warning"] = "error" if obstacle.fatal else "warning"
         what = "the GPU will not work until this is fixed" if obstacle.fatal else "its card may not work"
         yield Finding("gpu-preflight", severity, machine.name, what, seen, obstacle.cause, obstacle.remedy)
@@ -104,10 +108,12 @@ def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding
         cause = "the instance has no gpu device"
         remedy = "set gpu: true, or give it a profile with a gpu device, and apply"
         evidence.append("its devices: " + (", ".join(sorted(seen.devices)) or "none"))
-    elif seen.config.get("nvidia.runtime") != "true":
-        cause = "the instance has a card but not nvidia.runtime, which brings the driver's programs and libraries"
-        remedy = "let nvidia.runtime be true (the launcher sets it unless config says otherwise) and restart it"
-        evidence.append(f"nvidia.runtime: {seen.config.get('nvidia.runtime', 'not set')}")
+    elif any(map(gives_driver, seen.devices.values())):
+        cause, remedy = _host_driver(machine, host, evidence)
+    elif seen.config.get(RUNTIME) != "true":
+        cause = f"the instance has a card but neither the host's driver nor {RUNTIME}, which brings it"
+        remedy = f"apply: the launcher gives it one of them, unless config says {RUNTIME}: false"
+        evidence.append(f"{RUNTIME}: {seen.config.get(RUNTIME, 'not set')}; no folder of the host's driver")
     elif host.container_tools is False or host.lxc_hook is False:
         cause = "the host lacks what nvidia.runtime calls"
         remedy = "see the finding about the host: libnvidia-container's tools and LXC's hook"
@@ -119,6 +125,27 @@ def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding
         remedy = "restart the machine; after an update of the driver, restart the host"
         evidence += [f"the host: {card.pci} ({card.model}), driver {card.driver_version}" for card in host.cards]
     yield Finding(code, "error", machine.name, what, tuple(evidence), cause, remedy)
+
+
+def _host_driver(machine: MachineFacts, host: ServerFacts, evidence: list[str]) -> tuple[str, str]:
+    """Cause and remedy where the driver comes by folders of the host, which the image's boot step has to link."""
+    evidence += [
+        f"{device['source']} of the host is at {device['path']}"
+        for device in machine.seen.devices.values()
+        if gives_driver(device)
+    ]
+    step = machine.boot_step
+    if step is not None and step.text:
+        evidence.append(f"the boot step: {step.text}")
+    if step is not None and step.code:
+        cause = "the image has no boot step that links the host's driver: it was built before there was one"
+        return cause, "build its image again and apply with --replace; or let gpu_driver be runtime"
+    if troubles := driver_troubles(host.cards, host.driver):
+        return "the host's driver is not in order", f"see the finding about the host: {troubles[0].code}"
+    return (
+        "the driver's files that were linked as the machine started are not those of the host's running driver",
+        "restart the machine; after an update of the driver, restart the host",
+    )
 
 
 def _there(present: bool | None) -> str:

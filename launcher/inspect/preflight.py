@@ -1,11 +1,13 @@
-"""Whether a host can do what a file asks of it, cards aside: findings from evidence, with nothing looked at here."""
+"""Whether a host can do what a file asks of it: findings from evidence, with nothing looked at here."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
+from launcher.gpu.cards import describe
+from launcher.gpu.vendors.nvidia_driver import driver_troubles
 from launcher.inspect.facts import Finding
 from launcher.observe.watches import LIMIT, watched_containers
 
@@ -26,7 +28,7 @@ def host_findings(host: ServerFacts, pool: str) -> list[Finding]:
     """What stands in the way; `pool` is the one that the file wants."""
     if host.error:
         return [_unreachable(host), *_kernel(host)]
-    return [*_pools(host, pool), *_ranges(host), *_watches(host), *_kernel(host)]
+    return [*_pools(host, pool), *_ranges(host), *_watches(host), *_driver(host), *_kernel(host)]
 
 
 def _unreachable(host: ServerFacts) -> Finding:
@@ -113,6 +115,21 @@ def _watches(host: ServerFacts) -> Iterator[Finding]:
             "all containers of a host share that limit, and systemd in each takes about ten",
             f"sysctl {LIMIT}=8192; in a file of /etc/sysctl.d it stays",
         )
+
+
+def _driver(host: ServerFacts) -> Iterator[Finding]:
+    """What is wrong with NVIDIA's driver, whichever way machines get it."""
+    driver = host.driver
+    seen = tuple(
+        f"{describe(card)}: driver {card.driver or 'none'} {card.driver_version}".rstrip() for card in host.cards
+    )
+    if driver is not None:
+        libraries = ", ".join(driver.libraries) or "none"
+        seen += (f"module {driver.module or 'not loaded'}; libraries: {libraries}", *driver.passed_over)
+    for trouble in driver_troubles(host.cards, driver):
+        severity: Literal["error", "warning"] = "error" if trouble.fatal else "warning"
+        what = "machines cannot compute on the card" if trouble.fatal else "CUDA may not work in machines"
+        yield Finding(trouble.code, severity, _HOST, what, seen, trouble.cause, trouble.remedy)
 
 
 def _kernel(host: ServerFacts) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from launcher.gpu.vendors.nvidia_driver import gives_driver
 from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def is_live_config(name: str) -> bool:
 
 def is_live_device(device: Mapping[str, str]) -> bool:
     """Whether a device comes, goes and changes while its instance runs."""
-    return device.get("type") not in _NOT_LIVE_DEVICES
+    return device.get("type") not in _NOT_LIVE_DEVICES and not gives_driver(device)
 
 
 def is_live(change: Change, resource: Resource, existing: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """What is to be: every object that a file asks for, as Incus is to be told; pure.
 
-What is not in the file comes in as `PlanContext`: the images that channels mean today, the cards granted, the limits
-divided, the host's addresses.
+What is not in the file comes in as `PlanContext`: the images that channels mean today, the cards granted, what the
+host has for them, the limits divided, the host's addresses.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
     from launcher.gpu.grants import Grant
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
 
 __all__ = ["Desired", "PlanContext", "desired", "volumes_of"]
@@ -44,6 +45,7 @@ class PlanContext:
     waits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     host_addresses: tuple[str, ...] = ()
+    host_files: HostFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ class _Builder:
             needs.append(self._image(image, machine))
         volumes = volumes_of(machine, domain, image, self.pool)
         needs += [self._volume(domain, machine, volume, image) for volume in volumes]
-        granted, runtime = gpu_config(machine, domain, self.context.grants.get(machine.name, ()))
+        grants = self.context.grants.get(machine.name, ())
+        granted, driver = gpu_config(machine, domain, grants, self.context.host_files)
         variables, plain = self._variables(machine, image)
         body: dict[str, Any] = {
             "description": machine.description,
@@ -189,7 +192,7 @@ class _Builder:
             "config": {
                 **self.context.limits.get(machine.name, {}),
                 **self._own_config(machine),
-                **runtime,
+                **driver,
                 **machine.config,
                 **variables,
                 **self.mark,

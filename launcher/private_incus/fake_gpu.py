@@ -3,27 +3,54 @@
 What Incus reads (/sys/class/drm, /sys/bus/pci/devices, /proc/driver/nvidia, nodes in /dev, `nvidia-container-cli`) is
 covered in the private mount namespace only. Every node is the null device, so nothing can be computed. The
 container's own /dev/nvidia<N> is made by Incus with NVIDIA's real numbers (195:N).
+
+The driver's libraries are stubs, in the folder where Debian has the real ones, and nvidia-smi is a stand-in. It works
+where a library of the module's version is in the linker's path, and says what the real one says where not.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images import linux
+from launcher.private_incus.stub_library import stub_library
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CUDA", "DRIVER", "MAXIMUM", "MODEL", "FakeCard", "cards", "install"]
+__all__ = [
+    "CUDA",
+    "DRIVER",
+    "LIBRARIES",
+    "MAXIMUM",
+    "MODEL",
+    "SMI",
+    "FakeCard",
+    "cards",
+    "install",
+    "install_driver",
+    "remove_driver",
+]
 
 MAXIMUM = 8
 MODEL = "NVIDIA GeForce RTX 4090"
 DRIVER = "550.54.15"
 CUDA = "12.4"
+LIBRARIES = f"/usr/lib/{platform.machine()}-linux-gnu/nvidia/current"
+SMI = "/usr/bin/nvidia-smi"
+# The names that matter to linking, each with the name that it calls itself: `V` stands for the version.
+_STUBS = {
+    "libcuda.so": "libcuda.so.1",
+    "libnvidia-ml.so": "libnvidia-ml.so.1",
+    "libEGL_nvidia.so": "libEGL_nvidia.so.0",
+    "libnvidia-ptxjitcompiler.so": "libnvidia-ptxjitcompiler.so.1",
+    "libnvidia-eglcore.so": "libnvidia-eglcore.so.V",
+}
 _VENDOR, _PRODUCT, _CLASS = "10de", "2684", "030000"
 _MEMORY = 24564  # MiB, as the real one has
 _STUFF = "run/fakegpu"  # inside the new root
@@ -68,8 +95,6 @@ def install(root: Path, count: int) -> None:
     _keep_unmasked(stuff)
     _copy_classes(root / "sys/class", stuff / "class")
     shutil.copytree(root / "sys/bus/pci/devices", stuff / "pci", symlinks=True, dirs_exist_ok=True)
-    (stuff / "driver/nvidia/module/version").write_text(f"{DRIVER}\n", encoding="utf-8")
-    (stuff / "proc/nvidia/version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {DRIVER}\n", "utf-8")
     for card in cards(count):
         _describe(card, stuff)
     linux.mount(stuff / "class", root / "sys/class", flags=linux.BIND | linux.REC)
@@ -77,6 +102,39 @@ def install(root: Path, count: int) -> None:
     linux.mount(stuff / "proc", root / "proc/driver", flags=linux.BIND)
     _cover_dev(root / "dev", stuff, count)
     _write_stand_in(root / "usr/bin/nvidia-container-cli", count)
+    install_driver(root)
+
+
+def install_driver(root: Path, version: str = DRIVER, *, module: str | None = None) -> None:
+    """Put stubs of this version in place of those that are there, as a package would; `module` runs, if not the same.
+
+    `root` is the private Incus' root folder, from wherever it is seen.
+    """
+    remove_driver(root)
+    module = version if module is None else module
+    (root / _STUFF / "driver/nvidia/module/version").write_text(f"{module}\n", encoding="utf-8")
+    (root / _STUFF / "proc/nvidia/version").write_text(
+        f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {module}  Tue Mar  5 22:23:56 UTC 2024\n"
+        "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n",
+        encoding="utf-8",
+    )
+    folder = root / LIBRARIES[1:]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, stem in _STUBS.items():
+        soname = stem.replace("V", version)
+        (folder / f"{name}.{version}").write_bytes(stub_library(soname))
+        if soname != f"{name}.{version}":
+            (folder / soname).symlink_to(f"{name}.{version}")
+    count = len(list((root / _STUFF / "proc/nvidia/gpus").iterdir()))
+    program = root / SMI[1:]
+    program.write_text(_nvidia_smi(count, version, module), encoding="utf-8")
+    program.chmod(0o755)
+
+
+def remove_driver(root: Path) -> None:
+    """Take the stubs and nvidia-smi away; the module goes on running."""
+    for file in (*(root / LIBRARIES[1:]).glob("lib*"), root / SMI[1:]):
+        file.unlink(missing_ok=True)
 
 
 def _keep_unmasked(stuff: Path) -> None:
@@ -155,7 +213,7 @@ def _write_stand_in(program: Path, count: int) -> None:
         f"{card.index},{card.index},{MODEL},GeForce,{card.uuid},0000{card.pci},8.9" for card in cards(count)
     )
     smi = program.parent.parent / "share/nvidia-smi-stand-in"
-    smi.write_text(_nvidia_smi(count), encoding="utf-8")
+    smi.write_text(_nvidia_smi(count, DRIVER), encoding="utf-8")
     program.write_text(
         f"""#!/bin/sh
 for word in "$@"; do
@@ -183,25 +241,45 @@ exit 1
     program.chmod(0o755)
 
 
-def _nvidia_smi(count: int) -> str:
-    """A shell program that answers `-L`, one query of a container's cards (those with a node there), and a name."""
+def _nvidia_smi(count: int, version: str, module: str = "") -> str:
+    """A shell program that answers `-L`, one query of a container's cards (those with a node there), and a name.
+
+    With `module` it first looks for its library as the real one does, by the linker's cache where there is one.
+    """
     known = [
         f"  test ! -e /dev/nvidia{card.index} || $show {card.index} {card.uuid} 0000{card.pci.upper()}"
         for card in cards(count)
     ]
     return f"""#!/bin/sh
 list() {{ echo "GPU $1: {MODEL} (UUID: $2)"; }}
-query() {{ echo "$3, $2, {MODEL}, {_MEMORY} MiB, 1 MiB, {DRIVER}"; }}
+query() {{ echo "$3, $2, {MODEL}, {_MEMORY} MiB, 1 MiB, {version}"; }}
 each() {{
   show=$1
 {chr(10).join(known)}
 }}
+{_library_check(module) if module else ""}
 case "$1" in
   -L) each list;;
   --query-gpu=pci.bus_id,uuid,name,memory.total,memory.used,driver_version)
     echo "pci.bus_id, uuid, name, memory.total [MiB], memory.used [MiB], driver_version"
     each query;;
-  "") echo "stand-in for nvidia-smi, driver {DRIVER}"; each list;;
+  "") echo "stand-in for nvidia-smi, driver {version}"; each list;;
   *) echo "the stand-in for nvidia-smi does not know $1" >&2; exit 2;;
 esac
 """
+
+
+def _library_check(module: str) -> str:
+    return f"""\
+if test -x /usr/sbin/ldconfig; then
+  library=$(/usr/sbin/ldconfig -p | grep -F 'libnvidia-ml.so.1 ' | head -n 1)
+  library=$(readlink -f "${{library##* }}")
+  if ! test -e "$library"; then
+    echo "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system." >&2
+    exit 12
+  fi
+  if test "${{library##*.so.}}" != {module}; then
+    echo "Failed to initialize NVML: Driver/library version mismatch" >&2
+    exit 18
+  fi
+fi"""

@@ -275,7 +275,8 @@ def test_pro_workstation(launcher: Launcher) -> None:
     server = instance(launcher, "ai-tools", "gpu-server")
     assert server["profiles"] == ["default", "nvidia-compute"]
     assert server["expanded_devices"]["gpu"] == {"type": "gpu", "gputype": "physical", "pci": CARD}
-    assert server["expanded_config"]["nvidia.runtime"] == "true"
+    assert "nvidia.runtime" not in server["expanded_config"]  # the host's own driver is given instead
+    assert server["expanded_devices"]["host-driver"]["readonly"] == "true"
     assert server["devices"]["vol-models"]["path"] == "/root/.ollama"
     assert server["config"]["user.anklume.ollama_default_model"] == "llama3.2:3b"
     page = instance(launcher, "ai-tools", "webui")

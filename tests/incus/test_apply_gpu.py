@@ -21,6 +21,7 @@ domains:
     machines:
       %s: {image: tiny, ephemeral: true, gpu: true, gpu_devices: [{pci: "%s"}]}
 """
+RUNTIME = MACHINE.replace("gpu: true", "gpu: true, gpu_driver: runtime")
 
 
 def cards(launcher: Launcher) -> dict[str, list[str]]:
@@ -35,7 +36,8 @@ def test_machine_gets_its_card_and_no_other(tiny: Launcher) -> None:
     nodes = tiny.execute("lab", "box", "sh", "-c", "ls /dev").stdout.decode().split()
     assert "nvidia1" in nodes
     assert "nvidia0" not in nodes
-    assert tiny.execute("lab", "box", "sh", "/usr/bin/nvidia-smi").stdout.startswith(b"stand-in for nvidia-smi")
+    smi = ("sh", "/usr/lib/host-driver/bin/nvidia-smi")  # what links it is in Debian's images only
+    assert tiny.execute("lab", "box", *smi).stdout.startswith(b"stand-in for nvidia-smi")
     assert cards(tiny) == {FIRST: [], SECOND: ["box"]}
     tiny.settled()
     tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
@@ -85,9 +87,22 @@ def test_policy_counts_the_whole_file_whatever_is_selected(tiny: Launcher) -> No
     assert sorted(cards(tiny)[FIRST]) == ["box", "cat"]
 
 
+def test_the_runtime_brings_the_driver_and_the_hosts_own_replaces_it(tiny: Launcher) -> None:
+    tiny.write(RUNTIME % ("lab", "box", FIRST), head=EXCLUSIVE)
+    tiny("apply")
+    assert tiny.execute("lab", "box", "sh", "/usr/bin/nvidia-smi").stdout.startswith(b"stand-in for nvidia-smi")
+    tiny.settled()
+    tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
+    (step,) = tiny.json("plan", code=3)["steps"]
+    assert (step["name"], step["action"]) == ("box", "restart")
+    assert {"config.nvidia.runtime", "devices.host-driver"} <= {change["key"] for change in step["changes"]}
+    tiny("apply", "--yes")
+    tiny.settled()
+
+
 @pytest.mark.parametrize("missing", ["usr/bin/nvidia-container-cli", "usr/share/lxc/hooks/nvidia"])
 def test_host_without_the_container_tools_is_told_before_anything_is_touched(tiny: Launcher, missing: str) -> None:
-    tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
+    tiny.write(RUNTIME % ("lab", "box", FIRST), head=EXCLUSIVE)
     tiny.incus.run(["mv", f"/{missing}", f"/{missing}.away"], check=True)
     try:
         said = tiny("apply", code=4).stderr

@@ -14,6 +14,7 @@ from launcher.gpu.claims import Claimant, claim, release
 from launcher.gpu.config import gpu_config
 from launcher.gpu.holders import holders
 from launcher.gpu.host import read_cards
+from launcher.gpu.host_files import HostFiles, read_host_files
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
 from launcher.infra.model import Profile
@@ -152,13 +153,13 @@ def test_granted_card_is_all_that_a_container_gets(
     publish(image, client)
     # A profile as in the guide: its device names no card, so that Incus alone would pass both.
     project.send("post", "profiles", {"name": "nvidia", "devices": {"gpu": gpu(gputype="physical")}})
-    entry = machine("c1", pci=SECOND, profiles=("default", "nvidia"))
+    entry = machine("c1", pci=SECOND, profiles=("default", "nvidia"), gpu_driver="runtime")
     profiles = {"nvidia": Profile("nvidia", devices={"gpu": gpu(gputype="physical")})}
     file = infra(entry, profiles=profiles)
     decision = decide(file, read_cards(client), instances(client), place)
     decision.check()
     devices, config = gpu_config(entry, file.domains["ai"], decision.grants["c1"])
-    assert preflight(entry, file.domains["ai"], decision.grants["c1"], daemon_root(str(incus.socket))) == ()
+    assert preflight(entry, file.domains["ai"], decision.grants["c1"], files_of(incus)) == ()
     create_instance(
         project, "c1", fingerprint=image.fingerprint, profiles=("default", "nvidia"), devices=devices, config=config
     )
@@ -181,19 +182,35 @@ def test_bare_profile_would_pass_both_cards(client: Incus, image: ImageFiles) ->
     assert {"nvidia0", "nvidia1"} <= set(nodes)
 
 
-def test_preflight_sees_the_daemons_files_and_not_the_callers(incus: PrivateIncus, client: Incus) -> None:
+def files_of(incus: PrivateIncus) -> HostFiles:
     root = daemon_root(str(incus.socket))
     assert root is not None
-    entry = machine("c1", pci=FIRST)
+    return read_host_files(root)
+
+
+def test_preflight_sees_the_daemons_files_and_not_the_callers(incus: PrivateIncus, client: Incus) -> None:
+    entry = machine("c1", pci=FIRST, gpu_driver="runtime")
     file = infra(entry)
     grants = decide(file, read_cards(client), [], place).grants["c1"]
-    assert preflight(entry, file.domains["ai"], grants, root) == ()
+    assert preflight(entry, file.domains["ai"], grants, files_of(incus)) == ()
     incus.run(["mv", "/usr/bin/nvidia-container-cli", "/usr/bin/gone"], check=True)
     try:
-        (found,) = preflight(entry, file.domains["ai"], grants, root)
+        (found,) = preflight(entry, file.domains["ai"], grants, files_of(incus))
         assert "nvidia-container-cli" in found.cause
+        # Nobody asks for it where the host's own driver is given; Incus alone then tells no UUID.
+        assert preflight(machine("c1", pci=FIRST), file.domains["ai"], grants, files_of(incus)) == ()
+        assert [card.nvidia and card.nvidia.uuid for card in read_cards(client)] == [
+            card.uuid for card in fakegpu.cards(2)
+        ]
     finally:
         incus.run(["mv", "/usr/bin/gone", "/usr/bin/nvidia-container-cli"], check=True)
+
+
+def test_driver_of_the_host_as_it_is_read(incus: PrivateIncus) -> None:
+    driver = files_of(incus).driver
+    assert (driver.module, driver.version, driver.libraries) == (fakegpu.DRIVER, fakegpu.DRIVER, (fakegpu.DRIVER,))
+    assert ([folder.path for folder in driver.folders], driver.smi) == ([fakegpu.LIBRARIES], fakegpu.SMI)
+    assert driver.uvm
 
 
 def test_privileged_container_with_the_runtime_is_refused_by_incus_as_by_us(client: Incus, image: ImageFiles) -> None:

@@ -8,6 +8,7 @@ from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.page import Upstream
 from launcher.engines.settings import Settings
 from launcher.gpu.cards import Card, Nvidia
+from launcher.gpu.driver import Driver, LibraryFolder
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy
 from launcher.infra.model import Settings as FileSettings
 from launcher.inspect.facts import EngineTest, MachineFacts, Pool, ServerFacts
@@ -28,6 +29,7 @@ HOST = ServerFacts(
     memory=(1 << 30, 8 << 30),
     container_tools=True,
     lxc_hook=True,
+    driver=Driver("550.54.15", ("550.54.15",), (LibraryFolder("/usr/local/nvidia/lib64"),), uvm=True),
     ranges=("root:1000000:1000000000\n", "root:1000000:1000000000\n"),
     controllers=("cpu", "io", "memory", "pids"),
     filesystems=frozenset({"ext4", "overlay"}),

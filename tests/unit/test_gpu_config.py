@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.gpu.config import gpu_config
-from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_mig
+from launcher.gpu.driver import Driver, LibraryFolder
+from launcher.gpu.host_files import HostFiles, read_host_files
+from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_cuda, parse_mig
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.vendor import VIDEO
-from launcher.infra.model import GpuSelector, Profile
+from launcher.infra.model import GpuSelector, ImageChoice, Profile
 from launcher.observe.daemon import daemon_root
 from tests.unit.gpu_host import address, amd, gpu, host, infra, machine, nvidia, place
 
@@ -30,12 +33,12 @@ WITHOUT_CARD = gpu(gputype="physical")
 
 
 def made(
-    entry: Machine, cards: tuple[Card, ...] | None = None, **profiles: Profile
+    entry: Machine, cards: tuple[Card, ...] | None = None, files: HostFiles | None = None, **profiles: Profile
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     file = infra(entry, profiles=profiles)
     decision = decide(file, cards or host(nvidia(0), nvidia(1)), [], place)
     decision.check()
-    return gpu_config(entry, file.domains[entry.domain], decision.grants.get(entry.name, ()))
+    return gpu_config(entry, file.domains[entry.domain], decision.grants.get(entry.name, ()), files)
 
 
 # Devices and config
@@ -91,6 +94,153 @@ def test_no_device_is_left_that_gives_more_than_one_card(device: dict[str, str])
     assert [keys.get("pci") for keys in devices.values()] == [FIRST]
 
 
+# The driver of the host
+
+CURRENT, SHARED = "/usr/lib/x86_64-linux-gnu/nvidia/current", "/usr/lib/x86_64-linux-gnu"
+VERSION = "550.54.15"
+DRIVER = Driver(
+    VERSION,
+    (VERSION,),
+    (LibraryFolder(CURRENT), LibraryFolder(SHARED, shared=True)),
+    smi="/usr/bin/nvidia-smi",
+    uvm=True,
+)
+WITH_DRIVER = HostFiles(DRIVER)
+WITHOUT = HostFiles(Driver(VERSION, uvm=True), container_tool=True, lxc_hook=True)
+
+
+def folder(source: str, path: str) -> dict[str, str]:
+    return {"type": "disk", "source": source, "path": path, "readonly": "true"}
+
+
+def test_driver_comes_as_folders_of_the_host() -> None:
+    devices, config = made(machine("a", pci=FIRST), files=WITH_DRIVER)
+    assert devices == {
+        "gpu0": {"type": "gpu", "gputype": "physical", "pci": FIRST},
+        "host-driver": folder(CURRENT, "/usr/lib/host-driver/lib"),
+        "host-driver-2": folder(SHARED, "/usr/lib/host-driver/lib-2"),
+        "host-driver-smi": folder("/usr/bin/nvidia-smi", "/usr/lib/host-driver/bin/nvidia-smi"),
+    }
+    assert config == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "files", "way"),
+    [
+        ({}, WITH_DRIVER, "host"),
+        ({}, WITHOUT, "runtime"),
+        ({}, None, "runtime"),  # a remote
+        ({"gpu_driver": "host"}, WITH_DRIVER, "host"),
+        ({"gpu_driver": "runtime"}, WITH_DRIVER, "runtime"),
+        ({"config": {"nvidia.runtime": "true"}}, WITH_DRIVER, "runtime"),
+        ({"config": {"nvidia.runtime": "false"}}, WITH_DRIVER, "none"),
+        ({"config": {"nvidia.runtime": "false"}, "gpu_driver": "host"}, WITH_DRIVER, "host"),
+        ({"config": {"nvidia.runtime": "false"}, "gpu_driver": "runtime"}, WITH_DRIVER, "none"),
+        ({"gpu_devices": (GpuSelector(mig="MIG-aa"),)}, WITH_DRIVER, "runtime"),
+        ({"gpu_driver": "host"}, WITHOUT, "none"),
+        ({"gpu_driver": "host"}, None, "none"),
+        ({"type": "vm", "pci": FIRST}, WITH_DRIVER, "none"),
+        ({"type": "vm", "pci": FIRST, "gpu_driver": "host"}, WITH_DRIVER, "none"),
+    ],
+)
+def test_which_way_the_driver_takes(keys: dict[str, Any], files: HostFiles | None, way: str) -> None:
+    devices, config = made(machine("a", **keys), host(nvidia(0)), files)
+    written = {**keys.get("config", {}), **config}
+    taken = "host" if "host-driver" in devices else "runtime" if written.get("nvidia.runtime") == "true" else "none"
+    assert taken == way
+
+
+def test_a_card_of_another_member_of_a_cluster_is_not_of_this_host() -> None:
+    elsewhere, here = (host(nvidia(0), member=name) for name in ("two", "one"))
+    files = HostFiles(DRIVER, member="one")
+    assert "host-driver" not in made(machine("a"), elsewhere, files)[0]
+    assert "host-driver" in made(machine("a"), here, files)[0]
+
+
+def test_own_device_of_such_a_name_stays() -> None:
+    own = {"host-driver": {"type": "none"}}
+    assert "host-driver" not in made(machine("a", devices=own, pci=FIRST), files=WITH_DRIVER)[0]
+
+
+def others(**keys: Any) -> Machine:
+    return dataclasses.replace(machine("a", **keys), image=ImageChoice(None, remote="images:debian/13"))
+
+
+def test_image_of_others_has_the_variable_where_it_cannot_break_it() -> None:
+    devices, config = made(others(pci=FIRST), files=WITH_DRIVER)
+    assert devices["host-driver-smi"]["path"] == "/usr/local/bin/nvidia-smi"
+    assert config == {"environment.LD_LIBRARY_PATH": "/usr/lib/host-driver/lib"}  # the other one has a libc
+    only_shared = HostFiles(dataclasses.replace(DRIVER, folders=DRIVER.folders[1:]))
+    assert made(others(pci=FIRST), files=only_shared)[1] == {}
+    own = {"environment.LD_LIBRARY_PATH": "/opt/lib"}
+    assert made(others(pci=FIRST, config=own), files=WITH_DRIVER)[1] == {}
+
+
+def test_image_of_others_has_a_note_in_the_plan() -> None:
+    (found,) = told(others(pci=FIRST), WITH_DRIVER)
+    assert (found.fatal, found.note) == (False, True)
+    assert f"lib*.so.{VERSION}" in found.remedy
+    assert told(machine("a", pci=FIRST), WITH_DRIVER) == ()
+
+
+def told(entry: Machine, files: HostFiles | None, cards: tuple[Card, ...] | None = None) -> tuple[Obstacle, ...]:
+    file = infra(entry)
+    decision = decide(file, cards or host(nvidia(0)), [], place)
+    return preflight(entry, file.domains["ai"], decision.grants[entry.name], files)
+
+
+def test_no_tool_is_asked_for_where_the_folders_are_given() -> None:
+    assert told(machine("a"), WITH_DRIVER) == ()
+    asked = told(machine("a", gpu_driver="runtime"), WITH_DRIVER)
+    assert [found.fatal for found in asked] == [True, True]
+    assert all("gpu_driver be host" in found.remedy for found in asked)
+
+
+def test_neither_libraries_nor_tool() -> None:
+    found = told(machine("a"), HostFiles(Driver(VERSION, uvm=True)))
+    assert [entry.fatal for entry in found] == [True, True]
+    assert all("libcuda1" in entry.remedy for entry in found)
+
+
+@pytest.mark.parametrize(
+    ("files", "word"), [(None, "cannot be seen from here"), (WITHOUT, "no libraries of NVIDIA's driver")]
+)
+def test_the_hosts_driver_is_refused_where_it_cannot_be_given(files: HostFiles | None, word: str) -> None:
+    (found,) = told(machine("a", gpu_driver="host"), files)
+    assert found.fatal
+    assert word in found.cause
+    assert "runtime" in found.remedy
+
+
+def test_mig_and_the_hosts_driver_do_not_go_together() -> None:
+    (found,) = told(machine("a", gpu_driver="host", gpu_devices=(GpuSelector(mig="MIG-aa"),)), WITH_DRIVER)
+    assert found.fatal
+    assert "nvidia.runtime" in found.cause
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "fatal"),
+    [
+        ({"module": "550.54.14"}, "driver-not-reloaded", True),
+        ({"module": "560.35.03"}, "driver-mismatch", True),
+        ({"uvm": False}, "uvm-missing", False),
+        ({"module": ""}, None, None),  # not loaded: Incus knows no driver of the card then
+    ],
+)
+def test_state_of_the_hosts_driver(change: dict[str, Any], code: str | None, fatal: bool | None) -> None:
+    files = HostFiles(dataclasses.replace(DRIVER, **change), container_tool=True, lxc_hook=True)
+    for way in ("host", "runtime"):
+        found = told(machine("a", gpu_driver=way), files)
+        assert [(entry.code, entry.fatal) for entry in found] == ([(code, fatal)] if code else [])
+        assert all(entry.remedy for entry in found)
+
+
+def test_folder_that_names_its_version_is_told() -> None:
+    pinned = HostFiles(dataclasses.replace(DRIVER, pinned=("/nix/store/x-nvidia-550.54.15/lib",)))
+    (found,) = told(machine("a"), pinned)
+    assert (found.note, "launch again" in found.remedy) == (True, True)
+
+
 def test_mig_device() -> None:
     devices, config = made(machine("a", gpu_devices=(GpuSelector(mig="MIG-aa"),)), host(nvidia(0)))
     assert devices == {"gpu0": {"type": "gpu", "gputype": "mig", "pci": FIRST, "mig.uuid": "MIG-aa"}}
@@ -124,6 +274,7 @@ def root(tmp_path: Path) -> Path:
         "usr/bin/nvidia-container-cli",
         "usr/share/lxc/hooks/nvidia",
         "dev/kfd",
+        "dev/nvidia-uvm",
         "sys/kernel/iommu_groups/0/x",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +285,7 @@ def root(tmp_path: Path) -> Path:
 def obstacles(entry: Machine, root: Path | None, card: dict[str, Any] | None = None) -> tuple[Obstacle, ...]:
     file = infra(entry)
     decision = decide(file, host(card or nvidia(0)), [], place)
-    return preflight(entry, file.domains["ai"], decision.grants[entry.name], root)
+    return preflight(entry, file.domains["ai"], decision.grants[entry.name], root and read_host_files(root))
 
 
 def test_nothing_is_in_the_way(root: Path) -> None:
@@ -264,6 +415,23 @@ def test_mig_devices_and_their_cards() -> None:
     card = "GPU-00000000-0000-0000-0000-000000000001"
     assert parse_mig(LISTING) == {"MIG-7d6ce9b8-aaaa": card, "MIG-7d6ce9b8-bbbb": card}
     assert parse_mig("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("==============NVSMI LOG==============\n\nDriver Version   : 580.159.04\nCUDA Version     : 13.0\n", "13.0"),
+        ("CUDA Version                              : Not Found\n", ""),
+        ("", ""),
+    ],
+)
+def test_version_of_cuda(text: str, version: str) -> None:
+    assert parse_cuda(text) == version
+
+
+def test_card_whose_uuid_nobody_told_is_known_by_its_address() -> None:
+    untold = nvidia(0, nvidia={**nvidia(0)["nvidia"], "uuid": ""})
+    assert set(matching(nvidia_smi(SMI), host(untold))) == {FIRST}
 
 
 def test_figures_of_another_hosts_card_do_not_count() -> None:

@@ -12,11 +12,12 @@ import pytest
 
 import launcher
 from anklume_images.errors import IncusError
+from launcher.gpu.driver import Driver
 from launcher.inspect.collect import unreachable
 from launcher.inspect.doctor import Report, as_json, as_text, examine_host
 from launcher.inspect.facts import Finding, Pool
 from launcher.inspect.preflight import host_findings
-from tests.unit.look import HOST
+from tests.unit.look import CARD, HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,16 @@ def test_what_is_wrong_with_a_host(change: dict[str, Any], code: str, severity: 
     [
         {"ranges": (None, None)},  # Incus takes a range of its own
         {"ranges": ("root:1:30000\nroot:50000:40000\n", "0:100000:65536\n")},
-        {"controllers": None, "filesystems": None, "container_tools": None, "lxc_hook": None},  # a remote
+        {
+            "controllers": None,
+            "filesystems": None,
+            "container_tools": None,
+            "lxc_hook": None,
+            "driver": None,
+        },  # a remote
+        {"driver": Driver("550.54.15", ("560.35.03", "550.54.15"), uvm=True)},
+        {"driver": Driver("550.54.15", uvm=True)},  # `nvidia.runtime` may find the libraries where we do not
+        {"cards": (), "driver": Driver()},
         {"pools": (Pool("default", "dir", "Created"),)},  # Incus tells no sizes
         {"pools": pool(2 * GIB)},
         {"containers": 10, "watch_limit": 128},
@@ -135,13 +145,43 @@ def test_a_report_for_programs() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "code", "severity", "seen"),
+    [
+        ({"driver": Driver("550.54.15", ("560.35.03",), uvm=True)}, "driver-not-reloaded", "error", "560.35.03"),
+        ({"driver": Driver("550.54.15", ("535.183.01",), uvm=True)}, "driver-mismatch", "error", "535.183.01"),
+        ({"driver": Driver("550.54.15", ("550.54.15",))}, "uvm-missing", "warning", "module 550.54.15"),
+        ({"cards": (replace(CARD, driver_version="470.256.02"),)}, "driver-old", "error", "driver nvidia 470.256.02"),
+        ({"cards": (replace(CARD, driver="nouveau", nvidia=None),)}, "driver-missing", "error", "driver nouveau"),
+        (
+            {"cards": (replace(CARD, driver="", nvidia=None),), "driver": Driver()},
+            "driver-missing",
+            "error",
+            "not loaded",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_driver(change: dict[str, Any], code: str, severity: str, seen: str) -> None:
+    twice = {"cards": (*change.get("cards", HOST.cards), *change.get("cards", HOST.cards))}
+    (finding,) = host_findings(replace(HOST, **(change | twice)), "default")
+    assert (finding.code, finding.severity, finding.subject) == (code, severity, "host")
+    assert any(seen in line for line in finding.evidence)
+    assert finding.cause
+    assert finding.remedy
+
+
 def test_what_was_looked_at_is_said() -> None:
     lines = examine_host(HOST).looked_at
     assert "pool default: btrfs, Created, 90.0 GiB of 100.0 GiB free" in lines
     assert "memory: 7.0 GiB of 8.0 GiB free" in lines
     assert "card 0000:01:00.0: NVIDIA GeForce RTX 4090, driver nvidia 550.54.15" in lines
+    assert "NVIDIA's driver: module 550.54.15, libraries 550.54.15 in /usr/local/nvidia/lib64" in lines
     assert "nvidia-container-cli: there, LXC hook: there" in lines
-    remote = examine_host(replace(HOST, container_tools=None)).looked_at
+    without = examine_host(replace(HOST, container_tools=False, lxc_hook=False)).looked_at
+    assert not any("nvidia-container-cli" in line for line in without)  # nobody needs it
+    nothing = examine_host(replace(HOST, container_tools=False, lxc_hook=False, driver=Driver("550.54.15"))).looked_at
+    assert "nvidia-container-cli: missing, LXC hook: missing" in nothing
+    remote = examine_host(replace(HOST, container_tools=None, driver=None)).looked_at
     assert "the host's own files: out of reach from here, not looked at" in remote
 
 
@@ -162,6 +202,11 @@ def test_the_page_has_every_code() -> None:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Diagnosis"
     ]
     used |= {str(code.value) for code in diagnoses if isinstance(code, ast.Constant)}
+    used |= {
+        node.value.value
+        for node in nodes("gpu/vendors/nvidia_driver")
+        if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant)
+    }
     assert {"pool-full", "out-of-vram", "webui-cannot-reach-engine"} <= used
     table = (Path(launcher.__file__).parents[1] / "docs/how-to/troubles.md").read_text().split("## All codes")[1]
     cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))

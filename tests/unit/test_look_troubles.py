@@ -11,8 +11,10 @@ import pytest
 from launcher.engines.engine import Loaded
 from launcher.engines.page import NoAdministrator
 from launcher.gpu.cards import Card
+from launcher.gpu.driver import Driver
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
+from launcher.gpu.vendors.nvidia_driver import driver_troubles
 from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
 from launcher.inspect.facts import CommandResult
@@ -30,6 +32,8 @@ WEB = machine("webui", "web", 1)
 URL = "http://10.1.0.1:11434"
 GPU = {"gpu0": {"type": "gpu", "pci": CARD.pci}}
 READY = seen(BRAIN, devices=GPU, config={"nvidia.runtime": "true"})
+FOLDER = {"type": "disk", "source": "/usr/local/nvidia/lib64", "path": "/usr/lib/host-driver/lib"}
+LINKED = seen(BRAIN, devices=GPU | {"host-driver": FOLDER})
 NOT_FOUND = CommandResult(127, "nvidia-smi: not found")
 WORKS = CommandResult(0, "fine")
 POLICY = Policy("web", "ai", (11434,))
@@ -58,8 +62,10 @@ def test_a_machine_that_works_has_none() -> None:
     ("looks", "host", "cause"),
     [
         (seen(BRAIN, devices={"root": {"type": "disk"}}), HOST, "no gpu device"),
-        (seen(BRAIN, devices=GPU), HOST, "not nvidia.runtime"),
-        (seen(BRAIN, devices=GPU, config={"nvidia.runtime": "false"}), HOST, "not nvidia.runtime"),
+        (seen(BRAIN, devices=GPU), HOST, "neither the host's driver nor nvidia.runtime"),
+        (seen(BRAIN, devices=GPU, config={"nvidia.runtime": "false"}), HOST, "neither the host's driver"),
+        (LINKED, HOST, "not those of the host's running driver"),
+        (LINKED, replace(HOST, driver=Driver("550.54.15", ("560.35.03",), uvm=True)), "not in order"),
         (READY, replace(HOST, container_tools=False), "lacks what nvidia.runtime calls"),
         (READY, replace(HOST, lxc_hook=False), "lacks what nvidia.runtime calls"),
         (READY, replace(HOST, cards=()), "no card that Incus lists"),
@@ -71,6 +77,30 @@ def test_nvidia_smi_missing_and_why(looks: object, host: ServerFacts, cause: str
     assert (finding.code, finding.severity, finding.subject) == ("nvidia-smi-not-found", "error", "brain")
     assert cause in finding.cause
     assert "nvidia-smi ended with 127: nvidia-smi: not found" in finding.evidence
+
+
+def test_image_without_the_boot_step() -> None:
+    step = CommandResult(127, "the image has no /usr/lib/anklume/gpu-driver")
+    (finding,) = found(brain(seen=LINKED, nvidia_smi=NOT_FOUND, boot_step=step))
+    assert "no boot step" in finding.cause
+    assert "--replace" in finding.remedy
+    assert any("/usr/local/nvidia/lib64 of the host" in line for line in finding.evidence)
+    assert f"the boot step: {step.text}" in finding.evidence
+
+
+def test_what_the_boot_step_said_is_shown() -> None:
+    step = CommandResult(0, "no driver linked")
+    (finding,) = found(brain(seen=LINKED, nvidia_smi=CommandResult(12, "couldn't find"), boot_step=step))
+    assert (finding.code, "the boot step: no driver linked" in finding.evidence) == ("nvidia-smi-fails", True)
+
+
+def test_what_is_said_of_the_host_is_not_said_of_each_machine() -> None:
+    host = replace(HOST, driver=Driver("550.54.15", ("560.35.03",), uvm=True))
+    known = tuple(replace(trouble, machine="brain") for trouble in driver_troubles(host.cards, host.driver))
+    assert len(known) == 1
+    note = Obstacle("brain", "a", "b", fatal=False, note=True)
+    assert found(brain(obstacles=(*known, note)), host=host) == []
+    assert [finding.code for finding in found(brain(obstacles=known))] == ["gpu-preflight"]
 
 
 def test_nvidia_smi_that_fails_is_another_trouble() -> None:

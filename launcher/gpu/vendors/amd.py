@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from launcher.gpu.vendors.vendor import VIDEO, Diagnosis, Extras, Obstacle, Vendor
@@ -10,27 +9,29 @@ from launcher.infra.merge import merged_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from launcher.gpu.grants import Grant
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Machine
 
-__all__ = ["VENDOR"]
+__all__ = ["KFD", "VENDOR"]
 
-_KFD = "/dev/kfd"
+KFD = "/dev/kfd"
 
 
-def _extras(machine: Machine, domain: Domain) -> Extras:
+def _extras(machine: Machine, domain: Domain, _grants: Sequence[Grant], _host: HostFiles | None) -> Extras:
     devices = merged_devices(machine, domain)
-    if any(_KFD in (device.get("source"), device.get("path")) for device in devices.values()):
+    if any(KFD in (device.get("source"), device.get("path")) for device in devices.values()):
         return Extras()
     name = next(name for name in ("kfd", "gpu-kfd") if name not in devices)
-    return Extras(devices={name: {"type": "unix-char", "source": _KFD, "path": _KFD, **VIDEO}})
+    return Extras(devices={name: {"type": "unix-char", "source": KFD, "path": KFD, **VIDEO}})
 
 
-def _obstacles(machine: Machine, _domain: Domain, _grants: Sequence[Grant], root: Path | None) -> Iterator[Obstacle]:
-    if root is not None and not os.path.lexists(root / _KFD.lstrip("/")):
-        cause = f"the host has no {_KFD}, by which ROCm computes"
+def _obstacles(
+    machine: Machine, _domain: Domain, _grants: Sequence[Grant], host: HostFiles | None
+) -> Iterator[Obstacle]:
+    if host is not None and not host.kfd:
+        cause = f"the host has no {KFD}, by which ROCm computes"
         yield Obstacle(machine.name, cause, "load the amdgpu module: modprobe amdgpu")
 
 
@@ -43,4 +44,4 @@ def _diagnose(_lines: Sequence[str]) -> Diagnosis:
     )
 
 
-VENDOR = Vendor("AMD", "1002", _diagnose, extras=_extras, obstacles=_obstacles, shared_node=_KFD, opened_by=VIDEO)
+VENDOR = Vendor("AMD", "1002", _diagnose, extras=_extras, obstacles=_obstacles, shared_node=KFD, opened_by=VIDEO)

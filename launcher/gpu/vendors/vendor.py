@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
+    from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Machine
 
 __all__ = ["VIDEO", "Diagnosis", "Extras", "Obstacle", "Vendor"]
@@ -22,12 +22,18 @@ VIDEO: Mapping[str, str] = {"gid": "44", "mode": "0660"}
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One thing in the way of a card: its cause and its remedy. One that is not `fatal` is only to be known."""
+    """One thing in the way of a card: its cause and its remedy. One that is not `fatal` is only to be known.
+
+    `code` is that of the finding about the host, where the host is what it is about. A `note` is for the plan: nothing
+    is in the way.
+    """
 
     machine: str
     cause: str
     remedy: str
     fatal: bool = True
+    code: str = ""
+    note: bool = False
 
     def __str__(self) -> str:
         return f"{self.machine}: {self.cause} ({self.remedy})"
@@ -55,19 +61,22 @@ class Vendor:
     """One maker of cards.
 
     `pci_id` is its number on the PCI bus, four hexadecimal digits. `diagnose` reads the lines of an engine's journal
-    that say that it computes on the CPU. `shared_node` is a device node that all its cards share and need. `major` is
-    the number of its driver's own nodes, `node` their path with the minor number as its group, and `minor` that of a
-    card by its place among its maker's cards. `opened_by` are keys of a container's gpu device that let more than root
-    open its nodes. `selected_by` names variables of a container's environment that choose
-    cards, and what each value chooses.
+    that say that it computes on the CPU. `extras` and `obstacles` are told the machine, its domain, what it is granted
+    of this maker's cards, and what the host's files say, None where they are out of reach. `shared_node` is a device
+    node that all its cards share and need. `major` is the number of its driver's own nodes, `node` their path with the
+    minor number as its group, and `minor` that of a card by its place among its maker's cards. `opened_by` are keys of
+    a container's gpu device that let more than root open its nodes. `selected_by` names variables of a container's
+    environment that choose cards, and what each value chooses.
     """
 
     name: str
     pci_id: str
     diagnose: Callable[[Sequence[str]], Diagnosis]
-    extras: Callable[[Machine, Domain], Extras] = lambda _machine, _domain: Extras()
-    obstacles: Callable[[Machine, Domain, Sequence[Grant], Path | None], Iterator[Obstacle]] = (
-        lambda _machine, _domain, _grants, _root: iter(())
+    extras: Callable[[Machine, Domain, Sequence[Grant], HostFiles | None], Extras] = (
+        lambda _machine, _domain, _grants, _host: Extras()
+    )
+    obstacles: Callable[[Machine, Domain, Sequence[Grant], HostFiles | None], Iterator[Obstacle]] = (
+        lambda _machine, _domain, _grants, _host: iter(())
     )
     shared_node: str = ""
     major: str = ""

@@ -210,7 +210,7 @@ def test_every_key_of_a_machine_does_something() -> None:
     """A key is written through, becomes one of Incus', or is read where it says."""
     elsewhere = {
         "addressing.py": {"ip"},
-        "build.py": {"ephemeral", "gpu_devices", "roles", "storage_volumes", "persistent_data"},
+        "build.py": {"ephemeral", "gpu_devices", "gpu_driver", "roles", "storage_volumes", "persistent_data"},
         "entries.py": {"profiles", "gpu"},
         "images.py": {"image", "os_image"},
         "variables.py": {"vars"},

@@ -1,0 +1,112 @@
+"""The host's driver in a container, on each version of Incus: stub libraries stand in for NVIDIA's.
+
+The images are real, and so is what links the driver in them at their start.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.errors import IncusError
+from launcher.observe.daemon import daemon_root
+from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.instances import start_instance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.incus.client import Result
+    from launcher.private_incus.daemon import PrivateIncus
+    from tests.support.launching import Launcher
+
+CARD = fakegpu.cards(2)[0].pci
+BOX = f"""\
+domains:
+  lab:
+    machines:
+      box: {{image: debian, ephemeral: true, gpu: true, gpu_devices: [{{pci: "{CARD}"}}]}}
+"""
+NEWER, NEWEST = "560.35.03", "565.57.01"
+SECONDS = 60.0
+
+
+@pytest.fixture
+def root(incus: PrivateIncus) -> Iterator[Path]:
+    """The root folder of the private Incus, whose driver is put back afterwards."""
+    found = daemon_root(str(incus.socket))
+    assert found is not None
+    yield found
+    fakegpu.install_driver(found)
+
+
+def inside(launcher: Launcher, *command: str) -> Result:
+    return launcher.execute("lab", "box", *command)
+
+
+def restart(launcher: Launcher) -> None:
+    """Without the launcher, as after a restart of the host."""
+    with launcher.incus.client("lab") as client:
+        client.stop("box", force=True)
+        start_instance(client, "box")
+    end = time.monotonic() + SECONDS
+    while inside(launcher, "systemctl", "is-system-running").stdout != b"running\n":
+        assert time.monotonic() < end, inside(launcher, "systemctl", "--failed").stdout.decode()
+        time.sleep(0.1)
+
+
+def linked(launcher: Launcher) -> str:
+    """Where the linker finds libcuda."""
+    told = inside(launcher, "sh", "-c", "readlink -f $(ldconfig -p | sed -n 's/.*libcuda.so.1 .*=> //p')")
+    return told.stdout.decode().strip()
+
+
+def findings(launcher: Launcher, code: int = 0) -> dict[str, dict[str, Any]]:
+    return {entry["code"]: entry for entry in launcher.json("doctor", code=code)["findings"]}
+
+
+def test_driver_is_linked_and_followed_without_the_launcher(launcher: Launcher, root: Path) -> None:
+    launcher.write(BOX)
+    launcher("apply")
+    launcher.settled()
+    assert inside(launcher, "nvidia-smi").stdout.startswith(
+        f"stand-in for nvidia-smi, driver {fakegpu.DRIVER}".encode()
+    )
+    assert linked(launcher) == f"/usr/lib/host-driver/lib/libcuda.so.{fakegpu.DRIVER}"
+    icd = inside(launcher, "cat", "/etc/vulkan/icd.d/nvidia_icd.json").stdout
+    assert b'"library_path": "libEGL_nvidia.so.0"' in icd
+    assert inside(launcher, "touch", "/usr/lib/host-driver/lib/new").code != 0
+    assert f"driver {fakegpu.DRIVER}".encode() in inside(launcher, "journalctl", "-t", "gpu-driver").stdout
+    assert "nvidia-smi-not-found" not in findings(launcher)
+
+    fakegpu.install_driver(root, NEWER)
+    restart(launcher)
+    assert linked(launcher) == f"/usr/lib/host-driver/lib/libcuda.so.{NEWER}"
+    assert f"driver {NEWER}".encode() in inside(launcher, "nvidia-smi").stdout
+    files = inside(launcher, "ls", "/usr/local/lib/gpu-driver").stdout.decode().split()
+    assert not [name for name in files if fakegpu.DRIVER in name]
+    launcher.settled()
+
+    # Updated once more, and the module not loaded since.
+    fakegpu.install_driver(root, NEWEST, module=NEWER)
+    restart(launcher)
+    failed = inside(launcher, "nvidia-smi")
+    assert (failed.code, b"version mismatch" in failed.stderr) == (18, True)
+    found = findings(launcher, code=1)
+    assert {"driver-not-reloaded", "nvidia-smi-fails"} <= set(found)
+    assert "driver-not-reloaded" in found["nvidia-smi-fails"]["remedy"]
+    refused = launcher("plan", code=4).stderr
+    assert NEWEST in refused
+    assert "restart the host" in refused
+
+    # Gone: Incus names the path, and the next apply goes the other way, in a step that the plan shows.
+    fakegpu.remove_driver(root)
+    with pytest.raises(IncusError, match=rf"nvidia-smi|{fakegpu.LIBRARIES}") as caught:
+        restart(launcher)
+    assert "next apply" in str(caught.value.hint)
+    changes = str(launcher.json("plan", code=3))
+    assert "nvidia.runtime" in changes
+    assert "host-driver" in changes
