@@ -176,6 +176,13 @@ def test_image_of_others_has_the_variable_where_it_cannot_break_it() -> None:
     assert made(others(pci=FIRST, config=own), files=WITH_DRIVER)[1] == {}
 
 
+def test_image_of_others_is_served_by_the_tool_where_the_host_has_it() -> None:
+    both = dataclasses.replace(WITH_DRIVER, container_tool=True, lxc_hook=True)
+    assert made(others(pci=FIRST), files=both)[1] == RUNTIME
+    assert "host-driver" in made(others(pci=FIRST, gpu_driver="host"), files=both)[0]
+    assert "host-driver" in made(machine("a", pci=FIRST), files=both)[0]
+
+
 def test_image_of_others_has_a_note_in_the_plan() -> None:
     (found,) = told(others(pci=FIRST), WITH_DRIVER)
     assert (found.fatal, found.note) == (False, True)

@@ -94,7 +94,11 @@ def way_of(machine: Machine, domain: Domain, grants: Sequence[Grant], host: Host
         return "none"
     if machine.gpu_driver == "runtime" or any(grant.mode == "mig" for grant in grants):
         return "runtime"
-    return "host" if host is not None and _reached(grants, host) and host.driver.folders else "runtime"
+    if host is None or not _reached(grants, host) or not host.driver.folders:
+        return "runtime"
+    # In an image that does not link the driver, the tool does more for it, where the host has it.
+    does_more = not _has_boot_step(machine) and host.container_tool and host.lxc_hook
+    return "runtime" if does_more else "host"
 
 
 def _reached(grants: Sequence[Grant], host: HostFiles) -> bool:
