@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["CardInformation", "Driver", "LibraryFolder", "by_version", "read_driver", "read_information"]
+__all__ = [
+    "CardInformation",
+    "Driver",
+    "LibraryFolder",
+    "borrowed_driver",
+    "by_version",
+    "read_driver",
+    "read_information",
+]
 
 _LIBRARIES = ("libcuda.so", "libnvidia-ml.so", "libEGL_nvidia.so")  # those that tell of a driver; the first one counts
 _PLACES = (
@@ -32,6 +40,7 @@ _PLACES = (
     "/usr/lib64",
     "/usr/lib",
 )
+_BORROWED = ("/usr/local/nvidia/lib64", "/run/opengl-driver/lib")
 _PROGRAMS = ("/usr/bin", "/usr/local/nvidia/bin", "/usr/local/bin", "/run/current-system/sw/bin", "/opt/bin")
 _CACHE = "/etc/ld.so.cache"
 _MODULE = ("/proc/driver/nvidia/version", "/sys/module/nvidia/version")
@@ -88,6 +97,15 @@ class CardInformation:
     uuid: str
     model: str
     node: str
+
+
+def borrowed_driver(driver: Driver) -> dict[str, str]:
+    """Where a private Incus shows its machines the host's driver, each by the host's path: places that are looked at.
+
+    Its root has libraries of its own where most hosts keep the driver's.
+    """
+    folders = {place: folder.path for place, folder in zip(_BORROWED, driver.folders, strict=False)}
+    return folders | ({f"{_PROGRAMS[1]}/nvidia-smi": driver.smi} if driver.smi else {})
 
 
 def by_version(version: str) -> tuple[int, ...]:

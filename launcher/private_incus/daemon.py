@@ -25,7 +25,7 @@ from launcher.private_incus.init import ENVIRONMENT, INCUSD, STATE, Spec
 from launcher.private_incus.state_directory import clear, make_home, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -56,7 +56,8 @@ class PrivateIncus:
     """A private Incus; its attributes are set while entered.
 
     `tree` is a read-only root with Incus in it, shared by any number of these. `home` is the folder on a real disk
-    below which the state lives; without it $TMPDIR or /var/tmp. `pool_size` is in bytes, and sparse.
+    below which the state lives; without it $TMPDIR or /var/tmp. `pool_size` is in bytes, and sparse. `borrowed` are
+    files and folders of the host that are seen inside, read-only: the path there, and the host's.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PrivateIncus:
         storage: Literal["auto", "btrfs", "dir"] = "auto",
         pool_size: int = 20 * GIBIBYTE,
         fake_gpus: int = 0,
+        borrowed: Mapping[str, str] | None = None,
         hostname: str = "trial",
         address: str = "10.209.0.1/24",
     ) -> None:
@@ -79,6 +81,7 @@ class PrivateIncus:
         self._wanted = storage
         self._pool_size = pool_size
         self._fake_gpus = fake_gpus
+        self._borrowed = dict(borrowed or {})
         self._hostname = hostname
         self._address = address
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -199,6 +202,7 @@ class PrivateIncus:
             self._wanted,
             self._pool_size,
             self._fake_gpus,
+            self._borrowed,
         )
         with (self.home / "incusd.log").open("ab") as log:
             supervisor = subprocess.Popen(

@@ -44,7 +44,10 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Spec:
-    """What to start: paths of the host, sizes in bytes; `storage` is auto, btrfs or dir."""
+    """What to start: paths of the host, sizes in bytes; `storage` is auto, btrfs or dir.
+
+    `borrowed` are files and folders of the host that are seen inside, read-only, by their paths there.
+    """
 
     tree: str
     home: str
@@ -52,6 +55,7 @@ class Spec:
     storage: str
     pool_size: int
     fake_gpus: int
+    borrowed: dict[str, str]
 
 
 def main(spec: Spec, *, supervisor_alive: int, status: int) -> NoReturn:
@@ -97,6 +101,8 @@ def _prepare(spec: Spec) -> str:
     root = _mount_root(Path(spec.tree), Path(spec.home))
     _mount_kernel(root, leaf=own_cgroup)
     _write_etc(root / "etc", spec.hostname)
+    for inside, outside in spec.borrowed.items():
+        _borrow(root, inside, Path(outside))
     if spec.fake_gpus:
         fakegpu.install(root, spec.fake_gpus)
     linux.pivot_root(root)
@@ -137,6 +143,17 @@ def _mount_root(tree: Path, home: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         linux.mount(outside, place, flags=linux.BIND)
     return root
+
+
+def _borrow(root: Path, inside: str, outside: Path) -> None:
+    place = root / inside.lstrip("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if outside.is_dir():
+        place.mkdir(exist_ok=True)
+    else:
+        place.touch()
+    linux.mount(outside, place, flags=linux.BIND)
+    linux.mount("none", place, flags=linux.BIND | linux.REMOUNT | linux.RDONLY)
 
 
 def _mount_kernel(root: Path, *, leaf: bool) -> None:

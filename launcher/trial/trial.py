@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from anklume_images.errors import AnklumeError, HostError
 from anklume_images.incus.objects import ObjectId
 from launcher.engines import ENGINES, engines_of
+from launcher.gpu.driver import borrowed_driver, read_driver
 from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
@@ -140,7 +141,10 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
         listeners = [stack.enter_context(_listen(entry)) for entry in ports]
         tree = pipeline.tree(options.version).root
         room = POOL_SIZE + sum(file.source.stat().st_size for file in options.models)
-        private = stack.enter_context(PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, pool_size=room))
+        borrowed = {} if options.fake_gpus else borrowed_driver(read_driver(Path("/")))
+        private = stack.enter_context(
+            PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, borrowed=borrowed, pool_size=room)
+        )
         incus = stack.enter_context(private.client())
         clock.lap("incus")
         trial_run = Trial(infra, machines, images, private, incus, incus.server.version, seconds=clock.laps)

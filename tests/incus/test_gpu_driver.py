@@ -6,21 +6,23 @@ The images are real, and so is what links the driver in them at their start.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from anklume_images.errors import IncusError
+from launcher.gpu.driver import Driver, LibraryFolder, borrowed_driver, read_driver
 from launcher.observe.daemon import daemon_root
 from launcher.private_incus import fake_gpu as fakegpu
+from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.stub_library import stub_library
 from tests.support.instances import start_instance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from anklume_images.incus.client import Result
-    from launcher.private_incus.daemon import PrivateIncus
     from tests.support.launching import Launcher
 
 CARD = fakegpu.cards(2)[0].pci
@@ -110,3 +112,25 @@ def test_driver_is_linked_and_followed_without_the_launcher(launcher: Launcher, 
     changes = str(launcher.json("plan", code=3))
     assert "nvidia.runtime" in changes
     assert "host-driver" in changes
+
+
+def test_a_private_incus_borrows_the_drivers_of_its_host(
+    incus_tree: Callable[[str], Path], home: Path, tmp_path: Path
+) -> None:
+    """What a host has: a folder of its own for libcuda, one with a libc for the rest, and a program behind a link."""
+    own, shared = tmp_path / "current", tmp_path / "multiarch"
+    for folder, name in ((own, "libcuda.so"), (shared, "libnvidia-eglcore.so")):
+        folder.mkdir()
+        (folder / f"{name}.{NEWER}").write_bytes(stub_library(f"{name}.1"))
+    (shared / "libc.so.6").touch()
+    (tmp_path / "smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").symlink_to("smi")
+    folders = LibraryFolder(str(own)), LibraryFolder(str(shared), shared=True)
+    borrowed = borrowed_driver(Driver(libraries=(NEWER,), folders=folders, smi=str(tmp_path / "nvidia-smi")))
+    with PrivateIncus(tree=incus_tree("incus-7"), home=home, borrowed=borrowed) as incus:
+        seen = read_driver(Path(f"/proc/{incus.pid}/root"))
+        assert (seen.libraries, seen.smi) == ((NEWER,), "/usr/local/nvidia/bin/nvidia-smi")
+        assert [folder.shared for folder in seen.folders] == [False, True]
+        assert [folder.path for folder in seen.folders] == ["/usr/local/nvidia/lib64", "/run/opengl-driver/lib"]
+        touched = incus.run(["touch", "/usr/local/nvidia/lib64/new"], capture_output=True)
+        assert b"Read-only file system" in touched.stderr

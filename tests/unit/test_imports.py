@@ -48,7 +48,7 @@ BELOW = {
     "inspect": {"inspect", "gpu", "observe", "infra", "engines"},
     "chat": {"chat", "inspect", "observe", "infra", "engines"},
     "private_incus": {"private_incus"},
-    "trial": {"trial", "private_incus", "apply", "prepare", "plan", "infra", "engines"},
+    "trial": {"trial", "private_incus", "apply", "prepare", "plan", "gpu", "infra", "engines"},
 }
 
 
