@@ -76,7 +76,9 @@ sub serve {
         or die "Error: listen tcp $host:$port: $@\n";
     print "Listening on $host:$port (version $version)\n";
     # As Ollama tells of the devices that it will compute on.
-    my $library = -e "/dev/nvidia0" && -x "/usr/bin/nvidia-smi" ? "CUDA" : "cpu";
+    # The runtime's stand-in brings no library but this program.
+    my $driver = -x "/usr/bin/nvidia-smi" || `/usr/sbin/ldconfig -p` =~ /libcuda\.so\.1 /;
+    my $library = -e "/dev/nvidia0" && $driver ? "CUDA" : "cpu";
     print qq(level=INFO source=types.go:42 msg="inference compute" id=0 library=$library compute="" name=stand-in\n);
     while (my $client = $server->accept) {
         next if fork;
