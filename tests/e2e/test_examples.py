@@ -285,6 +285,8 @@ def test_pro_workstation(launcher: Launcher) -> None:
     assert holders(launcher) == {"ai-tools/gpu-server"}
 
     give_model(launcher, "ai-tools", "gpu-server", "llama3.2:3b")
+    told = launcher.json("doctor")["findings"]
+    assert [finding for finding in told if finding["subject"] == "gpu-server"] == []
     found = verified(launcher)
     assert set(found) == {
         ("gpu-server", "gpu"),

@@ -85,7 +85,11 @@ sub serve {
     }
 }
 
-sub on_card { return -e "/dev/nvidia0" && -x "/usr/bin/nvidia-smi" }
+# The runtime's stand-in brings no library but nvidia-smi.
+sub on_card {
+    my $driver = -x "/usr/bin/nvidia-smi" || `/usr/sbin/ldconfig -p` =~ /libcuda\.so\.1 /;
+    return -e "/dev/nvidia0" && $driver;
+}
 
 # The model that answered last stays in memory: the card's, where there is one.
 sub loaded {
