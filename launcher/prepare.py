@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
 from launcher.gpu.host import read_cards, read_figures
@@ -29,7 +29,7 @@ from launcher.plan.removal import Removal, removal_of
 from launcher.resources import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.images import Image, Images
@@ -100,11 +100,12 @@ def prepare(
     adopt: bool = False,
     replace: bool = False,
     prune: bool = False,
+    neighbours: Sequence[Mapping[str, Any]] = (),
 ) -> Prepared:
     """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
 
     The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
-    the orphans are gone.
+    the orphans are gone. `neighbours` are instances of another Incus of the same host, which may hold its cards.
     """
     incus = incus.within(None)
     only, tags = tuple(only), tuple(tags)
@@ -118,7 +119,7 @@ def prepare(
     removal = _orphans(infra, names, own_images, live) if prune else Removal()
     live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
     cards = read_cards(incus) if gpu else ()
-    decision = _decide(infra, incus, cards, live, names) if gpu else GpuDecision()
+    decision = _decide(infra, incus, cards, [*live.instances, *neighbours], names) if gpu else GpuDecision()
     decision.check()
     decision.check_order(chosen)
     limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
@@ -226,14 +227,16 @@ def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
         )
 
 
-def _decide(infra: Infra, incus: Incus, cards: tuple[Card, ...], live: Live, names: Names) -> GpuDecision:
+def _decide(
+    infra: Infra, incus: Incus, cards: tuple[Card, ...], instances: Sequence[Mapping[str, Any]], names: Names
+) -> GpuDecision:
     def instance_of(machine: Machine) -> tuple[str, str]:
         return names.project(machine.domain), names.instance(machine.name)
 
     figures, mig = read_figures(incus, cards)
     sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
-    members = members_of(infra, live.instances, instance_of)
-    return decide(infra, cards, live.instances, instance_of, members=members, memory=sizes, mig=mig)
+    members = members_of(infra, instances, instance_of)
+    return decide(infra, cards, instances, instance_of, members=members, memory=sizes, mig=mig)
 
 
 def _unusable(decision: GpuDecision, images: Mapping[str, Image]) -> list[str]:

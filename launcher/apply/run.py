@@ -24,7 +24,8 @@ from launcher.plan.render import label
 from launcher.prepare import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
@@ -94,9 +95,13 @@ def launch(
     tags: Iterable[str] = (),
     kinds: Iterable[str] = (),
     wait: bool = True,
+    neighbours: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Prepared, Report]:
-    """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say)."""
-    prepared = prepare(infra, Images(store), incus, only=only, tags=tags)
+    """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say).
+
+    `neighbours` are instances of another Incus of the same host.
+    """
+    prepared = prepare(infra, Images(store), incus, only=only, tags=tags, neighbours=neighbours)
     return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 

@@ -20,6 +20,7 @@ from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
 from launcher.private_incus.state_directory import default_parent
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
+from launcher.trial.neighbours import neighbours_of_host
 from launcher.trial.ports import environment_name, publications
 from launcher.trial.shell_environment import ShellEnvironment, runs_programs
 
@@ -366,7 +367,11 @@ def _progress(console: Console, count: int) -> Iterator[Callable[[int, int], Non
 def _launch(pipeline: Pipeline, trial_run: Trial, options: TrialOptions, console: Console) -> None:
     from launcher.apply.run import launch as apply
 
-    prepared, report = apply(trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only)
+    wants_cards = not options.fake_gpus and any(machine.gpu for machine in trial_run.machines)
+    neighbours = neighbours_of_host(console) if wants_cards else []
+    prepared, report = apply(
+        trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only, neighbours=neighbours
+    )
     trial_run.places = {machine.name: prepared.place(machine) for machine in trial_run.machines}
     trial_run.healthy = dict(report.healthy)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.console import Console
 from anklume_images.errors import IncusError
 from anklume_images.ship.publish import ImageFiles, publish
 from launcher.gpu.claims import Claimant, claim, release
@@ -17,9 +18,10 @@ from launcher.gpu.host import read_cards
 from launcher.gpu.host_files import HostFiles, read_host_files
 from launcher.gpu.policy import decide
 from launcher.gpu.preflight import preflight
-from launcher.infra.model import Profile
+from launcher.infra.model import GpuSelector, Profile
 from launcher.observe.daemon import daemon_root
 from launcher.private_incus import fake_gpu as fakegpu
+from launcher.trial.neighbours import neighbours_of_host
 from tests.support import preloaded
 from tests.support.instances import create_instance, delete_instance, start_instance
 from tests.unit.gpu_host import gpu, infra, machine, place
@@ -307,3 +309,25 @@ def test_command_says_what_a_file_would_get(
     shared = gpu_command(incus, str(file))
     assert shared.returncode == 0, shared.stderr
     assert shared.stderr.count("it does not keep their memory apart") == 2
+
+
+def test_a_try_counts_the_machines_of_the_hosts_own_incus(
+    project: Incus, image: ImageFiles, incus: PrivateIncus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that is called as the file's own would be."""
+    publish(image, project.within("default"))
+    create_instance(project, "c1", fingerprint=image.fingerprint, devices={"gpu": gpu(pci=FIRST)})
+    monkeypatch.setenv("INCUS_SOCKET", str(incus.socket))
+    neighbours = neighbours_of_host(Console())
+    file = infra(machine("c1", gpu=True, gpu_devices=(GpuSelector(pci=FIRST),)))
+    (refusal,) = decide(file, read_cards(project), neighbours, place).refusals
+    assert refusal.code == "gpu-held"
+    assert f"ai of {incus.socket}" in refusal.message
+
+
+def test_a_try_says_when_the_hosts_own_incus_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INCUS_SOCKET", "/nowhere/unix.socket")
+    assert neighbours_of_host(Console()) == []
+    assert "is not known" in capsys.readouterr().err
