@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
 
 PROGRAM = str(Path(sys.executable).with_name("anklume-images"))
-COMMANDS = "build enter fetch gc list lock models publish render sbom show update verify".split()
+COMMANDS = [
+    "build",
+    "enter",
+    "fetch",
+    "gc",
+    "list",
+    "lock",
+    "models",
+    "publish",
+    "render",
+    "sbom",
+    "show",
+    "update",
+    "verify",
+]
 ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
 
 
