@@ -32,8 +32,8 @@ __all__ = ["Chat", "main", "quickstart", "take_picture"]
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "infra.yml"
 MODEL, TOY = "smollm2-135m", "tiny"
-QUESTION = "Why is the sky blue?"
-_TOKENS, _TOY_TOKENS = 160, 24  # of the answer: nonsense does not get better by being longer
+QUESTION = "Explain in one short sentence why the sky is blue."
+_TOKENS, _TOY_TOKENS = 96, 24  # of the answer: nonsense does not get better by being longer
 _WIDTH = 110  # characters of a line of the answer
 _PAGE_SECONDS = 60.0
 
@@ -223,6 +223,7 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
             raise AnklumeError("the page takes no question")
     if not page.wait("document.querySelector('.chat-assistant').innerText.trim()", _PAGE_SECONDS):
         raise AnklumeError("the page shows no answer")
+    page.wait("document.querySelector('.copy-response-button') !== null", _PAGE_SECONDS)  # it is there once all is said
     time.sleep(1)  # it fades in
 
 

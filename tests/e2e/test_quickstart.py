@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.quickstart import MODEL, QUESTION
 from launcher.trial.browser import find_chromium
 from tests.support.incus_leftovers import leftovers, nothing_left
 
@@ -63,16 +64,19 @@ def test_it_prints_a_chat_and_leaves_nothing(store: Path, home: Path) -> None:
     assert process.returncode == 0, told
     assert "Traceback" not in told
     assert "warning" not in told
-    assert re.search(r"^question  Why is the sky blue\?$", said, re.MULTILINE)
-    assert re.search(r"^answer    \S+", said, re.MULTILINE)
-    assert "a toy of random weights" in said
+    assert re.search(rf"^question  {re.escape(QUESTION)}$", said, re.MULTILINE)
+    answer = re.search(r"^answer    (.*?)^model     ", said, re.MULTILINE | re.DOTALL)
+    assert answer is not None
+    assert "blue" in answer[1]
+    assert re.search(rf"^model     {MODEL}, Apache-2\.0, https://\S+; [\d.]+ tokens a second$", said, re.MULTILINE)
     assert re.search(r"^llm +llama-server@\S+  10\.120\.0\.1  http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
     assert re.search(r"^webui +open-webui@\S+  10\.120\.0\.2  http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
     phases = re.search(r"^seconds   (.*); in all ", said, re.MULTILINE)
     assert phases is not None
     named = [phase.split()[0] for phase in phases[1].split(", ")]
     assert named[:5] == ["build", "incus", "models", "launch", "question"]
-    assert "--model MODEL.gguf" in said
+    assert f"--model {MODEL}" in said
+    assert "anklume-launch chat" in said
     if find_chromium():
         assert (home / "page.png").read_bytes().startswith(PNG)
         assert f"screenshot: {home}/page.png" in told
