@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.console import Console
+    from launcher.gpu.cards import Card
     from launcher.trial.browser import Page
     from launcher.trial.trial import Trial
 
@@ -120,17 +121,23 @@ class Chat:
 )
 @click.option("--offline", is_flag=True, help="Touch no network.")
 @click.option("--toy", is_flag=True, help="Fetch no model: a toy of random weights answers, with nonsense.")
+@click.option("--no-gpu", is_flag=True, help="Compute on the CPU, whatever cards there are.")
 @click.pass_obj
 def quickstart(
-    console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool, toy: bool
+    console: Console, *, home: Path | None, version: str, screenshot: Path, offline: bool, toy: bool, no_gpu: bool
 ) -> None:
     """Build llama-server and Open WebUI, launch both in a private Incus, and ask them a question. Needs root."""
+    from launcher.trial.free_card import with_free_card
+    from launcher.trial.neighbours import neighbours_of_host
     from launcher.trial.trial import TrialOptions, check_host, trial
 
     check_host()
     begun = time.monotonic()
     session = Session((), home.absolute() if home else None, console)
     infra = session.infra(EXAMPLE)
+    card = None
+    if not no_gpu:
+        infra, card = with_free_card(infra, "llm", Path("/"), lambda: neighbours_of_host(console), console)
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
     with _model(session, offline=offline, toy=toy) as model:
         options = TrialOptions(version=f"incus-{version}", models=(VolumeFile(f"{model.name}.gguf", model.file),))
@@ -139,7 +146,7 @@ def quickstart(
             assert url is not None  # noqa: S101 - its image declares a port
             chat = Chat(url, model)
             answer = _converse(chat, trial_run, console, screenshot.absolute())
-            lines = _report(trial_run, model, answer, time.monotonic() - begun)
+            lines = _report(trial_run, model, card, answer, time.monotonic() - begun)
     for line in lines:
         console.result(line)
 
@@ -227,9 +234,12 @@ def _ask_on_page(page: Page, chat: Chat) -> None:
     time.sleep(1)  # it fades in
 
 
-def _report(trial: Trial, model: Model, answer: Answer, total: float) -> list[str]:
+def _report(trial: Trial, model: Model, card: Card | None, answer: Answer, total: float) -> list[str]:
     speed = f"; {answer.tokens_per_second:.1f} tokens a second" if answer.tokens_per_second else ""
-    lines = ["", f"question  {QUESTION}", *_wrapped("answer    ", answer.text), f"model     {model.credits}{speed}", ""]
+    from launcher.gpu.cards import describe
+
+    lines = ["", f"question  {QUESTION}", *_wrapped("answer    ", answer.text), f"model     {model.credits}{speed}"]
+    lines += [f"card      {describe(card)}", ""] if card else [""]
     for machine in trial.machines:
         image = trial.images[machine.name].ref
         lines.append(f"{machine.name:<9} {image}  {machine.address}  {trial.url(machine.name)}")
