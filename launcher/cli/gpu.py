@@ -28,9 +28,12 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
     """
     from launcher.gpu import report as gpu_report
     from launcher.gpu.claims import standing_claims
+    from launcher.gpu.config import driver_way
     from launcher.gpu.holders import holders
     from launcher.gpu.host import read_cards, read_figures, with_cuda
+    from launcher.gpu.host_files import host_files_of
     from launcher.gpu.policy import decide, members_of
+    from launcher.gpu.vendors.nvidia_driver import driver_troubles
     from launcher.infra.names import names_for
 
     file = session.infra(infra, warn=False) if infra else None
@@ -39,10 +42,12 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
         instances = incus.instances()
         figures, mig = read_figures(incus, cards)
         cards = with_cuda(cards, figures)
+        files = host_files_of(incus)
         claims = [(claim.pci, claim.member, claim.project, claim.instance) for claim in standing_claims(incus)]
     memory = {pci: (entry.memory_total, entry.memory_used) for pci, entry in figures.items()}
     card_holders = holders(cards, instances)
     decision = None
+    ways = {}
     if file is not None:
         names = names_for(file)
 
@@ -58,13 +63,20 @@ def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bo
             memory={pci: total for pci, (total, _) in memory.items() if total is not None},
             mig=mig,
         )
+        ways = {
+            machine.name: driver_way(machine, file.domains[machine.domain], decision.grants[machine.name], files)
+            for machine in file.machines()
+            if machine.name in decision.grants
+        }
     if as_json:
-        session.console.json(gpu_report.as_json(cards, card_holders, memory, claims, decision))
+        session.console.json(gpu_report.as_json(cards, card_holders, memory, claims, decision, ways))
     else:
         session.console.result(gpu_report.as_text(cards, card_holders, memory, claims))
+    for trouble in driver_troubles(cards, files.driver if files else None):
+        session.console.warn(f"{trouble.cause}: {trouble.remedy}")
     if decision is not None:
         if not as_json:
-            session.console.result(gpu_report.granted_text(decision))
+            session.console.result(gpu_report.granted_text(decision, ways))
         for warning in decision.warnings:
             session.console.warn(warning)
         decision.check()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from launcher.gpu.grants import gpu_devices_of
 from launcher.gpu.vendors import vendors_of
+from launcher.gpu.vendors.nvidia_driver import way_of
 from launcher.infra.merge import merged_devices
 
 if TYPE_CHECKING:
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
 
     from launcher.gpu.grants import Grant
     from launcher.gpu.host_files import HostFiles
+    from launcher.gpu.vendors.nvidia_driver import Way
     from launcher.infra.model import Domain, Machine
 
-__all__ = ["gpu_config"]
+__all__ = ["driver_way", "gpu_config"]
 
 _NOTHING = {"type": "none"}  # hides a profile's device of the same name
 
@@ -44,3 +46,9 @@ def gpu_config(
             devices |= {name: dict(keys) for name, keys in extras.devices.items() if name not in own}
             config |= extras.config
     return devices, config
+
+
+def driver_way(machine: Machine, domain: Domain, grants: Iterable[Grant], host: HostFiles | None) -> Way | None:
+    """How a machine gets the driver of its cards; None for a VM, and for cards whose driver is in the kernel alone."""
+    mine = [grant for grant in grants if grant.card.is_nvidia]
+    return way_of(machine, domain, mine, host) if mine and machine.type == "lxc" else None

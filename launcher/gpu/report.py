@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from launcher.gpu.cards import Card
     from launcher.gpu.holders import Holder
     from launcher.gpu.policy import GpuDecision
+    from launcher.gpu.vendors.nvidia_driver import Way
 
 __all__ = ["Claimed", "Memory", "as_json", "as_text", "granted_text"]
 
@@ -50,10 +51,15 @@ def as_text(
     return "\n".join([*lines, *([""] * bool(idle)), *sorted(idle)])
 
 
-def granted_text(decision: GpuDecision) -> str:
-    """Which card each machine of the file would get."""
-    rows = [[name, grant.card.pci, grant.device] for name, grants in decision.grants.items() for grant in grants]
-    return "\n" + (table(rows, ["machine", "would get", "as device"]) if rows else "no machine of the file gets a card")
+def granted_text(decision: GpuDecision, ways: Mapping[str, Way | None]) -> str:
+    """Which card each machine of the file would get, and the way of the driver by machine."""
+    rows = [
+        [name, grant.card.pci, grant.device, ways.get(name) or "-"]
+        for name, grants in decision.grants.items()
+        for grant in grants
+    ]
+    header = ["machine", "would get", "as device", "driver by"]
+    return "\n" + (table(rows, header) if rows else "no machine of the file gets a card")
 
 
 def _row(holder: Holder) -> list[str]:
@@ -74,8 +80,9 @@ def as_json(
     memory: Mapping[str, Memory],
     claims: Iterable[Claimed] = (),
     decision: GpuDecision | None = None,
+    ways: Mapping[str, Way | None] | None = None,
 ) -> dict[str, Any]:
-    """The same as a document; with a file also what its machines would get."""
+    """The same as a document; with a file also what its machines would get, and by which way the driver."""
     claims = tuple(claims)
     document: dict[str, Any] = {
         "cards": [_card(card, holders, memory.get(card.pci, (None, None)), claims) for card in cards]
@@ -83,7 +90,13 @@ def as_json(
     if decision is not None:
         document["granted"] = {
             name: [
-                {"pci": grant.card.pci, "member": _member(grant.card), "device": grant.device, "mode": grant.mode}
+                {
+                    "pci": grant.card.pci,
+                    "member": _member(grant.card),
+                    "device": grant.device,
+                    "mode": grant.mode,
+                    "driver": (ways or {}).get(name),
+                }
                 for grant in grants
             ]
             for name, grants in decision.grants.items()

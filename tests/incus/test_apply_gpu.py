@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+
+from anklume_images.ship.publish import ImageFiles, publish
+from launcher.private_incus import fake_gpu as fakegpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +102,21 @@ def test_the_runtime_brings_the_driver_and_the_hosts_own_replaces_it(tiny: Launc
     assert {"config.nvidia.runtime", "devices.host-driver"} <= {change["key"] for change in step["changes"]}
     tiny("apply", "--yes")
     tiny.settled()
+
+
+def test_image_of_others_gets_the_folder_the_variable_and_a_note(tiny: Launcher, image: ImageFiles) -> None:
+    with tiny.client() as client:
+        publish(replace(image, aliases=("others",)), client)
+    others = MACHINE.replace("image: tiny", "os_image: others").replace("gpu: true", "gpu: true, gpu_driver: host")
+    tiny.write(others % ("lab", "box", FIRST), head=EXCLUSIVE)
+    assert "icd.d" in tiny("apply").stderr
+    said = tiny.execute("lab", "box", "sh", "-c", "ls $LD_LIBRARY_PATH; nvidia-smi").stdout.decode()
+    assert f"libcuda.so.{fakegpu.DRIVER}" in said
+    assert "stand-in for nvidia-smi" in said
+    tiny.settled()
+    # The host's tool does more for such an image.
+    tiny.write(others.replace(", gpu_driver: host", "") % ("lab", "box", FIRST), head=EXCLUSIVE)
+    assert "nvidia.runtime" in str(tiny.json("plan", code=3))
 
 
 @pytest.mark.parametrize("missing", ["usr/bin/nvidia-container-cli", "usr/share/lxc/hooks/nvidia"])

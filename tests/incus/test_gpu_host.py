@@ -292,8 +292,8 @@ def test_command_says_what_a_file_would_get(
     shown = gpu_command(incus, str(file))
     assert shown.returncode == 0, shown.stderr
     assert [line.split() for line in shown.stdout.splitlines()[-2:]] == [
-        ["first", FIRST, "gpu0"],
-        ["second", SECOND, "gpu0"],
+        ["first", FIRST, "gpu0", "host"],
+        ["second", SECOND, "gpu0", "host"],
     ]
     create_instance(client, "by-hand", fingerprint=image.fingerprint, devices={"gpu": gpu()})
     refused = gpu_command(incus, str(file), "--json")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher.gpu.config import gpu_config
+from launcher.gpu.config import driver_way, gpu_config
 from launcher.gpu.driver import Driver, LibraryFolder
 from launcher.gpu.host_files import HostFiles, read_host_files
 from launcher.gpu.nvidia_smi import Figures, ask, matching, nvidia_smi, parse_cuda, parse_mig
@@ -148,6 +148,18 @@ def test_which_way_the_driver_takes(keys: dict[str, Any], files: HostFiles | Non
     written = {**keys.get("config", {}), **config}
     taken = "host" if "host-driver" in devices else "runtime" if written.get("nvidia.runtime") == "true" else "none"
     assert taken == way
+
+
+def test_way_is_told_of_nvidias_cards_in_containers_only() -> None:
+    for entry, card, way in (
+        (machine("a"), nvidia(0), "host"),
+        (machine("a", gpu_driver="runtime"), nvidia(0), "runtime"),
+        (machine("a", type="vm", pci=FIRST), nvidia(0), None),
+        (machine("a"), amd(0), None),
+    ):
+        file, cards = infra(entry), host(card)
+        grants = decide(file, cards, [], place).grants["a"]
+        assert driver_way(entry, file.domains["ai"], grants, WITH_DRIVER) == way
 
 
 def test_a_card_of_another_member_of_a_cluster_is_not_of_this_host() -> None:

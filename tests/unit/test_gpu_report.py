@@ -61,13 +61,14 @@ def test_claim_without_a_holder_is_shown() -> None:
 
 def test_file_says_what_its_machines_would_get() -> None:
     decision = decide(infra(machine("a", pci=SECOND), machine("b")), two_cards(), [], place)
-    document = gpu_report.as_json(two_cards(), (), MEMORY, (), decision)
-    assert document["granted"] == {"a": [{"pci": SECOND, "member": None, "device": "gpu0", "mode": "physical"}]}
+    document = gpu_report.as_json(two_cards(), (), MEMORY, (), decision, {"a": "host"})
+    granted = {"pci": SECOND, "member": None, "device": "gpu0", "mode": "physical", "driver": "host"}
+    assert document["granted"] == {"a": [granted]}
     assert [refusal["code"] for refusal in document["refusals"]] == ["gpu-unnamed"]
     assert document["cards"][0]["memory_total"] == 24564 << 20
-    assert gpu_report.granted_text(decision).splitlines()[-1].split() == ["a", SECOND, "gpu0"]
+    assert gpu_report.granted_text(decision, {"a": "host"}).splitlines()[-1].split() == ["a", SECOND, "gpu0", "host"]
     nothing = decide(infra(machine("b")), two_cards(), [], place)
-    assert "no machine of the file gets a card" in gpu_report.granted_text(nothing)
+    assert "no machine of the file gets a card" in gpu_report.granted_text(nothing, {})
 
 
 def test_names_of_claims_are_such_as_incus_takes() -> None:
