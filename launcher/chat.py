@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.errors import AnklumeError, IncusError
@@ -12,7 +12,7 @@ from anklume_images.nearest import nearest
 from launcher.engines import ENGINES, engines_of
 from launcher.engines.chat import Question
 from launcher.engines.probe import names_in
-from launcher.inspect.guest import Guest
+from launcher.inspect.guest import Answer, Guest
 from launcher.inspect.logs import require_ours
 from launcher.inspect.services import offered, settings_of
 
@@ -151,7 +151,7 @@ class Conversation:
         reply = reader.reply()
         problem = reader.error
         if not answer.ok:
-            problem = problem or replace(answer, text=reader.rest).said()
+            problem = problem or Answer(answer.code, answer.status, reader.rest, answer.error).said()
         elif not problem and not reader.ended:
             problem = "the answer broke off"
         if problem:
@@ -198,14 +198,14 @@ class _Reader:
             self.rest = f"{self.rest}\n{line}".strip()
 
     def _bring(self, found: Piece) -> None:
-        if found.text or found.thought:
+        if found.answer or found.thought:
             self._last = self._clock() - self._begin
             self._first = self._last if self._first is None else self._first
         if found.thought:
             self._listener.thought(found.thought)
-        if found.text:
-            self._texts.append(found.text)
-            self._listener.text(found.text)
+        if found.answer:
+            self._texts.append(found.answer)
+            self._listener.text(found.answer)
         self._tokens = found.tokens or self._tokens
         self._speed = found.tokens_per_second or self._speed
         self.ended = self.ended or found.end

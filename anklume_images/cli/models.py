@@ -26,7 +26,7 @@ _NAMES = click.argument("names", nargs=-1, required=True, metavar="NAME...", she
 
 @click.group(cls=CommandTable, table=_TABLE)
 def models() -> None:
-    """List, show, fetch and remove language models that are locked as inputs are."""
+    """List, show, fetch, remove and lock language models."""
 
 
 @click.command(name="list")

@@ -54,8 +54,7 @@ def chat(
     from launcher.chat import begin, machine_to_ask
     from launcher.cli.machines import find_instance, find_instances, image_lookup
 
-    alone = prompt is not None or not sys.stdin.isatty()
-    if alone:
+    if prompt is not None or sys.stdin is None or not sys.stdin.isatty():
         prompt = _only_question(prompt)
     file = session.infra(infra, warn=False)
     with session.incus(remote) as incus:
@@ -83,10 +82,14 @@ def chat(
 
 def _only_question(prompt: str | None) -> str:
     """The one that was given as an argument or by standard input."""
-    text = sys.stdin.buffer.read().decode(errors="replace") if prompt is None else prompt
+    text = _all_input() if prompt is None else prompt
     if not text.strip():
         raise click.UsageError("the question is empty: give it as an argument or by standard input")
     return text
+
+
+def _all_input() -> str:
+    return sys.stdin.buffer.read().decode(errors="replace") if sys.stdin is not None else ""  # where it was closed
 
 
 def _typed() -> Iterator[str]:

@@ -28,11 +28,12 @@ class Question:
 class Piece:
     """What one line of an answer brings.
 
-    `thought` is what a model says to itself before it answers. `tokens` of the whole answer and how many of them came
-    in a second are told by the last lines; `end` is the last of them. `error` is the server's own word.
+    `answer` is more of its text; `thought` is what a model says to itself before it answers. `tokens` of the whole
+    answer and how many of them came in a second are told by the last lines; `end` is the last of them. `error` is the
+    server's own word.
     """
 
-    text: str = ""
+    answer: str = ""
     thought: str = ""
     tokens: int | None = None
     tokens_per_second: float | None = None

@@ -114,7 +114,7 @@ def _piece(line: str) -> Piece | None:
     message = document.get("message") or {}
     count, duration = document.get("eval_count"), document.get("eval_duration")
     return Piece(
-        text=message.get("content") or "",
+        answer=message.get("content") or "",
         thought=message.get("thinking") or "",
         tokens=count,
         tokens_per_second=count / duration * 1e9 if count and duration else None,

@@ -79,7 +79,7 @@ def _brought(document: dict[str, Any]) -> Piece:
     delta = choices[0].get("delta") or {}
     timings, usage = document.get("timings") or {}, document.get("usage") or {}
     return Piece(
-        text=delta.get("content") or "",
+        answer=delta.get("content") or "",
         thought=delta.get("reasoning_content") or "",
         tokens=timings.get("predicted_n") or usage.get("completion_tokens"),
         tokens_per_second=timings.get("predicted_per_second"),

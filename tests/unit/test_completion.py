@@ -102,6 +102,10 @@ def test_a_machine_is_completed(command: str, folder: Path) -> None:
     assert names(f"anklume-launch {command} infra.yml w", folder) == ["web", "worker"]
 
 
+def test_a_machine_behind_an_option_is_completed(folder: Path) -> None:
+    assert names("anklume-launch chat infra.yml --machine w", folder) == ["web", "worker"]
+
+
 def test_the_default_verb_has_its_options(folder: Path) -> None:
     assert names("anklume-launch infra.yml --no", folder) == ["--no-wait"]
 
@@ -122,6 +126,12 @@ def test_warnings_of_the_file_are_not_said(folder: Path) -> None:
 
 def test_images_are_completed(folder: Path) -> None:
     assert names("anklume-images build open", folder) == ["open-webui", "open-webui-full"]
+
+
+def test_models_are_completed(folder: Path) -> None:
+    assert names("anklume-images models pull smol", folder) == ["smollm2-135m"]
+    assert names("anklume-launch try infra.yml --model smol", folder) == ["smollm2-135m"]
+    assert completions("anklume-launch try infra.yml --model /tmp/m", folder) == ["file,/tmp/m"]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ FILES = [path for name in ("anklume_images", "launcher", "image_specs") for path
 # How many values come before the encoding, by the name of what is called.
 TEXT = {"read_text": 0, "write_text": 1}
 OPENERS = {"open", "NamedTemporaryFile", "TemporaryFile", "fdopen"}
-NOT_FILES = {"os", "tarfile", "zipfile", "lzma", "gzip", "webbrowser"}
+NOT_FILES = {"os", "tarfile", "zipfile", "archive", "lzma", "gzip", "webbrowser"}  # and members of an archive
 PROGRAMS = {"text", "universal_newlines"}
 
 

