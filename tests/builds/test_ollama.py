@@ -128,7 +128,7 @@ def test_no_key_is_in_the_image(contents: Callable[[str], dict[str, str]]) -> No
 def test_image_says_what_it_is(images: dict[str, Image]) -> None:
     image = images["ollama"]
     assert image.version.startswith(f"{VERSION}-")
-    assert image.spec["provides"] == ["ollama_server"]
+    assert image.spec["provides"] == ["ollama_server", "base_system"]
     assert image.spec["volumes"] == [{"path": HOME, "kind": "models"}]
     assert [package.version for package in image.packages if package.kind == "file"] == [
         f"v0.32.7/{NAME.format(image.architecture)}"
