@@ -38,6 +38,7 @@ SHARED = {  # modules that share what takes long to start, or a place in the com
     "hosts": {"test_llama_server.py", "test_ollama.py"},
     "look": {"test_look.py", "test_look_command.py"},
     "enter": {"test_enter.py"},
+    "images": {"test_images.py"},
 }
 
 
@@ -88,17 +89,17 @@ def group_of(nodeid: str) -> str:
 
 def starts_containers(group: str) -> bool:
     """Whether the tests of a group do, rather than only compute."""
-    computes = group == "enter" or group.startswith(("tests/unit/", "tests/builds/"))
+    computes = group in ("enter", "images") or group.startswith(("tests/unit/", "tests/builds/"))
     return not computes or group.endswith(VERSIONS)
 
 
 def rank_of(nodeid: str) -> int:
-    """When a test begins: first what takes long, and last of that what keeps many machines until the end."""
+    """When a test begins: first what takes long and images, and last of that what keeps many machines until the end."""
     group = group_of(nodeid)
     if nodeid.startswith("tests/unit/"):
-        return 4
-    ranks = {"look": 2, nodeid: 3} | dict.fromkeys(VERSIONS, 0)
-    return ranks.get(group, 1)
+        return 5
+    ranks = {"images": 1, "look": 3, nodeid: 4} | dict.fromkeys(VERSIONS, 0)
+    return ranks.get(group, 2)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -81,6 +81,7 @@ def test_the_callers_variables_reach_no_test(tmp_path: Path) -> None:
         ("tests/unit/test_plan.py::test_one[incus]", False),
         ("tests/builds/test_faults.py::test_one[wheel]", False),
         ("tests/builds/test_enter.py::test_one", False),
+        ("tests/builds/test_images.py::test_one[debian]", False),
         ("tests/builds/test_ollama.py::test_one", True),
         ("tests/builds/test_nginx_example.py::test_one[incus-7]", True),
         ("tests/incus/test_apply.py::test_one[incus-6-some]", True),
