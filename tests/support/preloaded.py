@@ -8,6 +8,7 @@ Python's own, the locale) is run as usual; so is whatever a test starts by itsel
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -73,13 +74,16 @@ def _server() -> str:
     argv = [sys.executable, "-m", __name__, str(listener.fileno())]
     # Its standard input is a pipe whose other end is this process' alone; it stays open as long as that.
     server = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-    _SERVERS.append(server)
+    atexit.register(_end, server)
     name = listener.getsockname()
     listener.close()
     return name  # type: ignore[no-any-return]
 
 
-_SERVERS: list[subprocess.Popen[bytes]] = []
+def _end(server: subprocess.Popen[bytes]) -> None:
+    assert server.stdin is not None
+    server.stdin.close()
+    server.wait()
 
 
 # The server
