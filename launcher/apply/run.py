@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -48,6 +47,7 @@ _PASSING = (
     # Making a bridge, Incus looks at each interface of the host, and fails when one of a starting instance goes.
     "Failed to delete bridge children interfaces",
 )
+_STARTING = ("create", "start", "restart", "replace")
 _PAST = {
     "create": "created",
     "change": "changed",
@@ -278,12 +278,12 @@ class _Run:
     def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()
         incus = self._connection()
-        whole = self._persistently(step, incus)
+        cut_off = self._persistently(step, incus) and step.action in _STARTING
         text = f"{label(step.resource)}: {_PAST[step.action]} in {time.monotonic() - begun:.1f} s"
         if step.key.kind == "machine":
             self._confirm(step, incus)
             if self.wait:
-                seconds = self._wait_until_healthy(step, incus, again=not whole)
+                seconds = self._wait_until_healthy(step, incus, again=cut_off)
                 self.report.healthy[step.resource.machines[0]] = round(seconds, 1)
                 text += f", healthy after {time.monotonic() - begun:.1f} s"
         with self._lock:
@@ -293,7 +293,8 @@ class _Run:
     def _wait_until_healthy(self, step: Step, incus: Incus, *, again: bool) -> float:
         """Wait for a machine; with `again`, one that is not well is started anew once.
 
-        A daemon that ends while a machine starts may leave it without its network, which nothing shows but that.
+        That is for what this step itself was starting when the daemon went away: it may lack its network, which
+        nothing shows but that. What ran before is never stopped for it.
         """
         within = incus.within(step.key.project)
         try:
@@ -314,9 +315,10 @@ class _Run:
     def _persistently(self, step: Step, incus: Incus) -> bool:
         """Carry a step out; when the daemon goes away in the middle, wait for it and do what is then left to do.
 
-        Returns whether it was done in one go.
+        Returns whether it did.
         """
-        for attempt in itertools.count():
+        went_away = False
+        for attempt in range(_RETRIES + 1):
             begun = time.monotonic()
             try:
                 if step.action != "none":
@@ -327,6 +329,7 @@ class _Run:
                 rootless = step.key.kind == "machine" and step.action == "create" and is_without_root(error)
                 if not (lost or rootless) or attempt == _RETRIES:
                     raise
+                went_away |= isinstance(error, IncusUnreachableError)
                 if rootless or (isinstance(error, IncusUnreachableError) and step.key.kind == "machine"):
                     self.context.unpacked.doubt(step.resource, since=begun)
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
@@ -334,7 +337,7 @@ class _Run:
                 step = self._again(step, incus, error)
             else:
                 break
-        return attempt == 0
+        return went_away
 
     def _again(self, step: Step, incus: Incus, error: IncusError) -> Step:
         end = time.monotonic() + _BACK_SECONDS

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from launcher.gpu.cards import NVIDIA, Card, Nvidia
+from launcher.gpu.cards import NVIDIA, Card
 from launcher.gpu.driver import read_information
 from launcher.gpu.grants import Grant
 from launcher.gpu.holders import holders
+from launcher.gpu.host import completed
 from launcher.gpu.host_files import read_host_files
 from launcher.gpu.preflight import preflight
 from launcher.infra.model import GpuSelector
@@ -34,17 +35,12 @@ def with_free_card(
     host = read_host_files(root)
     machine = next(machine for machine in infra.machines() if machine.name == name)
     domain = infra.domains[machine.domain]
-    cards = [
-        Card(
-            entry.pci,
-            NVIDIA,
-            vendor="NVIDIA",
-            driver="nvidia" if host.driver.module else "",
-            driver_version=host.driver.module,
-            nvidia=Nvidia(entry.uuid, entry.model, "", entry.node),
-        )
-        for entry in read_information(root).values()
-    ]
+    information = read_information(root)
+    module = host.driver.module
+    cards = completed(
+        [Card(pci, NVIDIA, driver="nvidia" if module else "", driver_version=module) for pci in information],
+        information,
+    )
     held = {holder.card.pci for holder in holders(cards, neighbours())} if cards else set()
     for card in sorted(cards, key=lambda card: card.pci):
         asking = replace(machine, gpu=True, gpu_devices=(GpuSelector(pci=card.pci),))

@@ -1,0 +1,85 @@
+"""A machine whose start was cut off as the daemon ended: started once more; what ran before is never stopped for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from anklume_images.console import Console
+from anklume_images.errors import IncusUnreachableError
+from launcher.apply import run
+from launcher.apply.health import UnhealthyError
+from launcher.apply.steps import Context
+from launcher.plan.difference import Action, Step
+from launcher.resources import Key, Resource
+
+if TYPE_CHECKING:
+    from anklume_images.incus.client import Incus
+    from anklume_images.store.images import Images
+    from anklume_images.store.store import Store
+
+BOX = Resource(Key("machine", "lab", "box"), {"devices": {}}, machines=("box",))
+
+
+class Server:
+    """Notes what is started and stopped."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def within(self, _project: str | None) -> Server:
+        return self
+
+    def set_instance_state(self, _what: object, state: str) -> None:
+        self.calls.append(state)
+
+
+def carried_out(
+    monkeypatch: pytest.MonkeyPatch, action: Action, *, daemon_ends: bool, ill: int
+) -> tuple[list[str], bool]:
+    """What is called of the server, and whether the machine became healthy, when it is ill so many times."""
+    server, breaks, illnesses = Server(), [daemon_ends], [ill]
+
+    def step_once(*_arguments: object) -> None:
+        if breaks.pop() if breaks else False:
+            raise IncusUnreachableError("the connection broke off")
+
+    def wait(*_arguments: object, **_keywords: object) -> float:
+        illnesses[0] -= 1
+        if illnesses[0] >= 0:
+            raise UnhealthyError("box is not healthy", tail=[], hint="")
+        return 1.0
+
+    monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(run, "label", lambda resource: resource.key.name)
+    monkeypatch.setattr(run, "carry_out", step_once)
+    monkeypatch.setattr(run, "read_one", lambda *_arguments: {"status": "Running"})
+    monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "none"))
+    monkeypatch.setattr(run, "wait_until_healthy", wait)
+    monkeypatch.setattr(run, "stop", lambda incus, _key: incus.calls.append("stop"))
+    step = Step(BOX, action)
+    context = Context("demo", cast("Store", None), cast("Images", None))
+    carrier = run._Run([step], {}, cast("Incus", server), context, Console(), wait=True, timeout=None)
+    monkeypatch.setattr(carrier, "_connection", lambda: server)
+    try:
+        carrier._carry_out(step)
+    except UnhealthyError:
+        return server.calls, False
+    return server.calls, True
+
+
+@pytest.mark.parametrize("action", ["create", "start", "restart", "replace"])
+def test_what_was_being_started_is_started_once_more(monkeypatch: pytest.MonkeyPatch, action: Action) -> None:
+    assert carried_out(monkeypatch, action, daemon_ends=True, ill=1) == (["stop", "start"], True)
+    assert carried_out(monkeypatch, action, daemon_ends=True, ill=2) == (["stop", "start"], False)
+
+
+@pytest.mark.parametrize(
+    ("action", "daemon_ends", "ill", "healthy"),
+    [("change", True, 1, False), ("create", False, 1, False), ("create", True, 0, True)],
+)
+def test_nothing_else_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, action: Action, daemon_ends: bool, ill: int, healthy: bool
+) -> None:
+    assert carried_out(monkeypatch, action, daemon_ends=daemon_ends, ill=ill) == ([], healthy)
