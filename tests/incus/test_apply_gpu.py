@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from anklume_images.ship.publish import ImageFiles, publish
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.launching import Launcher
 
 FIRST, SECOND = "0000:01:00.0", "0000:02:00.0"
@@ -130,6 +131,25 @@ def test_host_without_the_container_tools_is_told_before_anything_is_touched(tin
     assert missing.rpartition("/")[2] in said
     with tiny.client() as client:
         assert [found["name"] for found in client.get("projects", recursion=1)] == ["default"]
+
+
+def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
+    tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
+    terminal = Terminal(tiny.argv("apply"), env=tiny.environment())
+    terminal.read_until(r"Go on\?")
+    with fakegpu.unplugged(Path(f"/proc/{tiny.incus.pid}/root"), 0):
+        terminal.type("y\n")
+        assert terminal.end() == 1
+        assert "machine box (project lab): Failed to start device" in terminal.text
+        assert f"no device found): {FIRST}" in terminal.text
+        assert "hint: incus info --resources lists the cards" in terminal.text
+    until = time.monotonic() + 60  # Incus 7.0 looks for cards every ten seconds only
+    while FIRST not in cards(tiny):
+        assert time.monotonic() < until
+        time.sleep(1)
+    tiny("apply", "--yes")
+    assert cards(tiny) == {FIRST: ["box"], SECOND: []}
+    tiny.settled()
 
 
 def test_two_files_race_for_one_card(tiny: Launcher, tmp_path: Path) -> None:
