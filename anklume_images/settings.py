@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import yaml
 
-__all__ = ["Settings", "load_settings", "settings_paths", "store_home"]
+__all__ = ["Settings", "keys_home", "load_settings", "settings_paths", "store_home"]
 
 _SCHEMES = ("http://", "https://", "file:///")
 _MOST_CONNECTIONS = 64
@@ -60,6 +60,13 @@ def store_home(environ: Mapping[str, str] = os.environ) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/anklume")
     return _xdg(environ, "XDG_DATA_HOME", "user_data_path") / "anklume"
+
+
+def keys_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where private keys are: ANKLUME_KEYS, else `$XDG_CONFIG_HOME/anklume/keys`; never in a store."""
+    if chosen := environ.get("ANKLUME_KEYS"):
+        return Path(chosen).expanduser().absolute()
+    return _xdg(environ, "XDG_CONFIG_HOME", "user_config_path") / "anklume/keys"
 
 
 def load_settings(environ: Mapping[str, str] = os.environ, paths: Iterable[Path] | None = None) -> Settings:

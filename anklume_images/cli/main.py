@@ -26,9 +26,12 @@ _TABLE = {
         "lock": "build:lock",
         "models": "models:models",
         "publish": "publish:publish",
+        "pull": "pull:pull",
         "render": "build:render",
+        "revoke": "trust:revoke",
         "sbom": "store:sbom",
         "show": "store:show",
+        "trust": "trust:trust",
         "update": "build:update",
         "verify": "store:verify",
     }.items()

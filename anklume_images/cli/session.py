@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
+    from anklume_images.trust.repository import Outcome, Repository
 
 __all__ = [
     "EXPIRED",
@@ -32,6 +33,7 @@ __all__ = [
     "complete_images",
     "complete_models",
     "complete_refs",
+    "user",
 ]
 
 
@@ -77,6 +79,21 @@ class Session:
 
         return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
 
+    def repository(self, keys: Path | None = None) -> Repository:
+        """The signed metadata of the store, with the private keys in a folder."""
+        from anklume_images.settings import keys_home
+        from anklume_images.trust.keys import KeyRing
+        from anklume_images.trust.repository import Repository
+
+        folder = keys.absolute() if keys else keys_home(os.environ)
+        return Repository(self.store().home, KeyRing(folder, _passphrase))
+
+    def sign(self, repository: Repository, *, renew: bool = False) -> Outcome:
+        """Sign what the store holds now."""
+        from anklume_images.trust.contents import signed_contents
+
+        return repository.publish(signed_contents(self.store(), self.images()), renew=renew)
+
     def pipeline(self, **options: Any) -> Pipeline:
         """The pipeline with these options."""
         from anklume_images.pipeline import Options, Pipeline
@@ -86,6 +103,21 @@ class Session:
         jobs = options.pop("jobs", None) or settings.jobs or os.cpu_count() or 1
         chosen = Options(options.pop("architecture", None) or self.arch(), jobs=jobs, **options)
         return Pipeline(self.store(), self.catalog(), settings, chosen, self.console)
+
+
+def user() -> str:
+    """Who runs this, for records: `name@host`."""
+    import getpass
+    import socket
+
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _passphrase(file: str) -> str:
+    """The passphrase of a private key, by the environment or by asking."""
+    if (given := os.environ.get("ANKLUME_KEY_PASSPHRASE")) is not None:
+        return given
+    return str(click.prompt(f"Passphrase of {file}", hide_input=True, err=True))
 
 
 def complete_images(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -12,7 +12,7 @@ from anklume_images.inputs.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AgainError", "Attempt", "Refusal", "StoppedError", "Why", "advice", "why_of_text"]
+__all__ = ["AgainError", "Attempt", "Refusal", "StoppedError", "TooLargeRefusal", "Why", "advice", "why_of_text"]
 
 
 class Why(enum.Enum):
@@ -77,6 +77,10 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     def of(self, url: str) -> Attempt:
         """The refusal as what this address said."""
         return Attempt(url, self.message, gone=self.gone, why=self.why)
+
+
+class TooLargeRefusal(Refusal):
+    """More than was to be read."""
 
 
 class AgainError(Exception):

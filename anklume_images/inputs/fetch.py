@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     import requests
 
+    from anklume_images.inputs.fetch_error import Addresses
     from anklume_images.inputs.lockfile import LockedFile
-    from anklume_images.inputs.mirrors import Sources
     from anklume_images.store.blobs import Blobs
 
 __all__ = ["FetchReport", "Progress", "fetch"]
@@ -69,7 +69,7 @@ class FetchReport:
 def fetch(
     files: Iterable[LockedFile],
     blobs: Blobs,
-    sources: Sources,
+    sources: Addresses,
     *,
     progress: Progress | None = None,
     timestamps: Mapping[str, str] | None = None,
@@ -106,7 +106,7 @@ class _Run:
 
     absent: list[LockedFile]
     blobs: Blobs
-    sources: Sources
+    sources: Addresses
     transport: Transport
     timestamps: dict[str, str]
     progress: Progress | None

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.errors import FetchError
 from anklume_images.inputs.answers import Why, advice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from anklume_images.inputs.access import Access
     from anklume_images.inputs.answers import Attempt
     from anklume_images.inputs.lockfile import LockedFile
-    from anklume_images.inputs.mirrors import Sources
+    from anklume_images.inputs.transport import Transport
 
-__all__ = ["fetch_error"]
+__all__ = ["Addresses", "fetch_error"]
 
 _LISTED = 20  # files whose every address is listed
 
 
-def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Sources) -> FetchError:
+class Addresses(Protocol):
+    """Where files are had from: mirrors of archives, or another store."""
+
+    def urls(
+        self, file: LockedFile, timestamp: str | None, *, transport: Transport, failures: list[Attempt]
+    ) -> Iterator[str]:
+        """The addresses of a file, the best first; what could not be asked for one goes into `failures`."""
+
+    def access_of(self, file: LockedFile) -> Access:
+        """How the server of a file is reached."""
+
+    def hint(self, archive: str) -> str:
+        """What to do where no address of an archive's file is known."""
+
+    def passed_over(self, archive: str) -> list[str]:
+        """A line for each address that was not asked, and why."""
+
+
+def fetch_error(files: list[LockedFile], failed: Mapping[str, list[Attempt]], sources: Addresses) -> FetchError:
     """The error for `files`, of which `failed` has what each address said, by sha256."""
     missing = tuple(file for file in files if failed[file.sha256] and all(each.gone for each in failed[file.sha256]))
     unreachable = tuple(file for file in files if file not in missing)

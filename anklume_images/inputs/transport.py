@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from anklume_images.inputs.access import Access, environment_access
-from anklume_images.inputs.answers import AgainError, Refusal, StoppedError, Why
+from anklume_images.inputs.answers import AgainError, Refusal, StoppedError, TooLargeRefusal, Why
 from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Transport:
             with self.ask(url, headers, access=access) as response:
                 body = bytes(response.raw.read(limit + 1, decode_content=True))
                 if len(body) > limit:
-                    raise Refusal(f"larger than {limit >> 20} MiB", answered=True)
+                    raise TooLargeRefusal(f"larger than {limit >> 20} MiB", answered=True)
                 return body, response.headers.get("Content-Type", ""), response.url
 
         return self.insist(url, whole)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint"]
+__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "parse_manifest"]
 
 LATEST = "latest"
 
@@ -85,6 +85,18 @@ def fingerprint(metadata: Path, rootfs: Path) -> str:
     return digest.hexdigest()
 
 
+def parse_manifest(data: bytes, where: str) -> Image:
+    """The image that a manifest describes; StoreError when it is none."""
+    try:
+        document = json.loads(data)
+        document["metadata"] = StoredFile(**document["metadata"])
+        document["rootfs"] = StoredFile(**document["rootfs"])
+        document["packages"] = tuple(Package(**entry) for entry in document["packages"])
+        return Image(**document)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"not the manifest of an image: {error!r}", where=where) from None
+
+
 class Images:
     """The images and channels of a store."""
 
@@ -101,19 +113,12 @@ class Images:
         """The image of that version, or None."""
         manifest = self.folder(name, version, architecture) / "manifest.json"
         try:
-            document = json.loads(manifest.read_bytes())
-            document["metadata"] = StoredFile(**document["metadata"])
-            document["rootfs"] = StoredFile(**document["rootfs"])
-            document["packages"] = tuple(Package(**entry) for entry in document["packages"])
-            return Image(**document)
+            return parse_manifest(manifest.read_bytes(), str(manifest))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"not the manifest of an image: {error!r}",
-                where=str(manifest),
-                hint=f"remove {manifest.parent} and build {name} again, or update anklume-images",
-            ) from None
+        except StoreError as error:
+            error.hint = f"remove {manifest.parent} and build {name} again, or update anklume-images"
+            raise
 
     def present(self, name: str, version: str, architecture: str) -> Image | None:
         """The image of that version if its two files are there too, by their sizes."""

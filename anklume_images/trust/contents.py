@@ -1,0 +1,53 @@
+"""What of a store is signed: the documents of its images and models, its channels, its revocations.
+
+Blobs hang off the documents by their sha256, so they need no entry of their own. A channel's entry has its version in
+`custom`, as whoever reads it could otherwise find a later one than was signed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tuf.api.metadata import TargetFile
+
+from anklume_images.trust.revoked import FILE as REVOKED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.store.images import Images
+    from anklume_images.store.store import Store
+
+__all__ = ["DOCUMENTS", "channel_path", "signed_contents"]
+
+# Below the store's home; what is beside them concerns nobody else.
+DOCUMENTS = ("images/*/*/*/*.json", "models/*.json")
+
+
+def channel_path(name: str, architecture: str, channel: str) -> str:
+    """The path of a channel's entry."""
+    return f"channels/{name}/{architecture}/{channel}"
+
+
+def signed_contents(store: Store, images: Images) -> dict[str, TargetFile]:
+    """The entries by their paths below the store's home."""
+    entries: dict[str, TargetFile] = {}
+    for path in _documents(store.home):
+        target = path.relative_to(store.home).as_posix()
+        entries[target] = TargetFile.from_data(target, path.read_bytes(), ["sha256"])
+    for folder in sorted(store.home.glob("channels/*/*")):
+        name, architecture = folder.parts[-2:]
+        for channel, version in images.channels(name, architecture).items():
+            target = channel_path(name, architecture, channel)
+            entry = TargetFile.from_data(target, f"{version}\n".encode(), ["sha256"])
+            entry.unrecognized_fields["custom"] = {"version": version}
+            entries[target] = entry
+    return entries
+
+
+def _documents(home: Path) -> Iterator[Path]:
+    for pattern in DOCUMENTS:
+        yield from (path for path in sorted(home.glob(pattern)) if path.name[0] != ".")
+    if (home / REVOKED).exists():
+        yield home / REVOKED

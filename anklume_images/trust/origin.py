@@ -1,0 +1,241 @@
+"""Another store, as far as its signatures hold: nothing of it is believed, or fetched that is large, before."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tuf.api.exceptions import (
+    BadVersionNumberError,
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
+from tuf.api.metadata import Metadata, Targets
+from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+
+from anklume_images.architectures import host_architecture
+from anklume_images.errors import FetchError, StoreError
+from anklume_images.files import write_atomic
+from anklume_images.store.images import LATEST, parse_manifest
+from anklume_images.trust.place import LargerError, Place
+from anklume_images.trust.repository import FOLDER
+from anklume_images.trust.revoked import FILE as REVOKED
+from anklume_images.trust.revoked import Revocation, parse_revocations, read_revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tuf.api.metadata import TargetFile
+
+    from anklume_images.store.images import Image
+
+__all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError", "now"]
+
+OVERRIDE = "expired.json"
+_LIMIT = 64 << 20  # bytes of one document
+_IMAGE = re.compile(
+    r"images/(?P<name>[a-z0-9][a-z0-9-]*)/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]*)/(?P<arch>[a-z0-9]+)"
+    r"/(?P<document>[a-z0-9][a-z0-9.-]*)\.json"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MANIFEST = "manifest"
+_TOLD: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        ExpiredMetadataError,
+        "its metadata is past its time, as it is old or somebody keeps you from seeing newer",
+        "its owner renews it: anklume-images trust sign; for a host without a network there is trust allow-expired",
+    ),
+    (
+        BadVersionNumberError,
+        "it shows older metadata than it did before",
+        "somebody replays an old copy, or the store was restored from one: ask its owner",
+    ),
+    (UnsignedMetadataError, "the signatures of its metadata do not hold", "ask its owner"),
+    (
+        LengthOrHashMismatchError,
+        "its metadata does not fit together",
+        "it may be written to just now: try again; if it stays so, ask its owner",
+    ),
+    (DownloadError, "its metadata is not whole", "ask its owner"),
+    (RepositoryError, "its metadata is not valid", "ask its owner"),
+)
+
+
+class UntrustedError(StoreError):
+    """A store's metadata does not hold: unsigned, expired, replayed, mixed, or by keys that nobody accepted."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """Expired metadata is accepted until this day, for a reason."""
+
+    until: str
+    why: str
+    by: str
+    since: str
+
+
+def now() -> str:
+    """The time in UTC, as RFC 3339."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+class Origin:
+    """A store whose metadata was verified; `warnings` are to be told to whoever asked."""
+
+    def __init__(self, folder: Path, place: Place, identity: str) -> None:
+        self.place = place
+        self.identity = identity
+        self.warnings: list[str] = []
+        self._folder = folder
+        with (folder / ".lock").open("a", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            self._entries = self._refresh()
+            self.revocations = self._revocations()
+
+    def _refresh(self) -> dict[str, TargetFile]:
+        bootstrap = (self._folder / "first.json").read_bytes()
+        for override in (None, self._override()):
+            try:
+                updater = Updater(
+                    str(self._folder),
+                    f"{FOLDER}/",
+                    fetcher=_Fetcher(self.place),
+                    config=UpdaterConfig(targets_max_length=_LIMIT, snapshot_max_length=_LIMIT),
+                    bootstrap=bootstrap,
+                )
+                if override is not None:
+                    # The library has no public way to say at which time metadata is looked at.
+                    updater._trusted_set.reference_time = datetime.min.replace(tzinfo=UTC)  # noqa: SLF001
+                    self.warnings.append(
+                        f"the metadata of {self.place} is past its time, and accepted until {override.until} by "
+                        f"{override.by}: {override.why}"
+                    )
+                updater.refresh()
+            except ExpiredMetadataError as error:
+                if override is None and self._override() is not None:
+                    continue
+                raise self._told(error) from None
+            except (RepositoryError, DownloadError) as error:
+                raise self._told(error) from None
+            break
+        signed = Metadata[Targets].from_file(str(self._folder / "targets.json")).signed
+        return dict(signed.targets)
+
+    def _override(self) -> Override | None:
+        try:
+            override = Override(**json.loads((self._folder / OVERRIDE).read_bytes()))
+        except FileNotFoundError:
+            return None
+        return override if override.until >= now()[:10] else None
+
+    def _told(self, error: RepositoryError | DownloadError) -> StoreError | FetchError:
+        if isinstance(error, DownloadError) and isinstance(error.__cause__, FetchError):
+            return error.__cause__
+        what, hint = next((what, hint) for kind, what, hint in _TOLD if isinstance(error, kind))
+        return UntrustedError(f"{what}: {error}", where=str(self.place), hint=hint)
+
+    def _revocations(self) -> tuple[Revocation, ...]:
+        if REVOKED not in self._entries:
+            return read_revocations(self._folder)
+        data = self._document(REVOKED)
+        found = parse_revocations(data, f"{self.place}/{REVOKED}")
+        write_atomic(self._folder / REVOKED, data)
+        return found
+
+    def _document(self, path: str) -> bytes:
+        entry = self._entries[path]
+        try:
+            data = self.place.read(path, entry.length)
+            if data is None:
+                raise UntrustedError(
+                    f"it lacks {path}", where=str(self.place), hint="ask its owner to verify the store"
+                )
+            entry.verify_length_and_hashes(data)
+        except (LargerError, LengthOrHashMismatchError):
+            raise UntrustedError(
+                f"{path} is not what was signed",
+                where=str(self.place),
+                hint="it may be written to just now: try again; if it stays so, ask its owner to verify the store",
+            ) from None
+        return data
+
+    def images(self) -> list[tuple[str, str, str]]:
+        """Name, version and architecture of each image, sorted."""
+        return sorted(
+            (match["name"], match["version"], match["arch"])
+            for path in self._entries
+            if (match := _IMAGE.fullmatch(path)) and match["document"] == _MANIFEST
+        )
+
+    def channels(self, name: str, architecture: str) -> dict[str, str]:
+        """The channels of an image: name -> version."""
+        prefix = f"channels/{name}/{architecture}/"
+        found = {}
+        for path, entry in self._entries.items():
+            channel = path.removeprefix(prefix)
+            version = (entry.custom or {}).get("version")
+            if channel != path and "/" not in channel and isinstance(version, str):
+                found[channel] = version
+        return found
+
+    def resolve(self, ref: str, architecture: str | None = None) -> tuple[Image, str | None]:
+        """The image of a reference, and the channel that it was asked by; StoreError says what there is instead."""
+        architecture = architecture or host_architecture()
+        name, _, selector = ref.partition("@")
+        channels = self.channels(name, architecture)
+        version = channels.get(selector or LATEST, selector)
+        if (name, version, architecture) not in self.images():
+            versions = [image[1] for image in self.images() if (image[0], image[2]) == (name, architecture)]
+            names = sorted({image[0] for image in self.images()})
+            there = ", ".join([*channels, *versions]) if versions else f"images: {', '.join(names) or 'none'}"
+            raise StoreError(f"{self.place} has no {ref} for {architecture}", hint=f"there are {there}")
+        channel = (selector or LATEST) if (selector or LATEST) in channels else None
+        return self.image(name, version, architecture), channel
+
+    def image(self, name: str, version: str, architecture: str) -> Image:
+        """One image, by its signed manifest."""
+        path = f"images/{name}/{version}/{architecture}/{_MANIFEST}.json"
+        image = parse_manifest(self._document(path), f"{self.place}/{path}")
+        hashes = (image.metadata.sha256, image.rootfs.sha256)
+        sound = all(isinstance(sha256, str) and _SHA256.fullmatch(sha256) for sha256 in hashes)
+        if (image.name, image.version, image.architecture) != (name, version, architecture) or not sound:
+            raise UntrustedError(f"{path} describes another image", where=str(self.place), hint="ask its owner")
+        return image
+
+    def documents(self, image: Image) -> dict[str, bytes]:
+        """The documents of an image but its manifest, by their files' names."""
+        wanted = (image.name, image.version, image.architecture)
+        found = {}
+        for path in self._entries:
+            match = _IMAGE.fullmatch(path)
+            if match and (match["name"], match["version"], match["arch"]) == wanted and match["document"] != _MANIFEST:
+                found[f"{match['document']}.json"] = self._document(path)
+        return found
+
+    def revoked(self, image: Image) -> Revocation | None:
+        """Whether the image was revoked there."""
+        return next((entry for entry in self.revocations if entry.concerns(image)), None)
+
+
+class _Fetcher(FetcherInterface):
+    """Gives the library the files of a place."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        data = self._place.read(url, _LIMIT)
+        if data is None:
+            raise DownloadHTTPError(f"there is no {url}", 404)
+        return iter((data,))

@@ -1,0 +1,143 @@
+"""Which other stores are believed, and what was seen of each last: `trust/<identity>/` in one's own store.
+
+origin.json        where it was found, since when it is believed, who said so
+first.json         its first root, from which the chain of keys goes on
+root.json, timestamp.json, snapshot.json, targets.json, root_history/    what the last contact showed
+revoked.json       what it has revoked
+expired.json       until when its expired metadata is to be accepted, and why
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata
+
+from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
+from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError, now
+from anklume_images.trust.place import Place
+from anklume_images.trust.repository import FOLDER, identity_of
+from anklume_images.trust.revoked import Revocation, read_revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anklume_images.store.store import Store
+
+__all__ = ["Accepted", "Origins", "known_revocations"]
+
+_ROOT_LIMIT = 512_000
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A store that is believed: `identity` is its first root's, `place` where it was found, `since` RFC 3339."""
+
+    identity: str
+    place: str
+    since: str
+    by: str
+
+
+class Origins:
+    """The stores that the store `store` believes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.folder = store.home / "trust"
+
+    def __iter__(self) -> Iterator[Accepted]:
+        for path in sorted(self.folder.glob("*/origin.json")):
+            yield Accepted(**json.loads(path.read_bytes()))
+
+    def find(self, place: Place) -> Accepted | None:
+        """The one that was found at this place."""
+        return next((accepted for accepted in self if accepted.place == place.url), None)
+
+    def known(self, where: str) -> Accepted:
+        """The one at this place; StoreError when it is not believed."""
+        found = self.find(Place(where))
+        if found is None:
+            raise StoreError(f"{where} is not believed here", hint=f"believed: {self._listed()}")
+        return found
+
+    def only(self) -> Accepted:
+        """The one that is believed; StoreError when there is none, or when there are several."""
+        found = list(self)
+        if len(found) != 1:
+            raise StoreError(
+                "several stores are believed here" if found else "no other store is believed here",
+                hint=f"say which with --from: {self._listed()}" if found else "anklume-images trust accept PLACE",
+            )
+        return found[0]
+
+    def _listed(self) -> str:
+        return ", ".join(str(Place(accepted.place)) for accepted in self) or "none"
+
+    def first_root(self, place: Place) -> bytes:
+        """The first root of a store; StoreError where it has none."""
+        data = place.read(f"{FOLDER}/1.root.json", _ROOT_LIMIT)
+        if data is None:
+            raise UntrustedError(
+                "this store is not signed", where=str(place), hint="its owner signs it: anklume-images trust init"
+            )
+        try:
+            Metadata.from_bytes(data)
+        except RepositoryError as error:
+            raise UntrustedError(f"its metadata cannot be read: {error}", where=str(place)) from None
+        return data
+
+    def accept(self, place: Place, fingerprint: str, by: str) -> Accepted:
+        """Believe the store at a place from now on; UntrustedError when its identity is another one."""
+        root = self.first_root(place)
+        identity = identity_of(root)
+        if identity != fingerprint.lower().replace(" ", ""):
+            raise UntrustedError(
+                f"its fingerprint is {identity}, not the one that you named",
+                where=str(place),
+                hint="ask its owner, not over the same way: anklume-images trust show",
+            )
+        folder = self.folder / identity[:32]
+        write_atomic(folder / "first.json", root)
+        accepted = Accepted(identity, place.url, now(), by)
+        write_atomic(folder / "origin.json", json.dumps(asdict(accepted), indent=1).encode() + b"\n")
+        return accepted
+
+    def forget(self, accepted: Accepted) -> None:
+        """Believe it no more; its revocations go on counting."""
+        (self.folder / accepted.identity[:32] / "origin.json").unlink()
+
+    def allow_expired(self, accepted: Accepted, until: str, why: str, by: str) -> None:
+        """Accept its expired metadata until a day (YYYY-MM-DD), which is told at each contact."""
+        override = Override(until, why, by, now())
+        path = self.folder / accepted.identity[:32] / OVERRIDE
+        write_atomic(path, json.dumps(asdict(override), indent=1).encode() + b"\n")
+
+    def open(self, where: str) -> Origin:
+        """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
+        place = Place(where)
+        accepted = self.find(place)
+        if accepted is None:
+            identity = identity_of(self.first_root(place))
+            accepted = next((known for known in self if known.identity == identity), None)  # the same one elsewhere
+            if accepted is None:
+                raise UntrustedError(
+                    f"nobody here has accepted the keys of this store; its fingerprint is {identity}",
+                    where=str(place),
+                    hint=f"compare it with its owner's (trust show), then: anklume-images trust accept {place}",
+                )
+        return Origin(self.folder / accepted.identity[:32], place, accepted.identity)
+
+
+def known_revocations(store: Store) -> tuple[Revocation, ...]:
+    """What this store has revoked, and the stores that it ever believed, as they said at the last contact."""
+    found = set(read_revocations(store.home))
+    for folder in (store.home / "trust").glob("*"):
+        with contextlib.suppress(NotADirectoryError):
+            found |= set(read_revocations(folder))
+    return tuple(sorted(found))

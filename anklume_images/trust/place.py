@@ -1,0 +1,87 @@
+"""Another store where it lies: a folder, or an address where it is served over HTTP; read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from anklume_images.errors import FetchError, StoreError
+from anklume_images.inputs.access import environment_access
+from anklume_images.inputs.answers import Refusal, TooLargeRefusal
+from anklume_images.inputs.python_index import local_path
+from anklume_images.inputs.redaction import redact
+from anklume_images.inputs.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anklume_images.inputs.access import Access
+    from anklume_images.inputs.answers import Attempt
+    from anklume_images.inputs.lockfile import LockedFile
+
+__all__ = ["LargerError", "Place"]
+
+
+class LargerError(FetchError):
+    """A file is larger than it may be."""
+
+
+class Place:
+    """A store at a path or an `https://` address; it is a source of blobs for `inputs.fetch`, too."""
+
+    def __init__(self, where: str) -> None:
+        if "://" not in where:
+            where = Path(where).expanduser().absolute().as_uri()
+        if urlsplit(where).scheme not in ("file", "https", "http"):
+            raise StoreError(
+                f"stores are read from folders and over https, not from {redact(where)}",
+                hint="write a path, or https://HOST:PORT",
+            )
+        self.url = where.rstrip("/")
+        self._transport = Transport()
+
+    def __str__(self) -> str:
+        folder = local_path(self.url)
+        return str(folder) if folder else redact(self.url)
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """A file below it, of `limit` bytes at most; None where there is none. FetchError when it cannot be read."""
+        folder = local_path(self.url)
+        try:
+            if folder is None:
+                return self._transport.read(f"{self.url}/{path}", limit, {"Cache-Control": "no-cache"})[0]
+            with (folder / path).open("rb") as stream:
+                data = stream.read(limit + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FetchError(f"{error.strerror or error}", where=f"{self}/{path}") from None
+        except TooLargeRefusal:
+            data = bytes(limit + 1)
+        except Refusal as refusal:
+            if refusal.gone:
+                return None
+            raise FetchError(refusal.message, where=f"{self}/{path}", hint=refusal.why.value) from None
+        if len(data) > limit:
+            raise LargerError(f"larger than {limit} bytes", where=f"{self}/{path}")
+        return data
+
+    def urls(
+        self, file: LockedFile, _timestamp: str | None, *, transport: Transport, failures: list[Attempt]
+    ) -> Iterator[str]:
+        """Where a blob is: the one address."""
+        del transport, failures
+        yield f"{self.url}/{file.path}"
+
+    def access_of(self, _file: LockedFile) -> Access:
+        """How it is reached: as the environment says."""
+        return environment_access()
+
+    def hint(self, _archive: str) -> str:
+        """What to do when a blob could not be had."""
+        return f"the store at {self} lacks it, or has other bytes: verify it there (anklume-images verify)"
+
+    def passed_over(self, _archive: str) -> list[str]:
+        """Addresses that were not asked: none."""
+        return []

@@ -1,0 +1,66 @@
+"""Images that are not to be used any more: `revoked.json`, a target of a store's signed metadata."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from anklume_images.store.images import Image
+
+__all__ = ["FILE", "Revocation", "parse_revocations", "read_revocations", "write_revocations"]
+
+FILE = "revoked.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, order=True)
+class Revocation:
+    """One image that was revoked: `why` in a line, `since` as RFC 3339 in UTC."""
+
+    name: str
+    version: str
+    architecture: str
+    fingerprint: str
+    why: str
+    since: str
+
+    def concerns(self, image: Image) -> bool:
+        """Whether it is this image, by its bytes."""
+        return self.fingerprint == image.fingerprint
+
+
+def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:
+    """What such a file says; StoreError when it is none."""
+    try:
+        document = json.loads(data)
+        if document["schema"] != SCHEMA:
+            raise StoreError(
+                f"revocations of schema {document['schema']}, this program knows {SCHEMA}",
+                where=where,
+                hint="update anklume-images",
+            )
+        return tuple(sorted(Revocation(**entry) for entry in document["revoked"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"not a list of revocations: {error!r}", where=where) from None
+
+
+def read_revocations(folder: Path) -> tuple[Revocation, ...]:
+    """Those in a folder; none where the file is not there."""
+    try:
+        return parse_revocations((folder / FILE).read_bytes(), str(folder / FILE))
+    except FileNotFoundError:
+        return ()
+
+
+def write_revocations(folder: Path, revocations: Iterable[Revocation]) -> None:
+    """Write or replace the file, by atomic rename."""
+    document = {"schema": SCHEMA, "revoked": [asdict(entry) for entry in sorted(revocations)]}
+    write_atomic(folder / FILE, (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())

@@ -1,0 +1,387 @@
+"""Signed metadata: what is signed is believed; what is unsigned, old, mixed, or by replaced keys is not."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tuf.api.metadata import Metadata
+
+from anklume_images.errors import FetchError, StoreError
+from anklume_images.ship.pull import RevokedError, pull
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from anklume_images.trust.contents import signed_contents
+from anklume_images.trust.keys import KeyRing, read_public_key
+from anklume_images.trust.origin import UntrustedError
+from anklume_images.trust.origins import Origins, known_revocations
+from anklume_images.trust.place import Place
+from anklume_images.trust.repository import Repository
+from anklume_images.trust.revoked import Revocation, write_revocations
+from anklume_images.trust.roles import ONE, ROLES, STRICT
+from tests.support.faulty_mirror import Fault, FaultyMirror
+from tests.support.stored_images import put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.store.images import Image
+    from anklume_images.trust.origin import Origin
+
+FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
+
+
+class Publisher:
+    """A store that is signed by one person, at a time that the test chooses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "theirs")
+        self.images = Images(self.store)
+        self.ring = KeyRing(folder / "keys")
+        self.now = datetime.now(UTC)
+        self.repository = Repository(self.store.home, self.ring, lambda: self.now)
+
+    def sign(self, *, renew: bool = False) -> None:
+        if not self.repository.exists:
+            self.store.create()
+            self.repository.init(ONE, {role: [self.ring.make(role)] for role in ROLES})
+        outcome = self.repository.publish(signed_contents(self.store, self.images), renew=renew)
+        assert not outcome.wanted
+
+    def put(self, version: str) -> Image:
+        return put(self.store, "box", version, inputs=(version.encode(),))
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Publisher:
+    publisher = Publisher(tmp_path)
+    publisher.put(FIRST)
+    publisher.sign()
+    return publisher
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "mine")
+    store.create()
+    return store
+
+
+@pytest.fixture
+def origins(theirs: Publisher, mine: Store) -> Origins:
+    """Those of a store that believes the other one."""
+    found = Origins(mine)
+    found.accept(Place(str(theirs.store.home)), theirs.repository.identity, "me@here")
+    return found
+
+
+def have(origin: Origin, store: Store, ref: str = "box") -> Image:
+    image, channel = origin.resolve(ref)
+    return pull(origin, image, Images(store), store, channel=channel).image
+
+
+def believe_and_have(theirs: Publisher, identity: str, store: Store) -> Image:
+    origins = Origins(store)
+    origins.accept(Place(here(theirs)), identity, "me@here")
+    return have(origins.open(here(theirs)), store)
+
+
+def here(theirs: Publisher) -> str:
+    return str(theirs.store.home)
+
+
+def test_what_is_signed_is_had_once_with_its_documents_and_channel(
+    theirs: Publisher, origins: Origins, mine: Store
+) -> None:
+    origin = origins.open(here(theirs))
+    image, channel = origin.resolve("box")
+    assert (image.version, channel) == (FIRST, "latest")
+    first = pull(origin, image, Images(mine), mine, channel=channel)
+    assert first.new
+    assert first.bytes == image.metadata.size + image.rootfs.size
+    again = pull(origin, image, Images(mine), mine, channel=channel)
+    assert (again.new, again.bytes, again.before) == (False, 0, FIRST)
+    assert Images(mine).resolve("box") == theirs.images.resolve("box")
+    for name in ("lock", "recipe", "sbom.cdx"):
+        assert Images(mine).document(image, name) == theirs.images.document(image, name)
+    assert not list(mine.home.glob("images/box/*/*/../../base"))
+
+
+def test_signing_again_changes_nothing_until_half_of_the_time_is_over(theirs: Publisher) -> None:
+    entries = signed_contents(theirs.store, theirs.images)
+    assert theirs.repository.publish(entries).written == {}
+    theirs.now += timedelta(days=46)  # of 90
+    assert set(theirs.repository.publish(entries).written) == {"snapshot", "timestamp"}
+    assert set(theirs.repository.publish(entries, renew=True).written) == {"targets", "snapshot", "timestamp"}
+
+
+def test_old_versions_of_metadata_go_but_the_last_ones(theirs: Publisher) -> None:
+    for _ in range(5):
+        theirs.sign(renew=True)
+    names = {path.name for path in (theirs.store.home / "metadata").iterdir()}
+    assert {name for name in names if "targets" in name} == {f"{n}.targets.json" for n in (4, 5, 6)}
+
+
+def test_an_unsigned_store_and_one_that_nobody_accepted_are_refused(tmp_path: Path, theirs: Publisher) -> None:
+    origins = Origins(Store(tmp_path / "other"))
+    with pytest.raises(UntrustedError, match="nobody here has accepted the keys") as caught:
+        origins.open(here(theirs))
+    assert theirs.repository.identity in caught.value.message
+    with pytest.raises(UntrustedError, match="is not signed"):
+        origins.open(str(tmp_path / "nowhere"))
+    with pytest.raises(UntrustedError, match="not the one that you named"):
+        origins.accept(Place(here(theirs)), "0" * 64, "me@here")
+    assert not list(origins)
+
+
+def test_the_same_store_elsewhere_is_believed_and_another_at_its_place_is_not(
+    tmp_path: Path, theirs: Publisher, origins: Origins
+) -> None:
+    copy = shutil.copytree(theirs.store.home, tmp_path / "copy")
+    assert origins.open(str(copy)).resolve("box")[0].version == FIRST
+    other = Publisher(tmp_path / "elsewhere")
+    other.put(FIRST)
+    other.sign()
+    shutil.rmtree(theirs.store.home)
+    other.store.home.rename(theirs.store.home)
+    with pytest.raises(UntrustedError):
+        origins.open(here(theirs))
+
+
+def test_an_older_state_is_refused_once_a_newer_one_was_seen(
+    tmp_path: Path, theirs: Publisher, origins: Origins, mine: Store
+) -> None:
+    old = shutil.copytree(theirs.store.home, tmp_path / "old")
+    theirs.put(SECOND)
+    theirs.sign()
+    assert have(origins.open(here(theirs)), mine).version == SECOND
+    with pytest.raises(UntrustedError, match="older metadata than it did before"):
+        origins.open(str(old))
+
+
+def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
+    theirs: Publisher, origins: Origins
+) -> None:
+    theirs.now -= timedelta(days=91)
+    theirs.sign(renew=True)
+    with pytest.raises(UntrustedError, match="past its time"):
+        origins.open(here(theirs))
+    until = (datetime.now(UTC) + timedelta(days=3)).date().isoformat()
+    origins.allow_expired(origins.only(), until, "no network until Monday", "me@here")
+    origin = origins.open(here(theirs))
+    assert origin.resolve("box")[0].version == FIRST
+    assert "no network until Monday" in origin.warnings[0]
+    assert until in origin.warnings[0]
+    origins.allow_expired(origins.only(), "2020-01-01", "long ago", "me@here")
+    with pytest.raises(UntrustedError, match="past its time"):
+        origins.open(here(theirs))
+
+
+def test_an_override_lets_no_older_state_in(tmp_path: Path, theirs: Publisher, origins: Origins) -> None:
+    theirs.now -= timedelta(days=91)
+    theirs.sign(renew=True)
+    old = shutil.copytree(theirs.store.home, tmp_path / "old")
+    theirs.sign(renew=True)
+    origins.allow_expired(origins.only(), "2999-12-31", "for ever", "me@here")
+    origins.open(here(theirs))
+    with pytest.raises(UntrustedError, match="older metadata"):
+        origins.open(str(old))
+
+
+def mix(theirs: Publisher, role: str) -> None:
+    """Put back the first version of a role's metadata under the name of the newest."""
+    folder = theirs.store.home / "metadata"
+    kept = (folder / f"1.{role}.json").read_bytes()
+    theirs.put(SECOND)
+    theirs.sign()
+    (folder / f"2.{role}.json").write_bytes(kept)
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_metadata_of_two_states_is_refused(theirs: Publisher, origins: Origins, role: str) -> None:
+    mix(theirs, role)
+    with pytest.raises(UntrustedError, match="does not fit together"):
+        origins.open(here(theirs))
+
+
+def files(store: Store) -> Iterator[Path]:
+    """What of a store is signed, or hangs off it."""
+    for pattern in ("metadata/*.json", "images/*/*/*/*.json", "blobs/sha256/*/*"):
+        yield from sorted(store.home.glob(pattern))
+
+
+def test_one_flipped_bit_anywhere_lets_nothing_in(theirs: Publisher, tmp_path: Path) -> None:
+    """Of each file a few places; each time with a store that saw nothing before."""
+    chance = random.Random(0)  # noqa: S311 - places, not secrets
+    image = theirs.images.resolve("box")
+    blobs = {theirs.store.blobs.path(file.sha256) for file in (image.metadata, image.rootfs)}
+    tried, identity = 0, theirs.repository.identity
+    for path in files(theirs.store):
+        if "blobs" in path.parts and path not in blobs:
+            continue  # an input: nobody has that of another store
+        sound = path.read_bytes()
+        for _ in range(8):
+            # Bit 5 is left out: it makes a letter of a signature's hex a capital, which is the same signature.
+            place = chance.randrange(len(sound)) * 8 + chance.choice((0, 1, 2, 3, 4, 6, 7))
+            wrong = bytearray(sound)
+            wrong[place // 8] ^= 1 << place % 8
+            path.write_bytes(wrong)
+            fresh = Store(tmp_path / f"fresh-{tried}")
+            tried += 1
+            with pytest.raises((StoreError, FetchError)):
+                believe_and_have(theirs, identity, fresh)
+            assert Images(fresh).get("box", FIRST, image.architecture) is None
+            shutil.rmtree(fresh.home, ignore_errors=True)
+        path.write_bytes(sound)
+    assert tried >= 60
+
+
+def test_a_document_that_was_not_signed_is_refused(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    image = theirs.images.resolve("box")
+    folder = theirs.images.folder("box", FIRST, image.architecture)
+    (folder / "recipe.json").write_bytes(b'{"other": 1}')
+    with pytest.raises(UntrustedError, match=r"recipe\.json is not what was signed"):
+        have(origins.open(here(theirs)), mine)
+    assert Images(mine).get("box", FIRST, image.architecture) is None
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"rootfs": {"sha256": "../../../etc/passwd", "size": 3}}])
+def test_a_manifest_that_lies_is_refused_though_it_is_signed(
+    theirs: Publisher, origins: Origins, change: dict[str, Any]
+) -> None:
+    image = theirs.images.resolve("box")
+    path = theirs.images.folder("box", FIRST, image.architecture) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    theirs.repository.publish(signed_contents(theirs.store, theirs.images))
+    with pytest.raises(UntrustedError, match="describes another image"):
+        origins.open(here(theirs)).resolve("box")
+
+
+def test_a_stolen_key_is_replaced_and_what_it_signs_counts_no_more(
+    tmp_path: Path, theirs: Publisher, origins: Origins, mine: Store
+) -> None:
+    have(origins.open(here(theirs)), mine)
+    thief = Publisher(tmp_path)  # who has all keys but the root's
+    fresh = theirs.ring.make("targets")
+
+    def change(root: Any) -> None:
+        for keyid in list(root.roles["targets"].keyids):
+            root.revoke_key(keyid, "targets")
+        root.add_key(fresh, "targets")
+
+    assert theirs.repository.edit_root(change).written["root"] == 2
+    assert have(origins.open(here(theirs)), mine).version == FIRST
+    theirs.ring.path(fresh.keyid).rename(tmp_path / "out-of-reach.pem")  # type: ignore[union-attr]
+    thief.put(SECOND)
+    outcome = thief.repository.publish(signed_contents(thief.store, thief.images))
+    assert outcome.wanted == {"targets": 1}
+    assert origins.open(here(theirs)).resolve("box")[0].version == FIRST
+
+
+def test_a_stolen_timestamp_key_can_hold_back_but_not_change(theirs: Publisher, origins: Origins) -> None:
+    """Whoever has it can sign a timestamp for a snapshot that was signed; one of their own does not count."""
+    origins.open(here(theirs))
+    folder = theirs.store.home / "metadata"
+    timestamp = Metadata[Any].from_file(str(folder / "timestamp.json"))
+    snapshot = Metadata[Any].from_file(str(folder / "1.snapshot.json"))
+    snapshot.signed.version = 2
+    signers = theirs.ring.signers(theirs.repository.root().signed.roles["timestamp"].keyids)
+    snapshot.sign(signers[0])
+    snapshot.to_file(str(folder / "2.snapshot.json"))
+    timestamp.signed.version, timestamp.signed.snapshot_meta.version = 2, 2
+    timestamp.signed.snapshot_meta.length = timestamp.signed.snapshot_meta.hashes = None
+    timestamp.sign(signers[0])
+    timestamp.to_file(str(folder / "timestamp.json"))
+    with pytest.raises(UntrustedError, match="signatures of its metadata do not hold"):
+        origins.open(here(theirs))
+
+
+def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
+    """Two keys each for root and targets, on two hosts that share the store's folder."""
+    store = Store(tmp_path / "shared")
+    put(store, "box", FIRST)
+    anna, ben = KeyRing(tmp_path / "anna"), KeyRing(tmp_path / "ben")
+    public = anna.make("online"), anna.make("anna"), ben.make("ben")
+    pem = ben.path(public[2].keyid)
+    assert pem is not None
+    assert pem.stat().st_mode & 0o777 == 0o600
+    assert read_public_key(pem.with_suffix(".pub")).keyid == public[2].keyid
+    keys = {"root": [*public[1:]], "targets": [*public[1:]], "snapshot": [public[0]], "timestamp": [public[0]]}
+    hers, his = Repository(store.home, anna), Repository(store.home, ben)
+    assert hers.init(STRICT, keys).wanted == {"root": 1}
+    assert not hers.exists
+    assert his.sign().written == {"root": 1}
+    assert hers.publish(signed_contents(store, Images(store))).wanted == {"targets": 1}
+    Origins(mine).accept(Place(str(store.home)), his.identity, "me")
+    with pytest.raises(UntrustedError, match="is not whole"):
+        Origins(mine).open(str(store.home))
+    with pytest.raises(StoreError, match="key of the role snapshot is not here"):
+        his.sign()
+    for key in ben.folder.iterdir():
+        shutil.copy(key, anna.folder)
+    assert Repository(store.home, KeyRing(anna.folder)).sign().written["targets"] == 1
+    assert have(Origins(mine).open(str(store.home)), mine).version == FIRST
+
+
+def test_keys_that_others_can_read_or_that_want_a_passphrase(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(file: str) -> str:
+        asked.append(file)
+        return "wrong" if len(asked) == 1 else "sesame"
+
+    ring = KeyRing(tmp_path / "keys")
+    key = ring.make("root", "sesame")
+    path = ring.path(key.keyid)
+    assert path is not None
+    assert b"ENCRYPTED" in path.read_bytes()
+    with pytest.raises(StoreError, match="nobody can be asked"):
+        KeyRing(ring.folder).signers([key.keyid])
+    again = KeyRing(ring.folder, answer)
+    with pytest.raises(StoreError, match="cannot be read"):
+        again.signers([key.keyid])
+    assert [signer.public_key.keyid for signer in again.signers([key.keyid])] == [key.keyid]
+    path.chmod(0o640)
+    with pytest.raises(StoreError, match="others can read"):
+        KeyRing(ring.folder, answer).signers([key.keyid])
+    with pytest.raises(StoreError, match="not a public key"):
+        read_public_key(path)
+
+
+def test_a_revoked_image_is_had_no_more_and_known_as_such(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    image = have(origins.open(here(theirs)), mine)
+    entry = Revocation("box", FIRST, image.architecture, image.fingerprint, "its sshd is open", "2026-01-02T03:04:05Z")
+    write_revocations(theirs.store.home, [entry])
+    theirs.sign()
+    with pytest.raises(RevokedError, match=r"revoked on 2026-01-02: its sshd is open"):
+        have(origins.open(here(theirs)), mine)
+    assert known_revocations(mine) == (entry,)
+    origins.forget(origins.only())
+    assert known_revocations(mine) == (entry,)
+    with pytest.raises(UntrustedError):
+        origins.open(here(theirs))
+
+
+def test_over_http_what_arrived_is_kept_and_a_stall_or_a_lie_is_told(theirs: Publisher, mine: Store) -> None:
+    image = theirs.images.resolve("box")
+    blob = f"/blobs/sha256/{image.rootfs.sha256[:2]}/{image.rootfs.sha256}"
+    with FaultyMirror() as mirror:
+        for path in files(theirs.store):
+            mirror.serve(f"/{path.relative_to(theirs.store.home)}", path.read_bytes())
+        mirror.fault(blob, Fault(cut=3))
+        origins = Origins(mine)
+        origins.accept(Place(mirror.url), theirs.repository.identity, "me@here")
+        assert have(origins.open(mirror.url), mine).version == FIRST
+        assert [request.range for request in mirror.requests if request.path == blob] == [None, "bytes=3-"]
+        asked = [request.path for request in mirror.requests]
+        assert asked.index(blob) > asked.index("/metadata/timestamp.json")
+
+
+def test_a_place_that_is_no_store_address() -> None:
+    with pytest.raises(StoreError, match="stores are read from folders and over https"):
+        Place("ftp://example/x")

@@ -1,0 +1,133 @@
+"""The commands of trust, as processes: from keys that are made to an image that another store has, and loses again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.store.store import Store
+from tests.conftest import Cli
+from tests.support.stored_images import put
+from tests.support.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    return dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "keys")}
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Cli:
+    put(Store(tmp_path / "theirs"), "box", FIRST)
+    return Cli(tmp_path / "theirs")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "mine")
+
+
+def arch(*words: str) -> tuple[str, ...]:
+    """Images made by hand are of amd64, whatever this host is."""
+    return ("--arch", "amd64", *words)
+
+
+def test_from_keys_to_an_image_elsewhere_and_its_revocation(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    said = theirs("trust", "sign", env=keys).stdout
+    own = theirs.json("trust", "show", env=keys)["own"]
+    assert f"signed; fingerprint {own['fingerprint']}" in said
+    assert [role["role"] for role in own["roles"]] == ["root", "targets", "snapshot", "timestamp"]
+    assert all(key["here"] for role in own["roles"] for key in role["keys"])
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").glob("*.pem")} == {0o600}
+    assert not list(theirs.store.rglob("*.pem"))
+    assert "unchanged" in theirs("trust", "sign", env=keys).stdout
+
+    place = str(theirs.store)
+    refused = mine("pull", "box", "--from", place, check=False)
+    assert refused.returncode == 1
+    assert own["fingerprint"] in refused.stderr
+    assert mine("trust", "accept", place, "--fingerprint", "0" * 64, check=False).returncode == 1
+    mine("trust", "accept", place, "--fingerprint", own["fingerprint"])
+    would = mine.json(*arch("pull", "box", "--dry-run"))
+    assert would["images"][0]["bytes"] > 0
+    assert mine.json("list") == []
+    (had,) = mine.json(*arch("pull", "box"))["images"]
+    assert (had["ref"], had["channel"], had["before"]) == (f"box@{FIRST}", "latest", None)
+    assert mine("verify").returncode == 0
+
+    put(Store(theirs.store), "box", SECOND)
+    theirs("trust", "sign", env=keys)
+    assert f"latest: {FIRST} → {SECOND}" in mine(*arch("pull")).stdout
+    assert "was here" in mine(*arch("pull")).stdout
+    assert mine(*arch("pull", f"box@{FIRST}", "--channel", "old")).returncode == 0
+    assert {tuple(image["channels"]) for image in mine.json("list")} == {("latest",), ("old",)}
+
+    assert theirs(*arch("revoke", "box"), env=keys, check=False).returncode == 2
+    theirs(*arch("revoke", "box", "--why", "its sshd is open"), env=keys)
+    refused = mine(*arch("pull", "box"), check=False)
+    assert refused.returncode == 4
+    assert "its sshd is open" in refused.stderr
+    theirs(*arch("revoke", "box", "--undo"), env=keys)
+    mine(*arch("pull", "box"))
+    mine("trust", "forget", place)
+    assert mine(*arch("pull", "box", "--from", place), check=False).returncode == 1
+
+
+def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    elsewhere = dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "hers")}
+    public = theirs("trust", "new-key", "anna", env=elsewhere).stdout.strip()
+    said = theirs("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=keys)
+    assert "root: 1 more signature wanted" in said.stderr
+    assert theirs("trust", "show", env=keys).stdout.startswith("this store is not signed")
+    assert "targets: 1 more signature wanted" in theirs("trust", "sign", env=elsewhere).stderr
+    assert "1 more wanted" in theirs("trust", "show", env=keys).stdout
+    assert "signed; fingerprint" in theirs("trust", "sign", env=keys).stdout
+    roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
+    assert [roles[role]["version"] for role in ("root", "targets", "timestamp")] == [1, 1, 1]
+    (hers,) = [key["id"] for key in roles["targets"]["keys"] if not key["here"]]
+
+    leave = ("trust", "rotate", "targets", "--remove", hers[:8])
+    assert "root: 1 more signature wanted" in theirs(*leave, env=keys).stderr
+    theirs("trust", "sign", env=elsewhere)
+    roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
+    assert roles["root"]["version"] == 2
+    assert all(key["here"] for key in roles["targets"]["keys"])
+    refused = theirs("trust", "rotate", "targets", "--no-new", env=keys, check=False)
+    assert refused.returncode == 2
+    assert "would want 2 signatures" in refused.stderr
+
+
+def test_accepting_asks_at_a_terminal(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    asked = mine("trust", "accept", str(theirs.store), check=False)
+    assert (asked.returncode, fingerprint in asked.stderr) == (2, True)
+    argv = [sys.executable, "-m", "anklume_images", "--store", str(mine.store), "trust", "accept", str(theirs.store)]
+    terminal = Terminal(argv)
+    terminal.read_until(fingerprint)
+    terminal.read_until("owner says")
+    terminal.type("y\n")
+    assert terminal.end() == 0
+    assert mine.json("trust", "show")["accepted"][0]["identity"] == fingerprint
+
+
+def test_expired_metadata_by_name_and_date(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
+    theirs("trust", "sign", env=keys)
+    fingerprint: Any = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    for until, code in (("soon", 2), ("2020-01-01", 2), ("2999-12-31", 0)):
+        said = mine("trust", "allow-expired", str(theirs.store), "--until", until, "--why", "no network", check=False)
+        assert said.returncode == code, said.stderr
+    shutil.rmtree(theirs.store)
+    assert mine(*arch("pull", "box"), check=False).returncode == 1
