@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
+from anklume_images.trust.revoked import known_revocations
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import unusable, why_unusable
@@ -26,6 +27,7 @@ from launcher.plan.desired import PlanContext, desired, volumes_of
 from launcher.plan.difference import Plan, Step, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
+from launcher.plan.revoked import heed
 from launcher.resources import Key
 
 if TYPE_CHECKING:
@@ -153,6 +155,7 @@ def prepare(
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
     notices += _preflight(infra, decision, context.host_files)
     notices += _unusable(decision, own_images)
+    notices += heed(plan.steps, live, known_revocations(images.home))
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
     _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)

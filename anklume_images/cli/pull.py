@@ -35,7 +35,7 @@ def pull(
 
     store, images = session.store(), session.images()
     origins = Origins(store)
-    origin = origins.open(place or origins.only().place)
+    origin = origins.contact(place or origins.only().place)
     for warning in origin.warnings:
         session.console.warn(warning)
     chosen = [origin.resolve(ref, session.arch()) for ref in refs or _here(session, origin)]

@@ -105,6 +105,11 @@ class Images:
         self._images = store.home / "images"
         self._channels = store.home / "channels"
 
+    @property
+    def home(self) -> Path:
+        """The store's folder."""
+        return self._store.home
+
     def folder(self, name: str, version: str, architecture: str) -> Path:
         """Where an image's documents are or would be."""
         return self._images / name / version / architecture

@@ -9,7 +9,6 @@ expired.json       until when its expired metadata is to be accepted, and why
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -22,14 +21,13 @@ from anklume_images.files import write_atomic
 from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError, now
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import FOLDER, identity_of
-from anklume_images.trust.revoked import Revocation, read_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.store.store import Store
 
-__all__ = ["Accepted", "Origins", "known_revocations"]
+__all__ = ["Accepted", "Origins"]
 
 _ROOT_LIMIT = 512_000
 
@@ -118,7 +116,7 @@ class Origins:
         path = self.folder / accepted.identity[:32] / OVERRIDE
         write_atomic(path, json.dumps(asdict(override), indent=1).encode() + b"\n")
 
-    def open(self, where: str) -> Origin:
+    def contact(self, where: str) -> Origin:
         """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
         place = Place(where)
         accepted = self.find(place)
@@ -132,12 +130,3 @@ class Origins:
                     hint=f"compare it with its owner's (trust show), then: anklume-images trust accept {place}",
                 )
         return Origin(self.folder / accepted.identity[:32], place, accepted.identity)
-
-
-def known_revocations(store: Store) -> tuple[Revocation, ...]:
-    """What this store has revoked, and the stores that it ever believed, as they said at the last contact."""
-    found = set(read_revocations(store.home))
-    for folder in (store.home / "trust").glob("*"):
-        with contextlib.suppress(NotADirectoryError):
-            found |= set(read_revocations(folder))
-    return tuple(sorted(found))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-__all__ = ["FILE", "Revocation", "parse_revocations", "read_revocations", "write_revocations"]
+__all__ = ["FILE", "Revocation", "known_revocations", "parse_revocations", "read_revocations", "write_revocations"]
 
 FILE = "revoked.json"
 SCHEMA = 1
@@ -64,3 +64,9 @@ def write_revocations(folder: Path, revocations: Iterable[Revocation]) -> None:
     """Write or replace the file, by atomic rename."""
     document = {"schema": SCHEMA, "revoked": [asdict(entry) for entry in sorted(revocations)]}
     write_atomic(folder / FILE, (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())
+
+
+def known_revocations(home: Path) -> tuple[Revocation, ...]:
+    """What the store at `home` has revoked, and what stores that it ever believed had at the last contact."""
+    folders = [home, *sorted((home / "trust").glob("*/"))]
+    return tuple(sorted({entry for folder in folders for entry in read_revocations(folder)}))

@@ -11,6 +11,7 @@ import pytest
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from anklume_images.trust.revoked import Revocation, write_revocations
 from launcher.infra.names import MACHINE, OWNER, UNFINISHED
 from launcher.observe.watches import watched_containers
 from tests.support.incus_images import make_image
@@ -55,6 +56,18 @@ def edit(launcher: Launcher, path: str, project: str, **config: str) -> None:
     with launcher.client() as client:
         there = client.get(path, project=project)
         client.send("put", path, there | {"config": there["config"] | config}, params={"project": project})
+
+
+def test_a_revoked_image_makes_nothing_new_and_what_runs_on_it_is_told(tiny: Launcher) -> None:
+    tiny.write(ONE)
+    tiny("apply")
+    image = Images(Store(tiny.store)).resolve("tiny")
+    why = ("bad key", "2026-01-02T00:00:00Z")
+    write_revocations(tiny.store, [Revocation(image.name, image.version, image.architecture, image.fingerprint, *why)])
+    assert f"box runs on it: {image.ref} was revoked on 2026-01-02: bad key" in tiny("plan").stdout
+    tiny("destroy", "--yes")
+    assert f"box would be made of it: {image.ref} was revoked" in tiny("apply", code=4).stderr
+    assert get(tiny, "instances", **{"all-projects": "true"}) == []
 
 
 def test_more_machines_than_the_kernel_lets_watch_are_told_of(tiny: Launcher) -> None:

@@ -18,10 +18,10 @@ from anklume_images.store.store import Store
 from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing, read_public_key
 from anklume_images.trust.origin import UntrustedError
-from anklume_images.trust.origins import Origins, known_revocations
+from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
-from anklume_images.trust.revoked import Revocation, write_revocations
+from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
 from anklume_images.trust.roles import ONE, ROLES, STRICT
 from tests.support.faulty_mirror import Fault, FaultyMirror
 from tests.support.stored_images import put
@@ -88,7 +88,7 @@ def have(origin: Origin, store: Store, ref: str = "box") -> Image:
 def believe_and_have(theirs: Publisher, identity: str, store: Store) -> Image:
     origins = Origins(store)
     origins.accept(Place(here(theirs)), identity, "me@here")
-    return have(origins.open(here(theirs)), store)
+    return have(origins.contact(here(theirs)), store)
 
 
 def here(theirs: Publisher) -> str:
@@ -98,7 +98,7 @@ def here(theirs: Publisher) -> str:
 def test_what_is_signed_is_had_once_with_its_documents_and_channel(
     theirs: Publisher, origins: Origins, mine: Store
 ) -> None:
-    origin = origins.open(here(theirs))
+    origin = origins.contact(here(theirs))
     image, channel = origin.resolve("box")
     assert (image.version, channel) == (FIRST, "latest")
     first = pull(origin, image, Images(mine), mine, channel=channel)
@@ -130,10 +130,10 @@ def test_old_versions_of_metadata_go_but_the_last_ones(theirs: Publisher) -> Non
 def test_an_unsigned_store_and_one_that_nobody_accepted_are_refused(tmp_path: Path, theirs: Publisher) -> None:
     origins = Origins(Store(tmp_path / "other"))
     with pytest.raises(UntrustedError, match="nobody here has accepted the keys") as caught:
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
     assert theirs.repository.identity in caught.value.message
     with pytest.raises(UntrustedError, match="is not signed"):
-        origins.open(str(tmp_path / "nowhere"))
+        origins.contact(str(tmp_path / "nowhere"))
     with pytest.raises(UntrustedError, match="not the one that you named"):
         origins.accept(Place(here(theirs)), "0" * 64, "me@here")
     assert not list(origins)
@@ -143,14 +143,14 @@ def test_the_same_store_elsewhere_is_believed_and_another_at_its_place_is_not(
     tmp_path: Path, theirs: Publisher, origins: Origins
 ) -> None:
     copy = shutil.copytree(theirs.store.home, tmp_path / "copy")
-    assert origins.open(str(copy)).resolve("box")[0].version == FIRST
+    assert origins.contact(str(copy)).resolve("box")[0].version == FIRST
     other = Publisher(tmp_path / "elsewhere")
     other.put(FIRST)
     other.sign()
     shutil.rmtree(theirs.store.home)
     other.store.home.rename(theirs.store.home)
     with pytest.raises(UntrustedError):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
 
 
 def test_an_older_state_is_refused_once_a_newer_one_was_seen(
@@ -159,9 +159,9 @@ def test_an_older_state_is_refused_once_a_newer_one_was_seen(
     old = shutil.copytree(theirs.store.home, tmp_path / "old")
     theirs.put(SECOND)
     theirs.sign()
-    assert have(origins.open(here(theirs)), mine).version == SECOND
+    assert have(origins.contact(here(theirs)), mine).version == SECOND
     with pytest.raises(UntrustedError, match="older metadata than it did before"):
-        origins.open(str(old))
+        origins.contact(str(old))
 
 
 def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
@@ -170,16 +170,16 @@ def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
     theirs.now -= timedelta(days=91)
     theirs.sign(renew=True)
     with pytest.raises(UntrustedError, match="past its time"):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
     until = (datetime.now(UTC) + timedelta(days=3)).date().isoformat()
     origins.allow_expired(origins.only(), until, "no network until Monday", "me@here")
-    origin = origins.open(here(theirs))
+    origin = origins.contact(here(theirs))
     assert origin.resolve("box")[0].version == FIRST
     assert "no network until Monday" in origin.warnings[0]
     assert until in origin.warnings[0]
     origins.allow_expired(origins.only(), "2020-01-01", "long ago", "me@here")
     with pytest.raises(UntrustedError, match="past its time"):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
 
 
 def test_an_override_lets_no_older_state_in(tmp_path: Path, theirs: Publisher, origins: Origins) -> None:
@@ -188,9 +188,9 @@ def test_an_override_lets_no_older_state_in(tmp_path: Path, theirs: Publisher, o
     old = shutil.copytree(theirs.store.home, tmp_path / "old")
     theirs.sign(renew=True)
     origins.allow_expired(origins.only(), "2999-12-31", "for ever", "me@here")
-    origins.open(here(theirs))
+    origins.contact(here(theirs))
     with pytest.raises(UntrustedError, match="older metadata"):
-        origins.open(str(old))
+        origins.contact(str(old))
 
 
 def mix(theirs: Publisher, role: str) -> None:
@@ -206,7 +206,7 @@ def mix(theirs: Publisher, role: str) -> None:
 def test_metadata_of_two_states_is_refused(theirs: Publisher, origins: Origins, role: str) -> None:
     mix(theirs, role)
     with pytest.raises(UntrustedError, match="does not fit together"):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
 
 
 def files(store: Store) -> Iterator[Path]:
@@ -246,7 +246,7 @@ def test_a_document_that_was_not_signed_is_refused(theirs: Publisher, origins: O
     folder = theirs.images.folder("box", FIRST, image.architecture)
     (folder / "recipe.json").write_bytes(b'{"other": 1}')
     with pytest.raises(UntrustedError, match=r"recipe\.json is not what was signed"):
-        have(origins.open(here(theirs)), mine)
+        have(origins.contact(here(theirs)), mine)
     assert Images(mine).get("box", FIRST, image.architecture) is None
 
 
@@ -259,13 +259,13 @@ def test_a_manifest_that_lies_is_refused_though_it_is_signed(
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
     theirs.repository.publish(signed_contents(theirs.store, theirs.images))
     with pytest.raises(UntrustedError, match="describes another image"):
-        origins.open(here(theirs)).resolve("box")
+        origins.contact(here(theirs)).resolve("box")
 
 
 def test_a_stolen_key_is_replaced_and_what_it_signs_counts_no_more(
     tmp_path: Path, theirs: Publisher, origins: Origins, mine: Store
 ) -> None:
-    have(origins.open(here(theirs)), mine)
+    have(origins.contact(here(theirs)), mine)
     thief = Publisher(tmp_path)  # who has all keys but the root's
     fresh = theirs.ring.make("targets")
 
@@ -275,17 +275,17 @@ def test_a_stolen_key_is_replaced_and_what_it_signs_counts_no_more(
         root.add_key(fresh, "targets")
 
     assert theirs.repository.edit_root(change).written["root"] == 2
-    assert have(origins.open(here(theirs)), mine).version == FIRST
+    assert have(origins.contact(here(theirs)), mine).version == FIRST
     theirs.ring.path(fresh.keyid).rename(tmp_path / "out-of-reach.pem")  # type: ignore[union-attr]
     thief.put(SECOND)
     outcome = thief.repository.publish(signed_contents(thief.store, thief.images))
     assert outcome.wanted == {"targets": 1}
-    assert origins.open(here(theirs)).resolve("box")[0].version == FIRST
+    assert origins.contact(here(theirs)).resolve("box")[0].version == FIRST
 
 
 def test_a_stolen_timestamp_key_can_hold_back_but_not_change(theirs: Publisher, origins: Origins) -> None:
     """Whoever has it can sign a timestamp for a snapshot that was signed; one of their own does not count."""
-    origins.open(here(theirs))
+    origins.contact(here(theirs))
     folder = theirs.store.home / "metadata"
     timestamp = Metadata[Any].from_file(str(folder / "timestamp.json"))
     snapshot = Metadata[Any].from_file(str(folder / "1.snapshot.json"))
@@ -298,7 +298,7 @@ def test_a_stolen_timestamp_key_can_hold_back_but_not_change(theirs: Publisher, 
     timestamp.sign(signers[0])
     timestamp.to_file(str(folder / "timestamp.json"))
     with pytest.raises(UntrustedError, match="signatures of its metadata do not hold"):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
 
 
 def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
@@ -319,13 +319,13 @@ def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
     assert hers.publish(signed_contents(store, Images(store))).wanted == {"targets": 1}
     Origins(mine).accept(Place(str(store.home)), his.identity, "me")
     with pytest.raises(UntrustedError, match="is not whole"):
-        Origins(mine).open(str(store.home))
+        Origins(mine).contact(str(store.home))
     with pytest.raises(StoreError, match="key of the role snapshot is not here"):
         his.sign()
     for key in ben.folder.iterdir():
         shutil.copy(key, anna.folder)
     assert Repository(store.home, KeyRing(anna.folder)).sign().written["targets"] == 1
-    assert have(Origins(mine).open(str(store.home)), mine).version == FIRST
+    assert have(Origins(mine).contact(str(store.home)), mine).version == FIRST
 
 
 def test_keys_that_others_can_read_or_that_want_a_passphrase(tmp_path: Path) -> None:
@@ -354,17 +354,17 @@ def test_keys_that_others_can_read_or_that_want_a_passphrase(tmp_path: Path) -> 
 
 
 def test_a_revoked_image_is_had_no_more_and_known_as_such(theirs: Publisher, origins: Origins, mine: Store) -> None:
-    image = have(origins.open(here(theirs)), mine)
+    image = have(origins.contact(here(theirs)), mine)
     entry = Revocation("box", FIRST, image.architecture, image.fingerprint, "its sshd is open", "2026-01-02T03:04:05Z")
     write_revocations(theirs.store.home, [entry])
     theirs.sign()
     with pytest.raises(RevokedError, match=r"revoked on 2026-01-02: its sshd is open"):
-        have(origins.open(here(theirs)), mine)
-    assert known_revocations(mine) == (entry,)
+        have(origins.contact(here(theirs)), mine)
+    assert known_revocations(mine.home) == (entry,)
     origins.forget(origins.only())
-    assert known_revocations(mine) == (entry,)
+    assert known_revocations(mine.home) == (entry,)
     with pytest.raises(UntrustedError):
-        origins.open(here(theirs))
+        origins.contact(here(theirs))
 
 
 def test_over_http_what_arrived_is_kept_and_a_stall_or_a_lie_is_told(theirs: Publisher, mine: Store) -> None:
@@ -376,7 +376,7 @@ def test_over_http_what_arrived_is_kept_and_a_stall_or_a_lie_is_told(theirs: Pub
         mirror.fault(blob, Fault(cut=3))
         origins = Origins(mine)
         origins.accept(Place(mirror.url), theirs.repository.identity, "me@here")
-        assert have(origins.open(mirror.url), mine).version == FIRST
+        assert have(origins.contact(mirror.url), mine).version == FIRST
         assert [request.range for request in mirror.requests if request.path == blob] == [None, "bytes=3-"]
         asked = [request.path for request in mirror.requests]
         assert asked.index(blob) > asked.index("/metadata/timestamp.json")
