@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
@@ -112,6 +112,45 @@ class Incus(Objects):
     def set_properties(self, fingerprint: str, properties: Mapping[str, str]) -> None:
         """Add or change properties of an image, leaving the others."""
         self.send("patch", f"images/{fingerprint}", {"properties": dict(properties)})
+
+    def pull_image(
+        self, other: Incus, fingerprint: str, progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """Have this server fetch an image from another one; the bytes do not pass through here.
+
+        The other one is asked for a secret that counts once; it must be reachable from this server by one of its
+        addresses. The server compares what arrives with the fingerprint.
+        """
+        addresses = other.https_addresses()
+        if not addresses:
+            raise IncusError(
+                "this server listens on no address, so no other one can fetch from it",
+                where=other.address,
+                hint="incus config set core.https_address :8443",
+            )
+        failures = []
+        for address in addresses:
+            secret = other.begin(f"images/{fingerprint}/secret", {})["metadata"]["secret"]
+            source = {
+                "type": "image",
+                "mode": "pull",
+                "server": address,
+                "protocol": "incus",
+                "certificate": other.server.certificate,
+                "fingerprint": fingerprint,
+                "secret": secret,
+            }
+            try:
+                self.send("post", "images", {"source": source, "auto_update": False}, progress=progress)
+            except IncusError as error:
+                failures.append(f"{address}: {error.message}")
+            else:
+                return
+        raise IncusError("\n".join(["it could not fetch the image:", *failures]), where=self.address)
+
+    def delete_alias(self, name: str) -> None:
+        """Remove an alias, not what it names."""
+        self.send("delete", f"images/aliases/{quote(name, safe='')}")
 
     def set_alias(self, name: str, fingerprint: str, description: str = "") -> str | None:
         """Let an alias name an image; return the fingerprint that it named before, or None when it is new."""

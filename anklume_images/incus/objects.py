@@ -200,6 +200,12 @@ class Objects(Requests):
         resources: dict[str, Any] = self.get("resources", **({"target": member} if member else {}))
         return resources
 
+    def https_addresses(self) -> list[str]:
+        """The URLs at which the server is reached over a network, that of this connection first."""
+        own = [self.address] if self.address.startswith("https://") else []
+        listening = [f"https://{text}" for text in self.get("")["environment"].get("addresses") or ()]
+        return list(dict.fromkeys([*own, *listening]))
+
     def members(self) -> list[str]:
         """The members of a cluster that are online; none when the server is alone."""
         if not self.get("")["environment"].get("server_clustered"):

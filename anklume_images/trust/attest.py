@@ -1,0 +1,105 @@
+"""A second builder's word: the same inputs gave the same bytes on another host.
+
+An attestation is an in-toto statement (https://in-toto.io/Statement/v1) in a DSSE envelope, signed with the builder's own key.
+In a store it is `attestations/<name>/<version>/<arch>/<first 16 hex of the key's ID>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+
+from anklume_images.canonical import canonical
+from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from securesystemslib.signer import Key, Signer
+
+    from anklume_images.store.images import Image
+
+__all__ = ["PREDICATE", "Attestation", "add_attestation", "attest", "attested_by", "read_attestation"]
+
+PREDICATE = "https://anklume.invalid/rebuilt/v1"
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_TYPE = "application/vnd.in-toto+json"
+
+
+@dataclass(frozen=True)
+class Attestation:
+    """What an envelope says; `keyids` are those that it bears signatures of, which are yet to be verified."""
+
+    ref: str
+    architecture: str
+    fingerprint: str
+    keyids: tuple[str, ...]
+    envelope: Envelope
+
+
+def attest(image: Image, signer: Signer, facts: Mapping[str, str]) -> bytes:
+    """Sign that this host built the image again and got the same bytes; `facts` say how and when."""
+    statement = {
+        "_type": _STATEMENT,
+        "subject": [{"name": f"{image.ref}/{image.architecture}", "digest": {"sha256": image.fingerprint}}],
+        "predicateType": PREDICATE,
+        "predicate": {"recipe": image.recipe, **facts},
+    }
+    envelope = Envelope(canonical(statement), _TYPE, {})
+    envelope.sign(signer)
+    return json.dumps(envelope.to_dict(), sort_keys=True, indent=1).encode() + b"\n"
+
+
+def read_attestation(data: bytes, where: str) -> Attestation:
+    """What an envelope says, unverified; StoreError when it is none of ours."""
+    try:
+        envelope = Envelope.from_dict(json.loads(data))
+        statement: dict[str, Any] = json.loads(envelope.payload)
+        (subject,) = statement["subject"]
+        ref, _, architecture = subject["name"].rpartition("/")
+        if envelope.payload_type != _TYPE or statement["predicateType"] != PREDICATE:
+            raise ValueError(statement["predicateType"])
+        return Attestation(ref, architecture, subject["digest"]["sha256"], tuple(envelope.signatures), envelope)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"this is no attestation: {error!r}", where=where) from None
+
+
+def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:
+    """Keep an attestation of an image in a store; StoreError when it is of another one."""
+    found = read_attestation(data, where)
+    if (found.ref, found.architecture, found.fingerprint) != (image.ref, image.architecture, image.fingerprint):
+        raise StoreError(
+            f"it is about {found.ref} ({found.architecture}, {found.fingerprint[:12]}), not about {image.ref} "
+            f"({image.architecture}, {image.fingerprint[:12]})",
+            where=where,
+            hint="a host that gets other bytes from the same inputs is worth a look: build --check there",
+        )
+    path = _folder(home, image) / f"{found.keyids[0][:16]}.json"
+    write_atomic(path, data)
+    return path
+
+
+def attested_by(home: Path, image: Image, builders: Iterable[Key]) -> list[str]:
+    """The IDs of those builders whose valid signature says that the image came out the same."""
+    keys = {key.keyid: key for key in builders}
+    found = set()
+    for path in sorted(_folder(home, image).glob("*.json")):
+        attestation = read_attestation(path.read_bytes(), str(path))
+        known = [keys[keyid] for keyid in attestation.keyids if keyid in keys]
+        if attestation.fingerprint != image.fingerprint or not known:
+            continue
+        try:
+            found |= set(attestation.envelope.verify(known, 1))
+        except VerificationError:
+            continue
+    return sorted(found)
+
+
+def _folder(home: Path, image: Image) -> Path:
+    return home / "attestations" / image.name / image.version / image.architecture
