@@ -312,7 +312,7 @@ class Pipeline:
         for name, result in results.items():
             image = result.image
             if image and self.images.channels(name, image.architecture).get(LATEST) != image.version:
-                self.images.set_channel(name, image.architecture, LATEST, image.version)
+                self.images.set_channel(name, image.architecture, LATEST, image.version, command="build")
 
     def _look(self, name: str) -> Result:
         try:

@@ -9,9 +9,10 @@ environment; the later one wins, mirrors per archive. All keys:
     python_indexes: [https://…/simple]
     jobs: 2                  # builds at once
     connections: 8           # downloads at once
+    generations: 2           # versions that gc keeps for each channel
 
 In the environment: ANKLUME_MIRRORS="debian=URL debian=URL2", ANKLUME_SNAPSHOT, ANKLUME_PYTHON_INDEXES="URL URL",
-ANKLUME_JOBS, ANKLUME_CONNECTIONS.
+ANKLUME_JOBS, ANKLUME_CONNECTIONS, ANKLUME_GENERATIONS.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Settings:
     python_indexes: tuple[str, ...] = ()
     jobs: int | None = None
     connections: int = 8
+    generations: int = 2
     path: Path = Path("/etc/anklume") / _FILE
 
 
@@ -139,6 +141,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "python_indexes": _urls,
     "jobs": _count(),
     "connections": _count(_MOST_CONNECTIONS),
+    "generations": _count(),
 }
 
 

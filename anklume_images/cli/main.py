@@ -19,9 +19,10 @@ _TABLE = {
     name: f"anklume_images.cli.{place}"
     for name, place in {
         "build": "build:build",
+        "channel": "channel:channel",
         "enter": "build:enter",
         "fetch": "build:fetch",
-        "gc": "store:gc",
+        "gc": "gc:gc",
         "list": "store:list_",
         "lock": "build:lock",
         "models": "models:models",

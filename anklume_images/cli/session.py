@@ -33,6 +33,7 @@ __all__ = [
     "complete_images",
     "complete_models",
     "complete_refs",
+    "session_of",
     "user",
 ]
 
@@ -123,14 +124,14 @@ def _passphrase(file: str) -> str:
 def complete_images(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of images that begin like this."""
     with contextlib.suppress(AnklumeError, OSError):  # nobody reads errors while typing
-        return [name for name in _asked(context).catalog().names() if name.startswith(incomplete)]
+        return [name for name in session_of(context).catalog().names() if name.startswith(incomplete)]
     return []
 
 
 def complete_refs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Images of the store that begin like this."""
     with contextlib.suppress(AnklumeError, OSError):
-        images = list(_asked(context).images())
+        images = list(session_of(context).images())
         names = {image.name for image in images} | {image.ref for image in images}
         return sorted(name for name in names if name.startswith(incomplete))
     return []
@@ -139,11 +140,11 @@ def complete_refs(context: click.Context, _parameter: click.Parameter, incomplet
 def complete_models(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of language models that begin like this."""
     with contextlib.suppress(AnklumeError, OSError):
-        return [name for name in _asked(context).models().names() if name.startswith(incomplete)]
+        return [name for name in session_of(context).models().names() if name.startswith(incomplete)]
     return []
 
 
-def _asked(context: click.Context) -> Session:
+def session_of(context: click.Context) -> Session:
     """What the options before the command say so far, on a command line that is yet to be completed."""
     given = context.find_root().params
     return Session(given.get("specs") or (), given.get("home"), given.get("arch"), Console())

@@ -1,4 +1,4 @@
-"""The commands on what the store holds: list, show, sbom, verify, gc."""
+"""The commands on what the store holds: list, show, sbom, verify."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from anklume_images.cli.session import JSON, REF, Session, complete_refs
 
-__all__ = ["gc", "list_", "sbom", "show", "verify"]
+__all__ = ["list_", "sbom", "show", "verify"]
 
 
 @click.command(name="list")
@@ -123,52 +123,3 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
             session.console.result(f"damaged: {line}")
         session.console.result(f"{report.checked} files checked, {len(report.damaged)} damaged")
     sys.exit(1 if report.damaged and not repair else 0)
-
-
-@click.command()
-@click.option("--why", metavar="REF", help="Say what keeps an image.")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
-@JSON
-@click.pass_obj
-def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what no channel, build, tree in use or locked model needs."""
-    from anklume_images.console import human_size
-    from anklume_images.store.gc import collect, reasons
-
-    store, images = session.store(), session.images()
-    if why:
-        kept_by = reasons(store, images, images.resolve(why, session.arch()))
-        if as_json:
-            session.console.json({"ref": why, "kept_by": kept_by})
-        else:
-            session.console.result("\n".join(kept_by) or "nothing: gc would remove it")
-        return
-    report = collect(store, images, _trees_in_use(session), session.models().needed(), dry_run=dry_run)
-    if as_json:
-        session.console.json({"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run})
-        return
-    done = "would remove" if dry_run else "removed"
-    nameless = [
-        line for line in report.removed if line.startswith(("blob ", "leftover building/", "leftover partial/"))
-    ]
-    for line in report.removed:
-        if line not in nameless:
-            session.console.note(f"{done} {line}")
-    if nameless:
-        count = f"{len(nameless)} blobs and leftovers of builds and downloads"
-        session.console.note(f"{done} {count} (--json names them)")
-    session.console.result(f"{'would free' if dry_run else 'freed'} {human_size(report.bytes)}")
-
-
-def _trees_in_use(session: Session) -> set[str]:
-    from anklume_images.builder.trees import tree_digest, tree_names
-    from anklume_images.errors import LockError
-
-    locks = session.pipeline().locks
-    digests = set()
-    for name in tree_names():
-        try:
-            digests.add(tree_digest(locks.get(name)))
-        except LockError:
-            continue
-    return digests

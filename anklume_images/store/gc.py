@@ -1,103 +1,178 @@
-"""Garbage collection: mark what channels, living commands and trees in use need; remove the rest.
+"""Garbage collection: remove what no root needs (`roots`), or, within a budget, the oldest of that.
 
 An image that a channel names keeps its files, its base image, and the inputs of both, so that it can be built again
-and checked without a network.
+and checked without a network. One that a channel can go back to keeps its files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from anklume_images.store.generations import GENERATIONS
+from anklume_images.store.roots import Roots, find_roots, key_of
 from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from anklume_images.store.images import Image, Images
     from anklume_images.store.store import Store
 
-__all__ = ["GcReport", "collect", "reasons"]
+__all__ = ["GcReport", "Wants", "collect", "reasons", "reasons_of_name"]
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is to stay beside what the store itself names: trees by digest, blobs by sha256, each with who wants it.
+
+    `keep` is how many versions a channel keeps, the one that it names included.
+    """
+
+    trees: Mapping[str, str] = field(default_factory=dict)
+    blobs: Mapping[str, str] = field(default_factory=dict)
+    keep: int = GENERATIONS
 
 
 @dataclass(frozen=True)
 class GcReport:
-    """What was removed, one line each, and the bytes freed."""
+    """What was removed, one line each, and the bytes freed; `size` is what the store has then, where it was measured.
+
+    `fits` says whether that is within the budget.
+    """
 
     removed: tuple[str, ...]
     bytes: int
+    size: int | None = None
+    fits: bool = True
 
 
-def reasons(store: Store, images: Images, image: Image) -> list[str]:
+@dataclass(frozen=True)
+class _Item:
+    """Something that nothing needs: an image with its blobs, a tree, or a blob; `time` is when it came, in ns."""
+
+    time: int
+    image: Image | None = None
+    tree: Path | None = None
+    blobs: tuple[str, ...] = ()
+    bytes: int = 0
+
+
+def reasons(store: Store, images: Images, image: Image, wants: Wants | None = None) -> list[str]:
     """What keeps an image: channels, images made from it, running commands."""
-    keepers = [
-        f"channel {channel}"
-        for channel, version in images.channels(image.name, image.architecture).items()
-        if version == image.version
-    ]
-    identity = {"name": image.name, "version": image.version}
-    children = [other for other in _kept(images) if other.base == identity and other.architecture == image.architecture]
-    keepers += [f"base of {other.ref}" for other in children]
+    kept = _roots(store, images, wants or Wants()).images.get(key_of(image))
+    return list(kept.why) if kept else []
+
+
+def reasons_of_name(store: Store, images: Images, start: str, wants: Wants | None = None) -> dict[str, list[str]]:
+    """What keeps each blob and tree whose name begins with these hex digits; nothing that is not there."""
+    names = [name for name in store.blobs if name.startswith(start)]
+    names += [place.name for place in _trees(store.home / "trees") if place.name.startswith(start)]
+    if not names:
+        return {}
+    roots = _roots(store, images, wants or Wants())
+    return {name: list(roots.names.get(name, ())) for name in names}
+
+
+def _roots(store: Store, images: Images, wants: Wants) -> Roots:
     with store.guarded(exclusively=True):
-        if image.rootfs.sha256 in store.leased():
-            keepers.append("a running command")
-    return keepers
-
-
-def _kept(images: Images) -> list[Image]:
-    """Images that a channel names, and their bases."""
-    kept: dict[tuple[str, str, str], Image] = {}
-    for image in images:
-        if image.version in images.channels(image.name, image.architecture).values():
-            here: Image | None = image
-            while here:
-                kept[here.name, here.version, here.architecture] = here
-                base = here.base
-                here = images.get(base["name"], base["version"], here.architecture) if base else None
-    return list(kept.values())
+        return find_roots(images, list(images), store.leased(), wants.trees, wants.blobs, wants.keep)
 
 
 def collect(
-    store: Store, images: Images, trees: set[str], blobs: AbstractSet[str] = frozenset(), *, dry_run: bool = False
+    store: Store, images: Images, wants: Wants, *, dry_run: bool = False, budget: int | None = None
 ) -> GcReport:
-    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept."""
+    """Remove what nothing needs; with a `budget` in bytes only the oldest, until the store is no larger than that."""
     if not (store.home / "schema").exists():
-        return GcReport((), 0)
+        return GcReport((), 0, 0)
     store.sweep()
+    images.settle()
     with store.guarded(exclusively=True):
-        kept = _kept(images)
         leased = store.leased()
-        needed = leased | blobs | {digest for image in kept for digest in _digests(images, image)}
-        digests = {digest[:32] for digest in trees | {image.toolchain for image in kept}}
+        listed = list(images)
+        roots = find_roots(images, listed, leased, wants.trees, wants.blobs, wants.keep)
+        size = None if budget is None else _size_of_all(store.home)
         removed: list[str] = []
-        freed = 0
-        for image in [image for image in images if image not in kept and image.rootfs.sha256 not in leased]:
-            removed.append(f"image {image.ref} ({image.architecture})")
-            if not dry_run:
-                images.remove(image)
-        for place in _trees(store.home / "trees"):
-            if place.name not in digests and place.name not in leased:
-                removed.append(f"tree {place.name}")
-                freed += _size(place)
-                if not dry_run:
-                    shutil.rmtree(place)
-        for sha256 in [sha256 for sha256 in store.blobs if sha256 not in needed]:
-            removed.append(f"blob {sha256}")
-            freed += store.blobs.path(sha256).stat().st_size if dry_run else store.blobs.remove(sha256)
-        freed += _leftovers(store, leased, removed, dry_run=dry_run)
-    return GcReport(tuple(removed), freed)
+        freed = _leftovers(store, leased, removed, dry_run=dry_run)
+        items = _unneeded(store, listed, roots)
+        if budget is not None and size is not None:
+            items = _oldest(items, size - freed - budget)
+        freed += sum(item.bytes for item in items)
+        if not dry_run:
+            _remove(store, images, items)
+        lines = [line for item in items for line in _lines(item)]
+    left = None if size is None else size - freed
+    kinds = ("image", "tree", "blob")
+    lines.sort(key=lambda line: kinds.index(line.split()[0]))
+    return GcReport((*lines, *removed), freed, left, budget is None or left is None or left <= budget)
 
 
-def _digests(images: Images, image: Image) -> Iterator[str]:
-    yield image.metadata.sha256
-    yield image.rootfs.sha256
-    lock = images.document(image, "lock")
-    for kind in ("debs", "wheels", "files"):
-        yield from (entry["sha256"] for entry in lock[kind])
+def _unneeded(store: Store, listed: list[Image], roots: Roots) -> list[_Item]:
+    """What can go, the oldest first; a blob of several images goes with the last of them."""
+    gone = [image for image in listed if not roots.keeps(image)]
+    times = {key_of(image): _time(_documents(store, image) / "manifest.json") for image in gone}
+    gone.sort(key=lambda image: (times[key_of(image)], key_of(image)))
+    owner: dict[str, Image] = {}
+    for image in gone:
+        owner |= dict.fromkeys((image.metadata.sha256, image.rootfs.sha256), image)
+    blobs: dict[str, list[str]] = {}
+    items = []
+    for sha256 in store.blobs:
+        if sha256 in roots.names:
+            continue
+        if sha256 in owner:
+            blobs.setdefault(owner[sha256].ref + owner[sha256].architecture, []).append(sha256)
+        else:
+            status = store.blobs.path(sha256).stat()
+            items.append(_Item(status.st_mtime_ns, blobs=(sha256,), bytes=status.st_size))
+    for image in gone:
+        names = tuple(blobs.get(image.ref + image.architecture, ()))
+        size = sum(store.blobs.path(name).stat().st_size for name in names) + _size(_documents(store, image))
+        items.append(_Item(times[key_of(image)], image=image, blobs=names, bytes=size))
+    trees = [place for place in _trees(store.home / "trees") if place.name not in roots.names]
+    items += [_Item(_time(place), tree=place, bytes=_size(place)) for place in trees]
+    return sorted(items, key=lambda item: item.time)
+
+
+def _oldest(items: list[_Item], excess: int) -> list[_Item]:
+    """The first of the items that together have so many bytes."""
+    chosen = []
+    for item in items:
+        if excess <= 0:
+            break
+        chosen.append(item)
+        excess -= item.bytes
+    return chosen
+
+
+def _lines(item: _Item) -> list[str]:
+    lines = [f"image {item.image.ref} ({item.image.architecture})"] if item.image else []
+    lines += [f"tree {item.tree.name}"] if item.tree else []
+    return lines + [f"blob {sha256}" for sha256 in item.blobs]
+
+
+def _remove(store: Store, images: Images, items: list[_Item]) -> None:
+    """Images first: what is killed then leaves blobs that nobody names, never an image without its files."""
+    for item in items:
+        if item.image:
+            images.remove(item.image)
+    for item in items:
+        if item.tree:
+            shutil.rmtree(item.tree)
+        for sha256 in item.blobs:
+            store.blobs.remove(sha256)
+
+
+def _documents(store: Store, image: Image) -> Path:
+    return store.home / "images" / image.name / image.version / image.architecture
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _trees(folder: Path) -> Iterator[Path]:
@@ -123,6 +198,8 @@ def _left(store: Store, leased: set[str], locks: contextlib.ExitStack) -> Iterat
     """Kept sandboxes, half-removed images; half-unpacked trees, downloads and locks that no process holds."""
     yield from (place for place in store.home.glob("failed/*") if f"failed/{place.name}" not in leased)
     yield from (place for place in store.home.glob("images/*/*/*") if not (place / "manifest.json").exists())
+    for pattern in (".schema.*", "history/.channels.*", "channels/*/*/.*"):
+        yield from store.home.glob(pattern)  # files that were yet to be renamed; who writes them holds gc.lock
     for pattern in ("trees/.*.new", "partial/*", "building/*"):
         for place in store.home.glob(pattern):
             if locks.enter_context(unless_held(place.with_suffix(".lock") if place.is_dir() else place)):
@@ -132,3 +209,18 @@ def _left(store: Store, leased: set[str], locks: contextlib.ExitStack) -> Iterat
 def _size(place: Path) -> int:
     files = place.rglob("*") if place.is_dir() else [place]
     return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink())
+
+
+def _size_of_all(home: Path) -> int:
+    """The bytes of all files of the store, each once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for folder, _, names in os.walk(home):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    sizes[status.st_dev, status.st_ino] = status.st_size
+        finally:
+            os.close(descriptor)
+    return sum(sizes.values())

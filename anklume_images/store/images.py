@@ -15,16 +15,21 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.architectures import host_architecture
 from anklume_images.errors import StoreError
 from anklume_images.files import CHUNK, fsync_directory, write_atomic
+from anklume_images.store.channel_log import ChannelLog, Place
+from anklume_images.store.sums import write_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from anklume_images.store.channel_log import Move
     from anklume_images.store.store import Store
 
-__all__ = ["LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "parse_manifest"]
+__all__ = ["CHANNEL", "LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "parse_manifest"]
 
 LATEST = "latest"
+CHANNEL = re.compile(r"[a-z][a-z0-9-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Images:
         self._store = store
         self._images = store.home / "images"
         self._channels = store.home / "channels"
+        self.log = ChannelLog(store.home)
 
     @property
     def home(self) -> Path:
@@ -155,6 +161,7 @@ class Images:
             manifest = json.dumps(asdict(image), sort_keys=True, indent=1).encode() + b"\n"
             for name, data in {**documents, "manifest.json": manifest}.items():
                 write_atomic(new / name, data)
+            write_sums(new)
             with self._store.guarded():  # gc removes folders that are empty, and images
                 existing = self.get(image.name, image.version, image.architecture)
                 if existing and existing.fingerprint == image.fingerprint:
@@ -180,17 +187,49 @@ class Images:
         if not folder.is_dir():
             return {}
         return {
-            path.name: path.read_text(encoding="utf-8").strip()
+            path.name: path.read_text(encoding="utf-8", errors="replace").strip()
             for path in sorted(folder.iterdir())
             if path.name[0] != "."
         }
 
-    def set_channel(self, name: str, architecture: str, channel: str, version: str) -> None:
-        """Point a channel at a version that is there, by rename."""
+    def set_channel(
+        self, name: str, architecture: str, channel: str, version: str, *, command: str = "", why: str = ""
+    ) -> Move | None:
+        """Point a channel at a version that is there, and log it; None when it names that version already.
+
+        `command` is what moved it, in the words of the command line.
+        """
+        place = self.place(name, architecture, channel)
         with self._store.guarded():
             if self.get(name, version, architecture) is None:
                 raise StoreError(f"the store has no {name}@{version} any more", hint="build it again")
-            write_atomic(self._channels / name / architecture / channel, f"{version}\n".encode())
+            return self.log.move(place, version, command=command, why=why)
+
+    def remove_channel(
+        self, name: str, architecture: str, channel: str, *, command: str = "", why: str = ""
+    ) -> Move | None:
+        """Remove a channel, and log it; None when there is none. The versions that it named stay until gc."""
+        with self._store.guarded():
+            return self.log.move(Place(name, architecture, channel), None, command=command, why=why)
+
+    def place(self, name: str, architecture: str, channel: str) -> Place:
+        """That channel; StoreError for a name that no channel may have."""
+        if not CHANNEL.fullmatch(channel):
+            raise StoreError(
+                f"not the name of a channel: {channel!r}",
+                hint="small letters, digits and -, a letter first: dev, staging, prod",
+            )
+        if not _NAME.fullmatch(name):
+            raise StoreError(
+                f"not the name of an image: {name!r}", hint="write the name alone, without @ and a version"
+            )
+        return Place(name, architecture, channel)
+
+    def settle(self) -> None:
+        """Finish the move of a channel that a killed command began; nothing where this user may not write."""
+        if self.log.unsettled():
+            with self._store.guarded():
+                self.log.settle()
 
     def resolve(self, ref: str, architecture: str | None = None) -> Image:
         """The image that `name`, `name@channel` or `name@version` means; StoreError says what there is instead."""

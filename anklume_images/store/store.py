@@ -4,8 +4,9 @@
     blobs/sha256/<aa>/<hex>         inputs and images' files, by content
     partial/                        downloads that can be resumed
     trees/<hash>/                   unpacked .debs (build/trees.py)
-    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json
+    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json, and SHA256SUMS of them
     channels/<name>/<arch>/<channel>  one line: a version
+    history/                        the log of channels' moves (channel_log.py)
     locks/<name>.json               a lock made because a mirror dropped what the committed one names
     logs/<name>/<time>.log          builds
     failed/<name>/                  the sandbox of the last failed build, for `enter`
@@ -13,8 +14,9 @@
     scratch/<id>/                   work of running commands, swept when its owner is gone
 
 Locks: every command that adds or reads for long holds a lease (an flock'ed file); `gc.lock` is taken shared for the
-short moment of registering or committing, and exclusively while gc marks and sweeps. Whoever names things in a lease
-before looking whether they are there can count on them until the lease ends.
+short moment of registering or committing, and exclusively while gc marks and sweeps, or while an older store becomes
+one of this schema. Whoever names things in a lease before looking whether they are there can count on them until the
+lease ends.
 """
 
 from __future__ import annotations
@@ -31,13 +33,14 @@ from typing import IO, TYPE_CHECKING
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.blobs import Blobs
+from anklume_images.store.migrate import SCHEMA, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["Lease", "Store", "unless_held"]
 
-SCHEMA = 1
+_OTHER = "name another with --store"
 
 
 class Lease:
@@ -62,23 +65,36 @@ class Store:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.blobs = Blobs(home)
+        self.schema = self._schema()
+
+    def _schema(self) -> int:
+        """The layout's number; that of a new store where there is none yet."""
         try:
-            schema = int((home / "schema").read_text(encoding="utf-8"))
+            text = (self.home / "schema").read_text(encoding="ascii")
+            schema = int(text)
+            if text != f"{schema}\n" or schema < 1:
+                raise ValueError(f"its schema is {text!r}")  # noqa: TRY301  told as the others are
         except FileNotFoundError:
-            return
+            return SCHEMA
         except (ValueError, OSError) as error:
             why = getattr(error, "strerror", None) or error
-            raise StoreError(f"this is not a store: {why}", where=str(home), hint="name another with --store") from None
+            raise StoreError(f"this is not a store: {why}", where=str(self.home), hint=_OTHER) from None
         if schema > SCHEMA:
             raise StoreError(
                 f"the store is of schema {schema}, this program knows up to {SCHEMA}",
-                where=str(home),
-                hint="update anklume-images, or name another store with --store",
+                where=str(self.home),
+                hint=f"update anklume-images, or {_OTHER}",
             )
+        return schema
 
     def create(self) -> None:
-        """Make the store's folder, unless it is there; never in a folder that holds something else."""
+        """Make the store's folder, unless it is there; never in a folder that holds something else.
+
+        A store of an older schema becomes one of this.
+        """
         if (self.home / "schema").exists():
+            if self.schema < SCHEMA:
+                self._migrate()
             return
         try:
             self.home.mkdir(parents=True, exist_ok=True)
@@ -92,9 +108,15 @@ class Store:
                 )
             write_atomic(self.home / "schema", f"{SCHEMA}\n".encode())
         except OSError as error:
-            raise StoreError(
-                f"the store cannot be made: {error.strerror}", where=str(self.home), hint="name another with --store"
-            ) from None
+            raise StoreError(f"the store cannot be made: {error.strerror}", where=str(self.home), hint=_OTHER) from None
+
+    def _migrate(self) -> None:
+        with (self.home / "gc.lock").open("a", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            schema = self._schema()  # another process may have done it
+            if schema < SCHEMA:
+                migrate(self.home, schema)
+            self.schema = SCHEMA
 
     @contextlib.contextmanager
     def guarded(self, *, exclusively: bool = False) -> Iterator[None]:

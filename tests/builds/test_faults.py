@@ -194,7 +194,7 @@ def test_a_lock_whose_base_was_locked_anew(world: World) -> None:
 
 
 STORES = {
-    "of a newer schema": ("2\n", "the store is of schema 2, this program knows up to 1", "update anklume-images"),
+    "of a newer schema": ("3\n", "the store is of schema 3, this program knows up to 2", "update anklume-images"),
     "with another's schema": ("<xml>\n", "this is not a store", "name another with --store"),
     "with an empty schema": ("", "this is not a store", "name another with --store"),
 }

@@ -163,7 +163,7 @@ def test_a_build_over_a_base_is_killed_at_any_time(part: float, world: World, bu
         time.sleep(part * usual)
         process.kill()
     nothing_left(world.folder)
-    (world.store / "channels" / "tiny-app" / host_architecture() / "latest").unlink()
+    Images(Store(world.store)).remove_channel("tiny-app", host_architecture(), "latest")
     whole(world)
     completed(world, built_once, "tiny-app")
 

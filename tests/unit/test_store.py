@@ -125,7 +125,9 @@ def test_nothing_is_made_until_something_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "message", "hint"),
     [
-        ("2", "of schema 2, this program knows up to 1", "update anklume-images"),
+        ("3\n", "of schema 3, this program knows up to 2", "update anklume-images"),
+        ("0\n", "not a store", "--store"),
+        ("2", "not a store", "--store"),
         ("1.5", "not a store", "--store"),
         ("", "not a store", "--store"),
         ("\udcff", "not a store", "--store"),
@@ -150,7 +152,7 @@ def test_a_fresh_disk_and_what_a_kill_left_are_no_hindrance(tmp_path: Path) -> N
     (tmp_path / "lost+found").mkdir()
     (tmp_path / ".schema.x1y2").write_text("")
     Store(tmp_path).create()
-    assert (tmp_path / "schema").read_text() == "1\n"
+    assert (tmp_path / "schema").read_text() == "2\n"
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:

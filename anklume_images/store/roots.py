@@ -1,0 +1,127 @@
+"""What gc keeps, and why: channels and what they can go back to, bases, locks, models, trees, running commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anklume_images.store.generations import generations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from anklume_images.store.images import Image, Images
+
+__all__ = ["Kept", "Roots", "find_roots"]
+
+RUNNING = "a running command"
+Key = tuple[str, str, str]
+
+
+@dataclass
+class Kept:
+    """An image that stays; a `whole` one with its base and the inputs of both, so that it can be built again."""
+
+    image: Image
+    why: list[str] = field(default_factory=list)
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Why images, blobs and trees stay: `names` are blobs by sha256, and trees and kept sandboxes by their folders."""
+
+    images: Mapping[Key, Kept]
+    names: Mapping[str, Sequence[str]]
+
+    def keeps(self, image: Image) -> bool:
+        """Say whether an image stays."""
+        return key_of(image) in self.images
+
+
+def key_of(image: Image) -> Key:
+    """What tells an image from all others."""
+    return image.name, image.version, image.architecture
+
+
+def find_roots(
+    images: Images,
+    listed: Sequence[Image],
+    leased: AbstractSet[str],
+    trees: Mapping[str, str],
+    blobs: Mapping[str, str],
+    keep: int,
+) -> Roots:
+    """Mark what stays; `trees` (by digest) and `blobs` say what wants them, `keep` how many versions channels keep."""
+    known = {key_of(image): image for image in listed}
+    kept: dict[Key, Kept] = {}
+    for key, why, whole in _named(images, keep):
+        if key in known:
+            entry = kept.setdefault(key, Kept(known[key]))
+            entry.why.append(why)
+            entry.whole |= whole
+    _keep_bases(kept, known)
+    for image in listed:
+        if image.rootfs.sha256 in leased:
+            kept.setdefault(key_of(image), Kept(image)).why.append(RUNNING)
+    return Roots(kept, _names(images, kept.values(), leased, trees, blobs))
+
+
+def _names(
+    images: Images,
+    kept: Iterable[Kept],
+    leased: AbstractSet[str],
+    trees: Mapping[str, str],
+    blobs: Mapping[str, str],
+) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for entry in kept:
+        image = entry.image
+        needed = [image.metadata.sha256, image.rootfs.sha256, *(_inputs(images, image) if entry.whole else ())]
+        for name in needed:
+            names.setdefault(name, []).append(f"the image {image.ref} ({image.architecture})")
+    for wanted in ({digest[:32]: why for digest, why in trees.items()}, blobs, dict.fromkeys(leased, RUNNING)):
+        for name, why in wanted.items():
+            names.setdefault(name, []).append(why)
+    return names
+
+
+def _named(images: Images, keep: int) -> Iterator[tuple[Key, str, bool]]:
+    """What channels name and can go back to. What a channel's log names counts even where the channel is damaged."""
+    history = images.log.read()
+    if history.breaks:  # a line that is lost may be the one that says what a damaged channel named
+        raise images.log.damaged()
+    places = list(images.log.places())
+    for place in places:
+        yield (place.image, images.log.version(place) or "", place.architecture), f"channel {place.channel}", True
+    there = set(places)
+    for place in {move.place: None for move in history.moves}:
+        if place in there:
+            for version in sorted(generations(history.of(place), keep) - {images.log.version(place)}):
+                yield (place.image, version, place.architecture), f"channel {place.channel} can go back to it", False
+
+
+def _keep_bases(kept: dict[Key, Kept], known: Mapping[Key, Image]) -> None:
+    todo = [entry.image for entry in kept.values() if entry.whole]
+    seen = {key_of(image) for image in todo}
+    while todo:
+        image = todo.pop(0)
+        if image.base is None:
+            continue
+        key = (image.base["name"], image.base["version"], image.architecture)
+        if key not in known:
+            continue
+        entry = kept.setdefault(key, Kept(known[key]))
+        entry.why.append(f"base of {image.ref}")
+        entry.whole = True
+        if key not in seen:
+            seen.add(key)
+            todo.append(known[key])
+
+
+def _inputs(images: Images, image: Image) -> Iterator[str]:
+    yield image.toolchain[:32]
+    lock = images.document(image, "lock")
+    for kind in ("debs", "wheels", "files"):
+        yield from (entry["sha256"] for entry in lock[kind])
