@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 _TABLE = {
     name: f"anklume_images.cli.{place}"
     for name, place in {
+        "attest": "promote:attest",
         "build": "build:build",
         "channel": "channel:channel",
         "enter": "build:enter",
@@ -26,6 +27,7 @@ _TABLE = {
         "list": "store:list_",
         "lock": "build:lock",
         "models": "models:models",
+        "promote": "promote:promote",
         "publish": "publish:publish",
         "pull": "pull:pull",
         "render": "build:render",

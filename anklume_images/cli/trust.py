@@ -108,13 +108,18 @@ def sign(session: Session, keys: Path | None, *, renew: bool) -> None:
 
 
 def _tell(session: Session, repository: Repository, outcome: Outcome) -> None:
+    warn_of_wanted(session, outcome)
+    if repository.exists:
+        session.console.result(f"{'signed' if outcome.written else 'unchanged'}; fingerprint {repository.identity}")
+
+
+def warn_of_wanted(session: Session, outcome: Outcome) -> None:
+    """Say what does not count yet for want of signatures."""
     for role, count in outcome.wanted.items():
         signatures = "signature" if count == 1 else "signatures"
         session.console.warn(
             f"{role}: {count} more {signatures} wanted; whoever has a key of it runs: anklume-images trust sign"
         )
-    if repository.exists:
-        session.console.result(f"{'signed' if outcome.written else 'unchanged'}; fingerprint {repository.identity}")
 
 
 @click.command()

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.incus.client import ObjectId
+from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.publish import image_files, publish
+from anklume_images.ship.pull import missing
+from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anklume_images.incus.client import Incus
+    from anklume_images.inputs.fetch import Progress
     from anklume_images.store.images import Image, Images
     from anklume_images.store.store import Store
 
-__all__ = ["Moved", "names_of", "point_channel", "to_incus", "within_incus"]
-
-Progress = "Callable[[int, int], None] | None"
+__all__ = ["Moved", "into_store", "names_of", "to_incus", "within_incus"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Moved:
 
 
 def names_of(name: str, version: str, channel: str, there: Sequence[str]) -> list[str]:
-    """The aliases that an image gets at an Incus: its version's, its channel's, and its name if that is there or latest."""
+    """The aliases that an image gets at an Incus: of its version, its channel, and its name if latest or there."""
     names = [f"{name}/{version}", f"{name}/{channel}"]
     return [*names, name] if channel == "latest" or name in there else names
 
@@ -51,25 +53,31 @@ def to_incus(
         return Moved(image.fingerprint, report.imported, _move(incus, names, image.fingerprint))
 
 
-def within_incus(source: Incus, target: Incus, name: str, selector: str, channel: str) -> Moved:
+def within_incus(
+    source: Incus, target: Incus, name: str, selector: str, channel: str, *, dry_run: bool = False
+) -> Moved:
     """An image of one Incus to another, which fetches it itself; `selector` is a channel or a version of it there."""
     aliases = source.aliases()
     wanted = name if selector == "latest" and f"{name}/latest" not in aliases else f"{name}/{selector}"
     if wanted not in aliases:
-        there = sorted(alias for alias in aliases if alias.partition("/")[0] == name)
+        similar = sorted(alias for alias in aliases if alias.partition("/")[0] == name)
         raise StoreError(
             f"it has no image with the alias {wanted}",
             where=source.address,
-            hint=f"of {name} there are: {', '.join(there) or 'none'}",
+            hint=f"of {name} there are: {', '.join(similar) or 'none'}",
         )
     fingerprint = aliases[wanted]
+    known = [alias.partition("/")[2] for alias in aliases if aliases[alias] == fingerprint and "/" in alias]
+    version = max(known, key=len, default=selector)  # channels are shorter than versions with their hash
+    there = target.aliases()
+    names = names_of(name, version, channel, list(there))
     sent = target.image(fingerprint) is None
+    if dry_run:
+        moving = [name for name in names if there.get(name) != fingerprint]
+        return Moved(fingerprint, sent, tuple((name, there.get(name)) for name in moving))
     if sent:
         target.pull_image(source, fingerprint)
     with _taken_back(target, fingerprint, sent=sent):
-        known = [alias.partition("/")[2] for alias in aliases if aliases[alias] == fingerprint and "/" in alias]
-        version = max(known, key=len, default=selector)  # channels are shorter than versions with their hash
-        names = names_of(name, version, channel, list(target.aliases()))
         return Moved(fingerprint, sent, _move(target, names, fingerprint))
 
 
@@ -103,17 +111,37 @@ def _move(incus: Incus, names: Sequence[str], fingerprint: str) -> tuple[tuple[s
     return tuple(moved)
 
 
+def into_store(
+    image: Image,
+    images: Images,
+    theirs: Images,
+    target: Store,
+    *,
+    channel: str,
+    why: str,
+    sign: Callable[[], object] | None,
+    progress: Progress | None,
+) -> None:
+    """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed."""
+    with target.lease() as lease:
+        lease.add([image.metadata.sha256, image.rootfs.sha256])
+        fetch(missing(image, target), target.blobs, Place(str(images.home)), progress=progress)
+        theirs.add(image, images.documents(image))
+        with _point_channel(theirs, image, channel, why):
+            if sign is not None:
+                sign()
+
+
 @contextlib.contextmanager
-def point_channel(images: Images, image: Image, channel: str) -> Iterator[str | None]:
-    """Point a channel at an image for good, unless the block that signs it fails; yields what it named before."""
+def _point_channel(images: Images, image: Image, channel: str, why: str) -> Iterator[None]:
     before = images.channels(image.name, image.architecture).get(channel)
-    if before != image.version:
-        images.set_channel(image.name, image.architecture, channel, image.version)
+    place = (image.name, image.architecture, channel)
+    images.set_channel(*place, image.version, command="promote", why=why)
     try:
-        yield before
+        yield
     except BaseException:
         if before is None:
-            images.remove_channel(image.name, image.architecture, channel)
-        elif before != image.version:
-            images.set_channel(image.name, image.architecture, channel, before)
+            images.remove_channel(*place, command="promote", why="it could not be signed")
+        else:
+            images.set_channel(*place, before, command="promote", why="it could not be signed")
         raise

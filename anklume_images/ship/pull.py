@@ -69,5 +69,5 @@ def pull(
         images.add(image, documents)
         before = images.channels(image.name, image.architecture).get(channel) if channel else None
         if channel and before != image.version:
-            images.set_channel(image.name, image.architecture, channel, image.version)
+            images.set_channel(image.name, image.architecture, channel, image.version, command="pull")
     return Pulled(image, report.bytes, there is None, channel, before)

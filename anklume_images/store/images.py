@@ -145,6 +145,11 @@ class Images:
         except FileNotFoundError:
             raise StoreError(f"the image {image.ref} has no {name}", where=str(path)) from None
 
+    def documents(self, image: Image) -> dict[str, bytes]:
+        """All documents of an image but its manifest, by their files' names, as `add` takes them."""
+        folder = self.folder(image.name, image.version, image.architecture)
+        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.json")) if path.stem != "manifest"}
+
     def __iter__(self) -> Iterator[Image]:
         for manifest in sorted(self._images.glob("*/*/*/manifest.json")):
             architecture, version, name = manifest.parts[-2], manifest.parts[-3], manifest.parts[-4]

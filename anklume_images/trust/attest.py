@@ -1,6 +1,7 @@
 """A second builder's word: the same inputs gave the same bytes on another host.
 
-An attestation is an in-toto statement (https://in-toto.io/Statement/v1) in a DSSE envelope, signed with the builder's own key.
+An attestation is an in-toto statement (https://in-toto.io/Statement/v1) in a DSSE envelope, signed with a key of the
+builder's own.
 In a store it is `attestations/<name>/<version>/<arch>/<first 16 hex of the key's ID>.json`.
 """
 
@@ -63,11 +64,13 @@ def read_attestation(data: bytes, where: str) -> Attestation:
         statement: dict[str, Any] = json.loads(envelope.payload)
         (subject,) = statement["subject"]
         ref, _, architecture = subject["name"].rpartition("/")
-        if envelope.payload_type != _TYPE or statement["predicateType"] != PREDICATE:
-            raise ValueError(statement["predicateType"])
-        return Attestation(ref, architecture, subject["digest"]["sha256"], tuple(envelope.signatures), envelope)
+        kind = statement["predicateType"] if envelope.payload_type == _TYPE else envelope.payload_type
+        found = Attestation(ref, architecture, subject["digest"]["sha256"], tuple(envelope.signatures), envelope)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"this is no attestation: {error!r}", where=where) from None
+    if kind != PREDICATE:
+        raise StoreError(f"this attests something else: {kind}", where=where)
+    return found
 
 
 def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:

@@ -1,4 +1,4 @@
-"""What of a store is signed: the documents of its images and models, its channels, its revocations.
+"""What of a store is signed: the documents of its images and models, its channels, their history, its revocations.
 
 Blobs hang off the documents by their sha256, so they need no entry of their own. A channel's entry has its version in
 `custom`, as whoever reads it could otherwise find a later one than was signed.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["DOCUMENTS", "channel_path", "signed_contents"]
 
 # Below the store's home; what is beside them concerns nobody else.
-DOCUMENTS = ("images/*/*/*/*.json", "models/*.json")
+DOCUMENTS = ("images/*/*/*/*.json", "models/*.json", "attestations/*/*/*/*.json", "history/channels.head")
 
 
 def channel_path(name: str, architecture: str, channel: str) -> str:

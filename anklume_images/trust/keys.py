@@ -67,6 +67,15 @@ class KeyRing:
         self._signers[public.keyid] = CryptoSigner(private, public)
         return public
 
+    def labelled(self, label: str) -> Signer:
+        """The key with that label, made if there is none; StoreError when there are several."""
+        found = sorted(self.folder.glob(f"{label}-????????????????.pem"))
+        if len(found) > 1:
+            raise StoreError(
+                f"there are {len(found)} keys called {label}", where=str(self.folder), hint="keep one of them"
+            )
+        return self._load(found[0]) if found else self._signers[self.make(label).keyid]
+
     def path(self, keyid: str) -> Path | None:
         """The file of a key's private part, if it is here."""
         if not self.folder.is_dir():

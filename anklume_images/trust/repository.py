@@ -28,7 +28,7 @@ from anklume_images.files import write_atomic
 from anklume_images.trust.roles import ROLES, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from securesystemslib.signer import Key
@@ -46,6 +46,10 @@ _VERSIONED = re.compile(r"([1-9][0-9]*)\.(root|targets|snapshot)\.json")
 def identity_of(first_root: bytes) -> str:
     """What a repository is known by, at whatever address: the sha256 of what its first root's keys signed."""
     return hashlib.sha256(Metadata[Root].from_bytes(first_root).signed_bytes).hexdigest()
+
+
+class NoKeyError(StoreError):
+    """None of the keys that may sign is here."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class Repository:
     def _take_root(self, new: Metadata[Root], old: Metadata[Root] | None) -> Outcome:
         previous = old.signed if old else None
         keyids = {*new.signed.roles["root"].keyids, *(previous.roles["root"].keyids if previous else ())}
-        self._sign(new, keyids)
+        self._sign(new, "root", keyids)
         result = new.signed.get_root_verification_result(previous, new.signed_bytes, new.signatures)
         if not result:
             self._write("staged/root.json", new)
@@ -166,12 +170,15 @@ class Repository:
             again = Metadata(current.signed)
             again.signed.version += 1
             again.signed.expires = self._until(self._lifetime(new, "targets"))
-            after = self._take_targets(again, new)
+            try:
+                after = self._take_targets(again, new)
+            except NoKeyError:  # whoever has one signs the targets next
+                after = Outcome(wanted={"targets": new.signed.roles["targets"].threshold})
             outcome = Outcome(outcome.written | after.written, after.wanted)
         return outcome
 
     def _take_targets(self, new: Metadata[Targets], root: Metadata[Root]) -> Outcome:
-        self._sign(new, root.signed.roles["targets"].keyids)
+        self._sign(new, "targets", root.signed.roles["targets"].keyids)
         result = root.signed.get_verification_result("targets", new.signed_bytes, new.signatures)
         if not result:
             self._write("staged/targets.json", new)
@@ -220,19 +227,24 @@ class Repository:
             return False
         return bool(root.signed.get_verification_result(role, held.signed_bytes, held.signatures))
 
-    def _sign(self, metadata: Metadata[Any], keyids: Any) -> None:
-        for signer in self.keys.signers(sorted(keyids)):
+    def _sign(self, metadata: Metadata[Any], role: str, keyids: Iterable[str]) -> None:
+        signers = self.keys.signers(sorted(keyids))
+        if not signers:
+            wanted = ", ".join(sorted(keyid[:16] for keyid in keyids))
+            raise NoKeyError(
+                f"no key of the role {role} is here",
+                where=str(self.keys.folder),
+                hint=f"sign where one is, or name its folder with --keys; it is {wanted}",
+            )
+        for signer in signers:
             metadata.sign(signer, append=True)
 
     def _sign_whole(self, metadata: Metadata[Any], role: str, root: Metadata[Root]) -> None:
-        self._sign(metadata, root.signed.roles[role].keyids)
+        self._sign(metadata, role, root.signed.roles[role].keyids)
         result = root.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         if not result:
-            wanted = ", ".join(sorted(keyid[:16] for keyid in root.signed.roles[role].keyids))
             raise StoreError(
-                f"the key of the role {role} is not here",
-                where=str(self.keys.folder),
-                hint=f"sign where it is, or name its folder with --keys; it is {wanted}",
+                f"{result.missing} more keys of the role {role} would have to be here", where=str(self.keys.folder)
             )
 
     def _lifetime(self, root: Metadata[Root], role: str) -> timedelta:

@@ -1,0 +1,63 @@
+"""What an image has to pass before it is promoted: each gate gives its evidence in a line, or refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anklume_images.errors import PolicyError
+from anklume_images.trust.attest import attested_by
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from securesystemslib.signer import Key
+
+    from anklume_images.store.images import Image
+
+__all__ = ["GateError", "healthcheck", "reproduced"]
+
+_INFRA = """\
+project_name: gate
+global: {{addressing: {{base_octet: 10, zone_base: 100}}}}
+domains:
+  gate:
+    machines:
+      candidate: {{image: {ref}, ephemeral: true}}
+"""
+_LINES = 12  # of what a failed launch said
+_SECONDS = 900
+
+
+class GateError(PolicyError):
+    """An image did not pass a gate."""
+
+
+def healthcheck(image: Image, home: Path) -> str:
+    """Launch it in a private Incus, by the program that launches, and wait until it is healthy."""
+    with tempfile.TemporaryDirectory(prefix="anklume-gate-") as folder:
+        file = Path(folder) / "infra.yml"
+        file.write_text(_INFRA.format(ref=image.ref), encoding="utf-8")
+        argv = [sys.executable, "-m", "launcher", "--store", str(home), "try", str(file), "--offline", "--run", "true"]
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if result.returncode:
+        said = "\n".join(f"  | {line}" for line in result.stderr.strip().splitlines()[-_LINES:])
+        raise GateError(
+            f"{image.ref} did not come up healthy in a private Incus\n{said}",
+            hint="look at it yourself: anklume-launch try with a file that has a machine of this image",
+        )
+    return "healthy in a private Incus"
+
+
+def reproduced(image: Image, home: Path, builders: Sequence[Key]) -> str:
+    """Another builder, one of those that are named, has got the same bytes."""
+    found = attested_by(home, image, builders)
+    if not found:
+        raise GateError(
+            f"no builder that you named has attested {image.ref} ({image.fingerprint[:12]})",
+            hint="on another host: anklume-images attest; then bring its file here: anklume-images attest --add FILE",
+        )
+    return f"built with the same bytes by {', '.join(keyid[:16] for keyid in found)}"

@@ -1,0 +1,159 @@
+"""From dev to staging to production over three Incus hosts, each in namespaces of its own, joined by cables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anklume_images.errors import AnklumeError
+from anklume_images.ship.promote import to_incus
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from launcher.private_incus.daemon import PrivateIncus
+from tests.support import preloaded
+from tests.support.launching import clear
+from tests.support.tiny_store import put_tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from anklume_images.store.images import Image
+
+
+def cable(one: PrivateIncus, other: PrivateIncus, number: int) -> None:
+    """A veth pair between the network namespaces of two hosts: 10.251.<number>.1 and .2."""
+    ends = {one: (f"cable{number}a", f"10.251.{number}.1/30"), other: (f"cable{number}b", f"10.251.{number}.2/30")}
+    (first, _), (second, _) = ends.values()
+    subprocess.run(
+        ["ip", "link", "add", first, "netns", str(one.pid), "type", "veth",
+         "peer", "name", second, "netns", str(other.pid)],
+        check=True,
+    )  # fmt: skip
+    for host, (name, address) in ends.items():
+        within = ["nsenter", "-t", str(host.pid), "-n", "ip"]
+        subprocess.run([*within, "addr", "add", address, "dev", name], check=True)
+        subprocess.run([*within, "link", "set", name, "up"], check=True)
+
+
+@dataclass
+class Site:
+    """Three hosts; `dev` and `prod` see `staging`, and not each other."""
+
+    dev: PrivateIncus
+    staging: PrivateIncus
+    prod: PrivateIncus
+    store: Path
+    folder: Path
+
+    def __call__(self, *arguments: str, code: int = 0) -> Any:
+        """Run `anklume-images promote … --json`, with each host a remote of the client's configuration."""
+        config = self.folder / "client"
+        config.mkdir(exist_ok=True)
+        hosts = {"dev": self.dev, "staging": self.staging, "prod": self.prod}
+        remotes = {name: {"addr": f"unix://{host.socket}"} for name, host in hosts.items()}
+        (config / "config.yml").write_text(json.dumps({"remotes": remotes}))
+        words = ["--store", str(self.store), "promote", *arguments, "--json"]
+        result = preloaded.run("anklume_images", words, env={"INCUS_CONF": str(config), "PATH": "/usr/bin:/bin"})
+        assert result.returncode == code, result.stdout + result.stderr
+        return json.loads(result.stdout) if not code else result.stderr
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    started: Callable[[str], PrivateIncus], incus_tree: Callable[[str], Path], disk: Path
+) -> Iterator[tuple[PrivateIncus, PrivateIncus, PrivateIncus]]:
+    with PrivateIncus(tree=incus_tree("incus-7"), home=disk / "prod") as prod:
+        dev, staging = started("incus-6"), started("incus-7")
+        cable(dev, staging, 1)
+        cable(staging, prod, 2)
+        for host, address in ((dev, "10.251.1.1"), (staging, ":8443"), (prod, "10.251.2.2")):
+            with host.client() as client:
+                client.set_server_config({"core.https_address": address})
+        yield dev, staging, prod
+
+
+@pytest.fixture
+def site(hosts: tuple[PrivateIncus, PrivateIncus, PrivateIncus], tiny_rootfs: Path, tmp_path: Path) -> Iterator[Site]:
+    store = Store(tmp_path / "store")
+    put_tiny(store, tiny_rootfs, tmp_path, 1)
+    yield Site(*hosts, store.home, tmp_path)
+    for host in hosts:
+        clear(host)
+
+
+def aliases(host: PrivateIncus) -> dict[str, str]:
+    with host.client() as client:
+        return client.aliases()
+
+
+def latest(site: Site) -> Image:
+    return Images(Store(site.store)).resolve("tiny")
+
+
+def test_from_dev_to_production_and_nothing_else_of_a_target_changes(site: Site, tiny_rootfs: Path) -> None:
+    first = latest(site)
+    assert site("tiny", "--to", "dev:", "--channel", "dev")["sent"]
+    assert aliases(site.dev) == {f"tiny/{first.version}": first.fingerprint, "tiny/dev": first.fingerprint}
+    would = site("tiny@dev", "--from", "dev:", "--to", "staging:", "--channel", "staging", "--dry-run")
+    assert (would["sent"], aliases(site.staging)) == (True, {})
+    moved = site("tiny@dev", "--from", "dev:", "--to", "staging:", "--channel", "staging")
+    assert moved["sent"]
+    assert aliases(site.staging) == {f"tiny/{first.version}": first.fingerprint, "tiny/staging": first.fingerprint}
+    with site.staging.client() as client:
+        image = client.image(first.fingerprint)
+        assert image is not None
+        assert image.properties["os"] == "debian" or image.properties
+    site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "latest")
+    assert aliases(site.prod)["tiny"] == first.fingerprint
+
+    second = put_tiny(Store(site.store), tiny_rootfs, site.folder, 2)
+    site("tiny", "--to", "dev:", "--channel", "dev")
+    site("tiny@dev", "--from", "dev:", "--to", "staging:", "--channel", "staging")
+    there = aliases(site.prod)
+    site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "candidate")
+    after = aliases(site.prod)
+    assert {name: after[name] for name in there if name != "tiny"} == {
+        name: fingerprint for name, fingerprint in there.items() if name != "tiny"
+    }
+    assert after["tiny/candidate"] == after["tiny"] == second.fingerprint
+    again = site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "candidate")
+    assert (again["sent"], again["moved"]) == (False, [])
+    refused = site("tiny@gone", "--from", "staging:", "--to", "prod:", code=1)
+    assert "tiny/staging" in refused
+
+
+def test_hosts_that_do_not_see_each_other_say_so(site: Site) -> None:
+    site("tiny", "--to", "dev:", "--channel", "dev")
+    refused = site("tiny@dev", "--from", "dev:", "--to", "prod:", code=1)
+    assert "could not fetch the image" in refused
+    assert "10.251.1.1" in refused
+    assert aliases(site.prod) == {}
+
+
+@pytest.mark.parametrize("failing", ["tiny/prod", "tiny"])
+def test_when_a_name_cannot_be_moved_all_stay_and_what_was_sent_goes(
+    site: Site, tiny_rootfs: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    site("tiny", "--to", "prod:", "--channel", "prod")
+    site("tiny", "--to", "prod:")
+    before = aliases(site.prod)
+    second = put_tiny(Store(site.store), tiny_rootfs, site.folder, 2)
+    store = Store(site.store)
+    with site.prod.client() as client:
+        real = client.set_alias
+
+        def set_alias(name: str, fingerprint: str) -> str | None:
+            if name == failing and fingerprint == second.fingerprint:
+                raise AnklumeError("the database is locked")
+            return real(name, fingerprint)
+
+        monkeypatch.setattr(client, "set_alias", set_alias)
+        with pytest.raises(AnklumeError, match="locked"):
+            to_incus(second, Images(store), store, client, "prod", None)
+        assert client.image(second.fingerprint) is None
+    assert aliases(site.prod) == before

@@ -1,0 +1,167 @@
+"""Promotion between stores, and its gates: what may move, and that a channel moves last or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anklume_images.errors import AnklumeError, StoreError
+from anklume_images.ship.gates import GateError, reproduced
+from anklume_images.ship.promote import into_store, names_of
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from anklume_images.trust.attest import add_attestation, attest, read_attestation
+from anklume_images.trust.keys import KeyRing, read_public_key
+from tests.conftest import Cli
+from tests.support.stored_images import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anklume_images.store.images import Image
+
+FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "dev")
+    put(store, "box", FIRST)
+    return store
+
+
+@pytest.fixture
+def prod(tmp_path: Path) -> Store:
+    return Store(tmp_path / "prod")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    return dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "keys")}
+
+
+def channels(store: Store) -> dict[str, str]:
+    return Images(store).channels("box", "amd64")
+
+
+def test_an_image_with_its_documents_and_channel_and_the_record_of_it(
+    dev: Store, prod: Store, keys: dict[str, str]
+) -> None:
+    cli = Cli(dev.home)
+    put(prod, "other", FIRST)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--channel", "prod", "--why", "release 7")
+    would = cli.json(*asked, "--dry-run", env=keys)
+    assert (would["sent"], would["moved"]) == (True, [["box@prod", None, FIRST]])
+    assert channels(prod) == {}
+    did = cli.json(*asked, env=keys)
+    assert did == would | {"dry_run": False}
+    assert channels(prod) == {"prod": FIRST}
+    image = Images(dev).resolve("box", "amd64")
+    assert Images(prod).documents(image) == Images(dev).documents(image)
+    (move,) = [json.loads(line) for line in (prod.home / "history/channels.jsonl").read_text().splitlines()][1:]
+    assert (move["command"], move["why"], move["to"]) == ("promote", "release 7", FIRST)
+    again = cli.json(*asked, env=keys)
+    assert (again["sent"], again["moved"]) == (False, [])
+    assert channels(dev) == {"latest": FIRST}
+    assert Cli(prod.home)("verify").returncode == 0
+
+
+def test_a_signed_target_is_signed_again_or_its_channel_goes_back(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    put(prod, "box", SECOND, channels=("prod",))
+    theirs = Cli(prod.home)
+    theirs("trust", "sign", env=keys)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--channel", "prod")
+    shutil.move(tmp_path / "keys", tmp_path / "away")
+    refused = Cli(dev.home)(*asked, env=keys, check=False)
+    assert refused.returncode == 1
+    assert "key" in refused.stderr
+    assert channels(prod) == {"prod": SECOND}
+    shutil.move(tmp_path / "away", tmp_path / "keys")
+    Cli(dev.home)(*asked, env=keys)
+    assert channels(prod) == {"prod": FIRST}
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    reader = Cli(tmp_path / "reader")
+    reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
+    assert f"box@{FIRST}" in reader("--arch", "amd64", "pull", "box@prod").stdout
+
+
+@pytest.mark.parametrize("before", [None, SECOND])
+def test_a_failure_at_the_end_leaves_the_old_channel(dev: Store, prod: Store, before: str | None) -> None:
+    if before:
+        put(prod, "box", before, channels=("prod",))
+
+    def fails() -> None:
+        raise StoreError("the stick with the key is gone")
+
+    image = Images(dev).resolve("box", "amd64")
+    with pytest.raises(StoreError, match="stick"):
+        into_store(image, Images(dev), Images(prod), prod, channel="prod", why="", sign=fails, progress=None)
+    assert channels(prod) == ({"prod": before} if before else {})
+
+
+def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, keys: dict[str, str]) -> None:
+    cli, image = Cli(dev.home), Images(dev).resolve("box", "amd64")
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home))
+    blob = dev.blobs.path(image.rootfs.sha256)
+    sound = blob.read_bytes()
+    blob.write_bytes(sound[:-1] + b"x")
+    assert cli(*asked, env=keys, check=False).returncode == 1
+    assert Images(prod).get("box", FIRST, "amd64") is None
+    blob.write_bytes(sound)
+    cli("--arch", "amd64", "revoke", "box", "--why", "a hole", env=keys)
+    refused = cli(*asked, env=keys, check=False)
+    assert (refused.returncode, "a hole" in refused.stderr) == (4, True)
+
+
+def test_what_an_incus_calls_an_image() -> None:
+    assert names_of("box", FIRST, "latest", []) == [f"box/{FIRST}", "box/latest", "box"]
+    assert names_of("box", FIRST, "prod", []) == [f"box/{FIRST}", "box/prod"]
+    assert names_of("box", FIRST, "prod", ["box"]) == [f"box/{FIRST}", "box/prod", "box"]
+
+
+@pytest.fixture
+def image(dev: Store) -> Image:
+    return Images(dev).resolve("box", "amd64")
+
+
+def test_another_builders_word_counts_when_it_is_theirs_and_about_these_bytes(
+    dev: Store, image: Image, tmp_path: Path
+) -> None:
+    ring = KeyRing(tmp_path / "second")
+    signer = ring.labelled("builder")
+    (pub,) = ring.folder.glob("*.pub")
+    known = [read_public_key(pub)]
+    with pytest.raises(GateError, match="no builder that you named has attested"):
+        reproduced(image, dev.home, known)
+    data = attest(image, signer, {"builder": "me@second", "finished": "2026-01-02T03:04:05Z"})
+    assert add_attestation(dev.home, image, data, "file").is_file()
+    assert signer.public_key.keyid[:16] in reproduced(image, dev.home, known)
+    with pytest.raises(GateError):
+        reproduced(image, dev.home, [KeyRing(tmp_path / "third").make("builder")])
+
+    other = put(dev, "box", SECOND)
+    with pytest.raises(StoreError, match="not about"):
+        add_attestation(dev.home, other, data, "file")
+    forged = json.loads(data)
+    forged["payload"] = json.loads(attest(other, signer, {}))["payload"]
+    add_attestation(dev.home, other, json.dumps(forged).encode(), "file")
+    with pytest.raises(GateError):
+        reproduced(other, dev.home, known)
+    with pytest.raises(AnklumeError, match="no attestation"):
+        read_attestation(b"{}", "file")
+    assert KeyRing(ring.folder).labelled("builder").public_key.keyid == known[0].keyid
+
+
+@pytest.mark.parametrize(
+    "options", [("--gate", "reproduced"), ("--gate", "scan"), ("--from", "one:", "--gate", "healthcheck")]
+)
+def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: tuple[str, ...]) -> None:
+    target = "two:" if "one:" in options else str(prod.home)
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", target, *options, check=False)
+    assert said.returncode == 2, said.stderr
