@@ -42,9 +42,11 @@ def healthcheck(image: Image, home: Path) -> str:
         file = Path(folder) / "infra.yml"
         file.write_text(_INFRA.format(ref=image.ref), encoding="utf-8")
         argv = [sys.executable, "-m", "launcher", "--store", str(home), "try", str(file), "--offline", "--run", "true"]
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        result = subprocess.run(argv, capture_output=True, timeout=_SECONDS, check=False)
     if result.returncode:
-        said = "\n".join(f"  | {line}" for line in result.stderr.strip().splitlines()[-_LINES:])
+        said = "\n".join(
+            f"  | {line}" for line in result.stderr.decode(errors="replace").strip().splitlines()[-_LINES:]
+        )
         raise GateError(
             f"{image.ref} did not come up healthy in a private Incus\n{said}",
             hint="look at it yourself: anklume-launch try with a file that has a machine of this image",
