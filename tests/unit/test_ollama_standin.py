@@ -91,7 +91,7 @@ def _(stand_in: StandIn) -> None:
 @holds("host-port-zero")
 def _(stand_in: StandIn) -> None:
     stand_in.start(OLLAMA_HOST="127.0.0.1:0")
-    assert stand_in.port > 1023
+    assert stand_in.port not in (0, 11434)
     assert stand_in.ask("/").status == 200
 
 

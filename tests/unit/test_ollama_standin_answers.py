@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,13 +197,16 @@ def _(stand_in: StandIn) -> None:
 
 @holds("as-it-is-made")
 def _(stand_in: StandIn) -> None:
-    stand_in.give("tiny")
-    stand_in.start(STAND_IN_PAUSE="600000")  # longer than a test may take
-    connection = http.client.HTTPConnection("127.0.0.1", stand_in.port, timeout=SECONDS)
-    connection.request("POST", "/api/chat", json.dumps({"model": "tiny", "messages": [OK]}))
-    # Headers come at once, the first piece after a pause that never ends here.
-    assert connection.getresponse().getheader("Transfer-Encoding") == "chunked"
-    connection.close()
+    stand_in.give("slow")  # which waits after each token for longer than a test may take
+    stand_in.start()
+    for path in ("/api/generate", "/api/chat", COMPLETIONS):
+        connection = http.client.HTTPConnection("127.0.0.1", stand_in.port, timeout=SECONDS)
+        body = {"model": "slow", "messages": [OK], "prompt": "hello", "stream": True}
+        connection.request("POST", path, json.dumps(body))
+        line = connection.getresponse().readline()
+        assert b'"stand"' in line
+        assert b"hello" not in line
+        connection.close()
 
 
 @holds("num-predict")
@@ -288,6 +292,12 @@ def _(stand_in: StandIn) -> None:
         with stand_in.serving(OLLAMA_KEEP_ALIVE=setting):
             stand_in.ask("/api/generate", {"model": "tiny", "prompt": "x", "keep_alive": asked})
             assert bool(stand_in.ask("/api/ps").json()["models"]) == there, (setting, asked)
+    with stand_in.serving(OLLAMA_KEEP_ALIVE="1s"):
+        stand_in.ask("/api/generate", {"model": "tiny", "prompt": "x"})
+        end = time.monotonic() + SECONDS
+        while stand_in.ask("/api/ps").json()["models"]:
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def fails(stand_in: StandIn, name: str) -> str:

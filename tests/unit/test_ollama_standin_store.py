@@ -111,7 +111,7 @@ def _(stand_in: StandIn) -> None:
 def _(stand_in: StandIn) -> None:
     (stand_in.libraries / "llama-quantize").unlink()
     stand_in.start()
-    assert "llama-quantize" in create(stand_in, "mine", GGUF)
+    assert "llama-quantize binary not found" in create(stand_in, "mine", GGUF)
     assert stand_in.names() == []
 
 

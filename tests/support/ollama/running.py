@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ class StandIn:
     def start(self, **changed: str) -> None:
         """Serve, with a log that begins anew, and wait until it has told of its devices."""
         with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen([str(self.program), "serve"], env=self.variables(**changed), stderr=log)
+            argv, environment = [str(self.program), "serve"], self.variables(**changed)
+            self.process = subprocess.Popen(argv, env=environment, stderr=log, start_new_session=True)
         self.until("vram-based default context")
         found = re.search(r'msg="Listening on (?:\S*):(\d+) ', self.log())
         assert found, self.log()
@@ -90,7 +92,7 @@ class StandIn:
 
     def stop(self, *, kill: bool = False) -> None:
         if self.process is not None:
-            (self.process.kill if kill else self.process.terminate)()
+            os.killpg(self.process.pid, signal.SIGKILL if kill else signal.SIGTERM)
             self.process.wait(SECONDS)
             self.process = None
 

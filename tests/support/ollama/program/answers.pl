@@ -1,5 +1,6 @@
-# Models at work. They repeat what they are asked, a token in half a millisecond. Names tell what happens: `too-large` has
-# no room on a card, `half-large` has it in part, `dies` ends its runner. What is told of sizes is SmolLM2-135M's.
+# Models at work. They repeat what they are asked, and say that a token took half a millisecond. Names tell what happens:
+# `too-large` has no room on a card, `half-large` has it in part, `dies` ends its runner, `slow` waits ten minutes after
+# each token. What is told of sizes is SmolLM2-135M's.
 
 our $TOKEN = 500_000;  # nanoseconds
 
@@ -102,12 +103,15 @@ sub respond {
     my @end = (done => \1, done_reason => $reason, figures($count, $asked));
     return reply(200, $piece->(join("", @said), @end)) unless $stream;
     begin_stream("application/x-ndjson");
-    for my $text (@said) { breathe(); send_part($piece->($text, done => \0) . "\n") }
+    for my $text (@said) {
+        send_part($piece->($text, done => \0) . "\n");
+        breathe($name);
+    }
     send_part($piece->("", @end) . "\n");
     end_stream();
 }
 
-sub breathe { select undef, undef, undef, $pause / 1000 if $pause }
+sub breathe { sleep 600 if $_[0] =~ /^slow(:|$)/ }
 
 sub refused {
     my ($openai, $status, $error) = @_;
@@ -132,7 +136,10 @@ sub as_openai {
     return reply(200, encode_json(object(@head, choices => [$whole], usage => $usage))) unless $stream;
     begin_stream("text/event-stream");
     my $event = sub { send_part("data: " . encode_json(object(@head, @_)) . "\n\n") };
-    for my $text (@$said) { breathe(); $event->(choices => [$choice->("delta", $text, undef)]) }
+    for my $text (@$said) {
+        $event->(choices => [$choice->("delta", $text, undef)]);
+        breathe($name);
+    }
     $event->(choices => [$choice->("delta", "", $reason)]);
     my $wanted = ref $body->{stream_options} eq "HASH" ? $body->{stream_options}{include_usage} : undef;
     $event->(choices => [], usage => $usage) if $wanted and $$wanted;

@@ -48,7 +48,6 @@ sub pull_blob {
     return qq(Get "$url": $headers) if !$status;
     my $location = $headers->{location} // return "http: no Location header in response";
     my $direct = $location =~ m{^/} ? $base =~ s{(//[^/]*)/.*}{$1}r . $location : $location;
-    $direct = $url if $status == 200;
     open my $file, -e "$path-partial" ? "+<:raw" : "+>:raw", "$path-partial" or return "open $path-partial: $!";
     truncate $file, $total;
     for my $part (@parts) {

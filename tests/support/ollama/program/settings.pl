@@ -15,11 +15,10 @@ $| = 1;
 STDERR->autoflush(1);
 
 # Tests turn the stand-in by these: where it looks for a host's devices and libraries, GiB of a card's memory, bytes of
-# a part of a pulled file, milliseconds between two tokens. With STAND_IN_SETTINGS it ends when it has told of them.
+# a part of a pulled file. With STAND_IN_SETTINGS it ends when it has told of its settings.
 our $root = $ENV{STAND_IN_ROOT} // "";
 our $vram = $ENV{STAND_IN_VRAM} // 24;
 our $part = $ENV{STAND_IN_PART} // 100_000_000;
-our $pause = $ENV{STAND_IN_PAUSE} // 0;
 
 fail('$HOME is not defined') unless length($ENV{HOME} // "");
 our $home = $ENV{HOME};
