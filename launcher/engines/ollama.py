@@ -76,11 +76,18 @@ def _answer(probe: Probe) -> Outcome:
     reply = probe.inside.request(f"{probe.url}/api/generate", body, seconds=probe.seconds)
     document = reply.json() if reply.ok else None
     if not isinstance(document, dict) or not isinstance(document.get("response"), str):
-        return failed(f"{model}: /api/generate: {reply.said()}")
+        return failed(f"{model}: /api/generate: {_explained(reply.said())}")
     text = document["response"] or document.get("thinking")  # a model that thinks first may not come further
     if not text:
         return failed(f"{model}: /api/generate: HTTP 200, but the answer is empty")
     return Outcome("ok", f"{model}: {shown(str(text))}{_speed(document)}")
+
+
+def _explained(error: str) -> str:
+    """An error with what it may mean: a model is listed by its manifest alone, and then "does not support generate"."""
+    if re.search(r"does not support (?:chat|generate)", error):
+        return f"{error} (its weights are not in the volume, or it is a model for something else)"
+    return error
 
 
 def _choose(default: str, models: tuple[str, ...]) -> str | None:
@@ -125,7 +132,7 @@ def _piece(line: str) -> Piece | None:
     if not isinstance(document, dict):
         return None
     if document.get("error"):
-        return Piece(error=str(document["error"]))
+        return Piece(error=_explained(str(document["error"])))
     message = document.get("message") or {}
     count, duration = document.get("eval_count"), document.get("eval_duration")
     return Piece(

@@ -92,13 +92,24 @@ def refused(llm: Launcher, *arguments: str) -> str:
     return llm("chat", "hello", *arguments, code=1).stderr
 
 
-def test_it_answers_in_pieces_with_its_figures(llm: Launcher) -> None:
+def test_it_answers_in_pieces_and_tells_what_failed(llm: Launcher, tmp_path: Path) -> None:
+    answers(llm)
+    fails(llm)
+    answers_over_a_remote(llm, tmp_path)
+    llm.execute("chat", "llm", "systemctl", "stop", "ollama")
+    said = refused(llm)
+    assert "does not answer" in said
+    assert "doctor" in said
+
+
+def answers(llm: Launcher) -> None:
+    """From its default model, which is there at first by its name only."""
     assert "it has no model" in refused(llm)
     give(llm, "other")
     said = refused(llm)
     assert "it has no model tiny" in said
     assert "there are: other:latest" in said
-    give(llm, "tiny", "slow")
+    give(llm, "tiny", "slow", "gone", "dies")
     assert llm.json("chat", "What is 2+2?") | {"first_seconds": 0, "seconds": 0} == {
         "machine": "llm",
         "engine": "ollama_server",
@@ -117,17 +128,13 @@ def test_it_answers_in_pieces_with_its_figures(llm: Launcher) -> None:
     interrupted(llm.argv("chat", "Long?", "--model", "slow"), llm.environment())
 
 
-def test_what_the_engine_says_of_a_failure_is_told(llm: Launcher) -> None:
-    give(llm, "tiny", "gone", "dies")
+def fails(llm: Launcher) -> None:
+    """In the engine's own words."""
     said = refused(llm, "--model", "gone")
     assert 'Ollama of llm: "gone:latest" does not support chat' in said
     assert "http://127.0.0.1:11434/api/chat" in said
     assert "llama-server process has terminated: signal: killed" in refused(llm, "--model", "dies")
-    assert "did you mean 'dies:latest'?" in refused(llm, "--model", "die")
-    llm.execute("chat", "llm", "systemctl", "stop", "ollama")
-    said = refused(llm)
-    assert "does not answer" in said
-    assert "doctor" in said
+    assert "did you mean 'dies'?" in refused(llm, "--model", "die")
 
 
 def client_of(endpoint: Endpoint, folder: Path, cert: Path, key: Path) -> Path:
@@ -140,8 +147,8 @@ def client_of(endpoint: Endpoint, folder: Path, cert: Path, key: Path) -> Path:
     return folder
 
 
-def test_over_a_remote(llm: Launcher, tmp_path: Path) -> None:
-    give(llm, "tiny", "slow", "dies")
+def answers_over_a_remote(llm: Launcher, tmp_path: Path) -> None:
+    """With the client's certificate; streamed, and an error, as without; a stranger's is refused."""
     endpoint = llm.incus.https()
 
     def argv(*arguments: str) -> list[str]:
