@@ -1,7 +1,8 @@
 """What is known of a real Ollama, and which of it the stand-in does: what a test upon the stand-in can show.
 
 The facts were seen as a server ran that was built of Ollama's own source (0.33.0-rc2: CPU and Vulkan, no CUDA), by
-itself and in the image, on a CPU and on an H100; or they were read in that source. tests/unit/test_ollama_standin*.py
+itself and in the image, on a CPU and on an H100; or they were read in that source; or they are told by Ollama's
+documentation and by what others show of it. tests/unit/test_ollama_standin*.py
 hold the stand-in to each fact that is not left out.
 """
 
@@ -17,12 +18,15 @@ Room = Literal["settings", "devices", "interface", "answers", "store", "pull"]
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact; `seen` is whether it was seen to run or read in the source, `left_out` why the stand-in lacks it."""
+    """One fact; `known` is whether it was seen to run, read in the source or told by others.
+
+    `left_out` is why the stand-in lacks it.
+    """
 
     room: Room
     code: str
     says: str
-    seen: Literal["run", "read"] = "run"
+    known: Literal["run", "read", "told"] = "run"
     left_out: str = ""
 
 
@@ -51,21 +55,21 @@ FACTS = (
         "parallel-and-context",
         "the runner is started with -c CONTEXT x PARALLEL and -np PARALLEL, which is 1",
     ),
-    Fact("settings", "unknown-command", "a wrong command is an error and exit code 1", "read"),
+    Fact("settings", "unknown-command", "a wrong command is an error and exit code 1", "told"),
     # where it computes, by its log
     Fact("devices", "cpu", "without a card one INFO line `inference compute` with id=cpu library=cpu, and no warning"),
     Fact("devices", "context-of-cpu", 'then `vram-based default context` with total_vram="0 B" default_num_ctx=4096'),
     Fact("devices", "vulkan", "with a card `inference compute` with id=0 library=Vulkan name=Vulkan0 and its memory"),
-    Fact("devices", "cuda", "with NVIDIA's driver and the CUDA runner, library=CUDA", "read"),
+    Fact("devices", "cuda", "with NVIDIA's driver and the CUDA runner, library=CUDA", "told"),
     Fact("devices", "no-libvulkan", "a missing libvulkan.so.1 is silent: it computes on the CPU"),
     Fact("devices", "no-backend", "a GPU backend that is not there is silent"),
-    Fact("devices", "no-icd", "a card whose Vulkan driver has no ICD file is silent", "read"),
+    Fact("devices", "no-icd", "a card whose Vulkan driver has no ICD file is silent", "told"),
     Fact("devices", "software-driver", "Mesa's lavapipe is a device with GGML_VK_VISIBLE_DEVICES=0 only"),
     Fact(
         "devices", "no-runner", "a missing llama-server is INFO `failure during llama-server GPU discovery`; it serves"
     ),
     Fact("devices", "context-by-memory", "below 23 GiB 4096 tokens, from 23 on 32768, from 47 on 262144"),
-    Fact("devices", "context-set", "OLLAMA_CONTEXT_LENGTH beats the cards' memory", "read"),
+    Fact("devices", "context-set", "OLLAMA_CONTEXT_LENGTH beats the cards' memory", "told"),
     Fact("devices", "llm-library", "OLLAMA_LLM_LIBRARY is a folder below lib/ollama; none such is the CPU", "read"),
     Fact("devices", "vulkan-off", "OLLAMA_VULKAN is on by default; 0 takes its devices away", "read"),
     Fact(
@@ -95,14 +99,14 @@ FACTS = (
         _OF_THE_IMAGE,
     ),
     # what it answers
-    Fact("interface", "version", "GET /api/version tells it, GET / that it runs", "read"),
-    Fact("interface", "not-found", "a path that is none is 404, a model that is not there 404 with an error", "read"),
-    Fact("interface", "tags", "GET /api/tags has name, size, digest (the manifest's sha256) and details", "run"),
-    Fact("interface", "openai-models", "GET /v1/models lists the same names", "read"),
+    Fact("interface", "version", "GET /api/version tells it, GET / that it runs"),
+    Fact("interface", "not-found", "a path that is none is 404, a model that is not there 404 with an error", "told"),
+    Fact("interface", "tags", "GET /api/tags has name, size, digest (the manifest's sha256) and details"),
+    Fact("interface", "openai-models", "GET /v1/models lists the same names", "told"),
     Fact("interface", "foreign-origin", "another origin gets 403 with an empty body"),
     Fact("interface", "origins-added", "OLLAMA_ORIGINS adds to the defaults"),
     Fact("interface", "foreign-host", "on loopback, a foreign Host header gets 403"),
-    Fact("interface", "foreign-host-elsewhere", "on other addresses, any Host header is taken", "read"),
+    Fact("interface", "foreign-host-elsewhere", "on other addresses, any Host header is taken", "told"),
     # models at work
     Fact(
         "answers",
@@ -111,19 +115,19 @@ FACTS = (
         "run",
     ),
     Fact(
-        "answers", "generate-streamed", "streamed, unless stream is false: an object a line, the last one done", "run"
+        "answers", "generate-streamed", "streamed, unless stream is false: an object a line, the last one done", "told"
     ),
-    Fact("answers", "chat-streamed", "/api/chat: the same with message; the last has counts and nanoseconds", "run"),
-    Fact("answers", "openai", "/v1/chat/completions: one object unless stream is true", "read"),
-    Fact("answers", "openai-streamed", "streamed: `data: ` events, usage where it is asked for, [DONE]", "read"),
-    Fact("answers", "as-it-is-made", "a streamed answer comes in pieces while it is made", "run"),
-    Fact("answers", "num-predict", "num_predict cuts an answer; done_reason is length", "read"),
+    Fact("answers", "chat-streamed", "/api/chat: the same with message; the last has counts and nanoseconds", "told"),
+    Fact("answers", "openai", "/v1/chat/completions: one object unless stream is true", "told"),
+    Fact("answers", "openai-streamed", "streamed: `data: ` events, usage where it is asked for, [DONE]", "told"),
+    Fact("answers", "as-it-is-made", "a streamed answer comes in pieces while it is made", "told"),
+    Fact("answers", "num-predict", "num_predict cuts an answer; done_reason is length"),
     Fact(
         "answers",
         "base-model",
         "a model without chat template never ends a chat: ten times the context, or num_predict",
     ),
-    Fact("answers", "unknown-model", "asking a model that is not there is 404", "read"),
+    Fact("answers", "unknown-model", "asking a model that is not there is 404", "told"),
     Fact(
         "answers",
         "no-model-blob",
@@ -136,7 +140,7 @@ FACTS = (
         "ps-partly",
         "too little memory: `projected to use`, 10/31 layers, size_vram below size, 67%/33% CPU/GPU",
     ),
-    Fact("answers", "ps-until", "after its time (keep_alive of request or setting) a model is loaded no more", "read"),
+    Fact("answers", "ps-until", "after its time (keep_alive of request or setting) a model is loaded no more", "told"),
     Fact(
         "answers",
         "out-of-memory",
@@ -177,9 +181,9 @@ FACTS = (
         "store", "create-rewrites", "it passes the GGUF through llama-quantize COPY: some come out with another sha256"
     ),
     Fact("store", "create-leaves", "the original stays as an unreferenced blob"),
-    Fact("store", "create-base", "a GGUF without chat template gets no template and no params", "read"),
-    Fact("store", "create-not-gguf", "what is no GGUF file is an error", "read"),
-    Fact("store", "blob-digest", "a blob whose bytes are not its digest's is refused", "read"),
+    Fact("store", "create-base", "a GGUF without chat template gets no template and no params", "told"),
+    Fact("store", "create-not-gguf", "what is no GGUF file is an error", "told"),
+    Fact("store", "blob-digest", "a blob whose bytes are not its digest's is refused", "told"),
     Fact("store", "prune", "a start removes unreferenced blobs and -partial files older than an hour"),
     Fact("store", "prune-folders", "it removes empty folders of manifests"),
     Fact("store", "noprune", "OLLAMA_NOPRUNE=1 keeps all"),
@@ -188,7 +192,7 @@ FACTS = (
     Fact("store", "upgrade", "an upgrade must leave no old lib/ollama", "read", _OF_THE_IMAGE),
     # pulling
     Fact("pull", "insecure", "plain HTTP only with insecure, else the error is Go's of an HTTPS client"),
-    Fact("pull", "insecure-scheme", "http:// in the name without insecure: `insecure protocol http`", "read"),
+    Fact("pull", "insecure-scheme", "http:// in the name without insecure: `insecure protocol http`", "told"),
     Fact("pull", "requests", "GET of the manifest with its Accept, HEAD for the size, then ranged GETs"),
     Fact("pull", "location", "the GET of a blob must have a Location header, of 200 or 307"),
     Fact("pull", "no-location", "else `http: no Location header in response`"),
@@ -197,13 +201,13 @@ FACTS = (
     Fact("pull", "client-gone", "a client that goes away stops it, with Completed up to date"),
     Fact("pull", "digest", "at the end the whole digest is checked"),
     Fact(
-        "pull", "no-manifest", "a model that the registry has not: `pull model manifest: file does not exist`", "read"
+        "pull", "no-manifest", "a model that the registry has not: `pull model manifest: file does not exist`", "told"
     ),
     Fact(
         "pull",
         "quiet",
         "with stream false one object, and HTTP 500 for an error; streamed, the error is a line",
-        "read",
+        "told",
     ),
     Fact("pull", "tries", "six tries a part", "read"),
     Fact("pull", "stalled", "30 s without a byte end a try", "read", "a test would have to wait for it"),
@@ -214,7 +218,7 @@ FACTS = (
         "run",
         "a test takes parts of a few bytes; the default is 100 MB",
     ),
-    Fact("pull", "registry-login", "a registry may ask for a token that the key signs", "read", _NO_TESTER),
+    Fact("pull", "registry-login", "a registry may ask for a token that the key signs", "told", _NO_TESTER),
 )
 
 
