@@ -109,7 +109,7 @@ def _choose(wanted: str, names: tuple[str, ...], where: str, why: str) -> str:
     # With Ollama, a name without a tag means `latest`.
     found = next((name for name in names if name in (wanted, f"{wanted}:latest")), None)
     if found is None:
-        close = nearest(wanted, names)
+        close = nearest(wanted, [name.removesuffix(":latest") for name in names])
         hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names)}"
         raise ChatError(f"it has no model {wanted}", where=where, hint=hint)
     return found

@@ -30,18 +30,23 @@ def any_of(*patterns: str) -> re.Pattern[str]:
 class Journal:
     """Patterns that are searched for in the lines of an engine's journal.
 
-    `on_cpu`: it computes on the CPU. `devices`: a line for each device that it uses, with the library as its group,
+    `on_cpu`: it computes on the CPU. `reasons`: why it does, if it does; `hidden`: that a variable hides cards from it.
+    `devices`: a line for each device that it uses, with the library as its group,
     which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
     machine's is. `died`: the process that runs the model ended. `layers`: how many of a model's layers are on cards,
-    and of how many, as its groups. `buffers`: a card's name and the MiB of a model that are on it.
+    and of how many, as its groups. `shortage`: how much of a card's memory a model wants and how much is free.
+    `buffers`: a card's name and the MiB of a model that are on it.
     """
 
     on_cpu: re.Pattern[str] = _NEVER
+    reasons: re.Pattern[str] = _NEVER
+    hidden: re.Pattern[str] = _NEVER
     devices: re.Pattern[str] = _NEVER
     no_vram: re.Pattern[str] = _NEVER
     no_ram: re.Pattern[str] = _NEVER
     died: re.Pattern[str] = _NEVER
     layers: re.Pattern[str] = _NEVER
+    shortage: re.Pattern[str] = _NEVER
     buffers: re.Pattern[str] = _NEVER
 
 

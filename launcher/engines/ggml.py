@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BUFFERS", "DIED", "LAYERS", "NO_VRAM", "ON_CPU"]
+__all__ = ["BUFFERS", "DIED", "LAYERS", "NO_VRAM", "ON_CPU", "SHORTAGE"]
 
 # src/llama-model.cpp: `load_tensors: offloaded 31/31 layers to GPU`, `load_tensors:      Vulkan0 model buffer size =
 # 87.74 MiB`; the CPU keeps a part of every model, and a buffer of the host's that a card reads is of the host.
 LAYERS = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 BUFFERS = re.compile(r"\s(?!CPU|\w*_Host\b)(\w+) model buffer size = +([\d.]+) MiB")
+# common/fit.cpp, before it takes fewer layers.
+SHORTAGE = re.compile(r"projected to use (\d+) MiB of device memory vs\. (\d+) MiB of free device memory")
 
 ON_CPU = (
     r"ggml_cuda_init: failed to initialize CUDA",

@@ -27,6 +27,7 @@ ENGINE = Engine(
         no_vram=any_of(*ggml.NO_VRAM),
         died=any_of(*ggml.DIED),
         layers=ggml.LAYERS,
+        shortage=ggml.SHORTAGE,
         buffers=ggml.BUFFERS,
     ),
     smaller_model="one of 3B parameters in Q4_K_M needs about 2 GiB",

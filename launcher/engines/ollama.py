@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE"]
 
+_HIDDEN = r"user overrode visible devices"  # CUDA_VISIBLE_DEVICES and its like
 _JOURNAL = Journal(
     on_cpu=any_of(
         *ggml.ON_CPU,
@@ -29,13 +30,27 @@ _JOURNAL = Journal(
         r"unable to load (?:cuda|nvidia|vulkan)[ \w]*library",
         r"cuda\w* driver[^:]*(?:: |failure: |context )\d{3}",
     ),
+    # A backend that is not there or cannot be loaded is passed over without a word; `library=cpu` below is all then.
+    reasons=any_of(
+        r"failure during llama-server GPU discovery",
+        r"GPU discovery watchdog timed out",
+        r"(?:NVIDIA|AMD) driver (?:is )?too old",
+        _HIDDEN,
+    ),
+    hidden=re.compile(_HIDDEN),
     # One such line for each device that it will use: `msg="inference compute" id=… library=CUDA …`.
     devices=re.compile(r'msg="inference compute".*?\blibrary=(\w+)'),
-    no_vram=any_of(*ggml.NO_VRAM, r"insufficient VRAM to load any model layers"),
+    no_vram=any_of(
+        *ggml.NO_VRAM,
+        r"insufficient VRAM to load any model layers",
+        r"llama-server reported out-of-memory during startup",
+        r"runtime OOM detected",
+    ),
     no_ram=any_of(r"model requires more system memory"),
     # The runner is a process of its own, and this is what it or its server said last.
     died=any_of(r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated", *ggml.DIED),
     layers=ggml.LAYERS,
+    shortage=ggml.SHORTAGE,
     buffers=ggml.BUFFERS,
 )
 
@@ -61,11 +76,18 @@ def _answer(probe: Probe) -> Outcome:
     reply = probe.inside.request(f"{probe.url}/api/generate", body, seconds=probe.seconds)
     document = reply.json() if reply.ok else None
     if not isinstance(document, dict) or not isinstance(document.get("response"), str):
-        return failed(f"{model}: /api/generate: {reply.said()}")
+        return failed(f"{model}: /api/generate: {_explained(reply.said())}")
     text = document["response"] or document.get("thinking")  # a model that thinks first may not come further
     if not text:
         return failed(f"{model}: /api/generate: HTTP 200, but the answer is empty")
     return Outcome("ok", f"{model}: {shown(str(text))}{_speed(document)}")
+
+
+def _explained(error: str) -> str:
+    """An error with what it may mean: a model is listed by its manifest alone, and then "does not support generate"."""
+    if re.search(r"does not support (?:chat|generate)", error):
+        return f"{error} (its weights are not in the volume, or it is a model for something else)"
+    return error
 
 
 def _choose(default: str, models: tuple[str, ...]) -> str | None:
@@ -110,7 +132,7 @@ def _piece(line: str) -> Piece | None:
     if not isinstance(document, dict):
         return None
     if document.get("error"):
-        return Piece(error=str(document["error"]))
+        return Piece(error=_explained(str(document["error"])))
     message = document.get("message") or {}
     count, duration = document.get("eval_count"), document.get("eval_duration")
     return Piece(

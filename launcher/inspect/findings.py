@@ -167,7 +167,15 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
     ]
     if not lines:
         return
+    reasons = [line for line in machine.journal if engine.journal.reasons.search(line)][-_SHOWN:]
+    lines = [*reasons, *lines]
     why = _diagnosis(machine, host, lines)
+    if any(map(engine.journal.hidden.search, reasons)):
+        why = Diagnosis(
+            "engine-on-cpu",
+            "a variable of the engine's environment chooses the cards that it sees, and leaves none that it can use",
+            "take that variable out of what the file sets for the engine's environment, and apply",
+        )
     if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
         lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
         why = replace(
@@ -209,6 +217,26 @@ def _died(machine: MachineFacts, journal: Journal, host: ServerFacts) -> Iterato
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
 
 
+def _partly(machine: MachineFacts, engine: Engine) -> tuple[str, ...]:
+    """What shows that a model is only partly on a card: what is loaded, or else the journal's words on the last one."""
+    if machine.loaded:
+        return tuple(
+            f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card "
+            f"({engine.loaded_path})"
+            for model in machine.loaded
+            if 0 < model.in_vram < model.size
+        )
+    told = ("", "")
+    shortage = ""
+    for line in machine.journal:
+        if engine.journal.shortage.search(line):
+            shortage = line
+        elif match := engine.journal.layers.search(line):
+            told = (shortage, line) if shortage and 0 < int(match[1]) < int(match[2]) else ("", "")
+            shortage = ""
+    return tuple(line for line in told if line)
+
+
 def _out_of_memory(machine: MachineFacts, engine: Engine) -> Iterator[Finding]:
     lines = tuple(line for line in machine.journal if engine.journal.no_vram.search(line))[-_SHOWN:]
     sizes = [
@@ -216,11 +244,7 @@ def _out_of_memory(machine: MachineFacts, engine: Engine) -> Iterator[Finding]:
         for card in machine.cards
         if card.memory_used is not None and card.memory_total
     ]
-    partly = [
-        f"{model.name}: {human_size(model.in_vram)} of {human_size(model.size)} are in the card ({engine.loaded_path})"
-        for model in machine.loaded
-        if 0 < model.in_vram < model.size
-    ]
+    partly = _partly(machine, engine)
     remedy = (
         f"take a smaller model ({engine.smaller_model}) or a stronger quantisation, or a shorter context; "
         "anklume-launch gpu shows who else has the card"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,20 +14,19 @@ import pytest
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.specs.catalog import builtin_specs
-from tests.support.ollama_standin import (
-    LIBRARIES,
+from tests.support.ollama.program import LIBRARIES, VERSION
+from tests.support.ollama.release import (
     NAME,
     NOWHERE,
     PINNED,
-    VERSION,
     build_images,
     copy_spec,
     make_tarball,
 )
+from tests.support.private_ca import PrivateCA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from anklume_images.builder.trees import Tree
     from anklume_images.pipeline import Pipeline
@@ -81,15 +81,12 @@ def machine(host: Host, images: dict[str, Image]) -> Iterator[Machine]:
 
 
 @contextlib.contextmanager
-def registry(host: Host, folder: Path) -> Iterator[None]:
-    """A stand-in for the registry, at an address of the private network."""
-    manifests = folder / "v2/library/tiny/manifests"
-    manifests.mkdir(parents=True)
-    (manifests / "latest").write_text(json.dumps({"schemaVersion": 2, "layers": []}))
-    server, port = REGISTRY.split(":")
-    argv = [sys.executable, "-m", "http.server", port, "--bind", server, "--directory", str(folder)]
+def registry(host: Host, authority: PrivateCA) -> Iterator[None]:
+    """A stand-in for the registry, at an address of the private network; it has the model `tiny`."""
+    argv = [sys.executable, "-m", "tests.support.ollama.registry", *REGISTRY.split(":"), str(authority.pem)]
     command = host.incus.command(argv, network_only=True)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root) as process:
         try:
             yield
         finally:
@@ -115,7 +112,7 @@ def test_variant_cpu_has_no_gpu_runners(contents: Callable[[str], dict[str, str]
     everything = {path for path in contents("ollama") if path.startswith("/usr/lib/ollama/")}
     found = {path for path in contents("ollama-cpu") if path.startswith("/usr/lib/ollama/")}
     gpu = {path for path in everything if "/cuda_" in path or "/vulkan" in path}
-    assert len(gpu) == 8
+    assert len(gpu) == 7
     assert found == everything - gpu
 
 
@@ -260,13 +257,17 @@ def test_wanted_models_without_a_network(machine: Machine) -> None:
 
 def test_wanted_models_are_pulled_once_they_can_be(host: Host, images: dict[str, Image], tmp_path: Path) -> None:
     model = f"{REGISTRY}/library/tiny"
+    authority = PrivateCA(tmp_path, REGISTRY.partition(":")[0])
     wanted = {"ollama_default_model": model, "ollama_extra_models": f"{REGISTRY}/library/nothing"}
+    wanted["ollama_ca"] = authority.path.read_text()
     with host.launched(images["ollama"], volumes={HOME: "pulled"}, **wanted) as machine:
         machine.wait(lambda: f"{model} cannot be pulled: pull model manifest: Get" in machine.journal("ollama-models"))
-        with registry(host, tmp_path):
+        with registry(host, authority):
             # By its own next attempt.
             machine.wait(lambda: f"{model} is there now" in machine.journal("ollama-models"), "ollama-models")
         assert models(machine) == [f"{model}:latest"]
+        answer = machine.request(f"{URL}/api/generate", {"model": model, "prompt": "hello", "stream": False})
+        assert answer.json()["response"] == "stand-in: hello"
         said = f"{REGISTRY}/library/nothing cannot be pulled: pull model manifest: file does not exist"
         assert said in machine.journal("ollama-models").splitlines()
         machine.restart(ollama_default_model=model)

@@ -28,6 +28,7 @@ from launcher.private_incus.init import HOME
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.example_store import example_store
 from tests.support.launching import Launcher, clear
+from tests.support.ollama.running import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -181,19 +182,16 @@ def serve(launcher: Launcher, project: str, name: str, port: int) -> None:
 
 
 def give_model(launcher: Launcher, project: str, name: str, model: str) -> None:
-    """A model for the stand-in of Ollama: a manifest is all that it looks for."""
-    base, tag = model.split(":")
-    folder = f"/root/.ollama/models/manifests/registry.ollama.ai/library/{base}"
-    manifest = json.dumps({"schemaVersion": 2, "layers": []})
-    result = launcher.execute(project, name, "sh", "-c", f"mkdir -p {folder} && echo '{manifest}' > {folder}/{tag}")
-    assert result.code == 0, result.stderr
+    """A model for the stand-in of Ollama."""
+    for path, content in model_files(model).items():
+        push(launcher, project, content, f"{name}/root/.ollama/models/{path}")
 
 
 def push(launcher: Launcher, project: str, content: bytes, target: str) -> None:
     """A file into a running machine, as the examples say."""
     assert launcher.incus.home is not None
     (launcher.incus.home / "pushed").write_bytes(content)
-    argv = ["incus", "file", "push", "--quiet", "--project", project, f"{HOME}/pushed", target]
+    argv = ["incus", "file", "push", "--quiet", "--create-dirs", "--project", project, f"{HOME}/pushed", target]
     result = launcher.incus.run(argv, capture_output=True)
     assert result.returncode == 0, result.stderr
 

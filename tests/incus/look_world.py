@@ -8,7 +8,7 @@ import pytest
 
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.look_machines import BLIND, BRAIN, FOREIGN, GPU, IDLE, LLAMA, MODELS, WEBUI, launched
-from tests.support.ollama_standin import build_images, make_tarball
+from tests.support.ollama.release import build_images, make_tarball
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ from anklume_images.pipeline import Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.store import Store
-from tests.support.ollama_standin import build_images, make_tarball
+from tests.support.ollama.release import build_images, make_tarball
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

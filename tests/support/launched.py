@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from launcher.inspect.images import ImageLookup
 from launcher.observe.instances import look
 from launcher.private_incus.init import HOME
 from tests.support.instances import create_instance, start_instance
+from tests.support.ollama.running import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,9 +124,9 @@ class World:
         assert result.returncode == 0, result.stderr
 
     def give_model(self, wanted: Machine, name: str) -> None:
-        """A model for the stand-in of Ollama: a manifest is all that it looks for."""
-        path = f"/root/.ollama/models/manifests/registry.ollama.ai/library/{name}/latest"
-        self.push(wanted, json.dumps({"schemaVersion": 2, "layers": []}).encode(), path)
+        """A model for the stand-in of Ollama."""
+        for path, content in model_files(name).items():
+            self.push(wanted, content, f"/root/.ollama/models/{path}")
 
     def wait(self, *wanted: Machine) -> None:
         """Until the healthcheck of each succeeds."""

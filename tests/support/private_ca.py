@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 
 class PrivateCA:
-    """`path` is the authority's certificate, `server` what a server on 127.0.0.1 or called mirror.invalid shows."""
+    """`path` is the authority's certificate, `server` what a server at this address or called mirror.invalid shows.
 
-    def __init__(self, folder: Path) -> None:
+    `pem` is the file of the server's certificate and key.
+    """
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         own, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A company's authority")])
-        authority = _certificate(issuer, issuer, own.public_key(), own, authority=True)
+        authority = _certificate(issuer, issuer, own.public_key(), own, address, authority=True)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mirror.invalid")])
-        leaf = _certificate(subject, issuer, key.public_key(), own, authority=False)
+        leaf = _certificate(subject, issuer, key.public_key(), own, address, authority=False)
         self.path = folder / "company-ca.crt"
         self.path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        both = folder / "server.pem"
-        both.write_bytes(
+        self.pem = folder / "server.pem"
+        self.pem.write_bytes(
             leaf.public_bytes(serialization.Encoding.PEM)
             + key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.server.load_cert_chain(both)
+        self.server.load_cert_chain(self.pem)
 
 
 def _certificate(
@@ -43,11 +46,12 @@ def _certificate(
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
     signer: ec.EllipticCurvePrivateKey,
+    address: str,
     *,
     authority: bool,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
-    names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("mirror.invalid")]
+    names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName("mirror.invalid")]
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

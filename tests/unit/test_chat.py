@@ -163,6 +163,7 @@ def test_interrupted_what_was_said_is_kept() -> None:
         (LLAMA, "", Answer(7, error="curl: (7) refused"), "curl: (7) refused"),
         (OLLAMA, '{"error": "model runner has stopped"}\n', Answer(0, 200), "model runner has stopped"),
         (OLLAMA, '{"error": "no such model"}', Answer(0, 404), "no such model"),
+        (OLLAMA, '{"error": "\\"m\\" does not support chat"}', Answer(0, 400), "its weights are not in the volume"),
     ],
 )
 def test_a_refusal_is_told_in_the_servers_words_and_not_part_of_the_talk(
@@ -243,6 +244,7 @@ def test_the_model_is_the_named_one_the_default_or_the_first(default: str, named
         ({}, Server("", code=7), None, "does not answer: curl: (7) refused", "doctor infra.yml --only llm"),
         ({}, Server('{"models": []}'), None, "no model", "doctor infra.yml --only llm"),
         ({}, Server(TAGS), "qwen3:4", "no model qwen3:4", "did you mean 'qwen3:4b'?"),
+        ({}, Server(TAGS), "lama3.2", "no model lama3.2", "did you mean 'llama3.2'?"),
         ({}, Server(TAGS), "gpt", "no model gpt", "there are: llama3.2:latest, qwen3:4b"),
     ],
 )

@@ -137,6 +137,29 @@ def test_an_engine_on_the_cpu_is_known_by_its_journal(line: str) -> None:
     assert "the runner cannot use it" in finding.cause
 
 
+REASONS = [
+    'level=INFO msg="failure during llama-server GPU discovery" error="llama-server binary not found"',
+    'level=WARN msg="llama-server GPU discovery watchdog timed out"',
+    'level=WARN msg="NVIDIA driver too old" required_driver="550 or newer"',
+    'level=WARN msg="AMD driver is too old."',
+]
+
+
+@pytest.mark.parametrize("line", REASONS)
+def test_why_an_engine_is_on_the_cpu_is_shown_where_it_is(line: str) -> None:
+    (finding,) = found(brain(journal=(line, CPU_LINES[0])))
+    assert (finding.code, finding.evidence) == ("engine-on-cpu", (line, CPU_LINES[0]))
+    assert found(brain(journal=(line, 'msg="inference compute" id=0 library=Vulkan'))) == []
+
+
+def test_a_variable_that_hides_the_card_is_named_as_the_cause() -> None:
+    line = 'level=WARN msg="user overrode visible devices" CUDA_VISIBLE_DEVICES=-1'
+    (finding,) = found(brain(journal=(line, CPU_LINES[0])))
+    assert (finding.code, line in finding.evidence) == ("engine-on-cpu", True)
+    assert "take that variable out" in finding.remedy
+    assert found(brain(journal=(line, 'msg="inference compute" id=0 library=CUDA'))) == []
+
+
 SUSPENDED = [
     "ggml_cuda_init: failed to initialize CUDA: unknown error",
     "cuda driver library failed to get device context 999time=2025-07-11T07:00:00.476Z level=WARN source=gpu.go:434",
@@ -307,6 +330,9 @@ VRAM_LINES = [
     "unable to allocate CUDA0 buffer",
     "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
     'level=INFO msg="insufficient VRAM to load any model layers"',
+    "alloc_tensor_range: failed to allocate Vulkan0 buffer of size 42949672960",
+    'level=WARN msg="llama-server reported out-of-memory during startup: ErrorOutOfDeviceMemory"',
+    'level=WARN msg="runtime OOM detected; expiring loaded models"',
 ]
 
 
@@ -323,6 +349,22 @@ def test_a_model_partly_in_the_card_is_a_warning() -> None:
     (finding,) = found(brain(loaded=(Loaded("big", 8 * GIB, 3 * GIB),)))
     assert (finding.code, finding.severity) == ("partly-in-vram", "warning")
     assert finding.evidence == ("big: 3.0 GiB of 8.0 GiB are in the card (/api/ps)",)
+
+
+SHORT = "common_params_fit_impl: projected to use 2991 MiB of device memory vs. 2048 MiB of free device memory"
+SOME = "load_tensors: offloaded 10/31 layers to GPU"
+
+
+@pytest.mark.parametrize("engine", [OLLAMA, LLAMA])
+def test_a_model_partly_in_the_card_is_known_by_the_journal_when_none_is_loaded(engine: str) -> None:
+    def told(*journal: str, **keys: object) -> list[tuple[str, tuple[str, ...]]]:
+        one = evidence(BRAIN, engine, seen=READY, nvidia_smi=WORKS, journal=journal, **keys)
+        return [(finding.code, finding.evidence) for finding in found(one)]
+
+    assert told(SHORT, SOME) == [("partly-in-vram", (SHORT, SOME))]
+    assert told(SOME) == []  # as many as somebody asked for
+    assert told(SHORT, SOME, "load_tensors: offloaded 31/31 layers to GPU") == []
+    assert told(SHORT, SOME, loaded=(Loaded("m", GIB, GIB),)) == []
 
 
 def test_too_little_memory_of_the_machine_is_another_trouble() -> None:

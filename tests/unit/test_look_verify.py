@@ -194,6 +194,14 @@ def test_what_is_an_answer_of_ollama(answer: Any, state: str) -> None:
     assert run("ollama-inference", StandIn({"/api/generate": answer}), ("a",)).state == state
 
 
+def test_a_model_without_its_weights_is_told() -> None:
+    answer = Answer(0, 400, '{"error":"\\"a:latest\\" does not support generate"}')
+    found = run("ollama-inference", StandIn({"/api/generate": answer}), ("a:latest",))
+    assert found.state == "failed"
+    assert "does not support generate" in found.evidence
+    assert "its weights are not in the volume" in found.evidence
+
+
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
