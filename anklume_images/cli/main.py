@@ -19,21 +19,26 @@ _TABLE = {
     name: f"anklume_images.cli.{place}"
     for name, place in {
         "build": "build:build",
+        "diff": "evidence:diff",
         "enter": "build:enter",
         "fetch": "build:fetch",
         "gc": "store:gc",
         "list": "store:list_",
         "lock": "build:lock",
         "models": "models:models",
+        "provenance": "evidence:provenance",
         "publish": "publish:publish",
         "pull": "pull:pull",
         "render": "build:render",
         "revoke": "trust:revoke",
-        "sbom": "store:sbom",
+        "sbom": "evidence:sbom",
+        "scan": "evidence:scan",
         "show": "store:show",
+        "sources": "evidence:sources",
         "trust": "trust:trust",
         "update": "build:update",
         "verify": "store:verify",
+        "why": "evidence:why",
     }.items()
 }
 

@@ -4,7 +4,7 @@
     blobs/sha256/<aa>/<hex>         inputs and images' files, by content
     partial/                        downloads that can be resumed
     trees/<hash>/                   unpacked .debs (build/trees.py)
-    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json
+    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json, provenance.slsa.json
     channels/<name>/<arch>/<channel>  one line: a version
     locks/<name>.json               a lock made because a mirror dropped what the committed one names
     logs/<name>/<time>.log          builds
