@@ -26,6 +26,7 @@ _TABLE = {
         "list": "store:list_",
         "lock": "build:lock",
         "models": "models:models",
+        "outdated": "update:outdated",
         "provenance": "evidence:provenance",
         "publish": "publish:publish",
         "pull": "pull:pull",
@@ -36,7 +37,7 @@ _TABLE = {
         "show": "store:show",
         "sources": "evidence:sources",
         "trust": "trust:trust",
-        "update": "build:update",
+        "update": "update:update",
         "verify": "store:verify",
         "why": "evidence:why",
     }.items()

@@ -29,6 +29,7 @@ COMMANDS = [
     "list",
     "lock",
     "models",
+    "outdated",
     "provenance",
     "publish",
     "render",

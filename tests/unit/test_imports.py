@@ -34,6 +34,7 @@ BELOW_IMAGES = {
     "ship": {"ship", "trust", "store", "inputs", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
     "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "updates": {"locking", "evidence", "inputs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }
 # What a package of the launcher may import of the launcher; the commands may import all.
