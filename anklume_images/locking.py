@@ -48,6 +48,7 @@ class Locks:
         self.architecture = architecture
         self._allow_expired = allow_expired
         self._files: dict[Path, tuple[tuple[int, ...], dict[str, Lock]]] = {}
+        self._proposed: dict[str, Lock] = {}
 
     def path(self, name: str) -> Path:
         """Where the lock is committed."""
@@ -86,8 +87,14 @@ class Locks:
         lock = self._read(self.refreshed_path(name)).get(self.architecture)
         return lock if lock and self._answers(name, lock) else None
 
+    def propose(self, lock: Lock) -> None:
+        """Have a lock count as if it were there, for what is resolved upon it; it is not written."""
+        self._proposed[lock.name] = lock
+
     def get(self, name: str) -> Lock:
         """The lock that counts; LockError names the command to run when there is none."""
+        if name in self._proposed:
+            return self._proposed[name]
         refreshed = self.refreshed(name)
         if refreshed:
             return refreshed

@@ -131,11 +131,12 @@ class Pipeline:
 
     def lock(self, name: str) -> bool:
         """Resolve anew and commit the lock; False when what is there would make the same image."""
-        lock = self._resolve(name)
+        lock = self.resolve(name)
         self._prepared.clear()
         return self.locks.save(lock)
 
-    def _resolve(self, name: str) -> Lock:
+    def resolve(self, name: str) -> Lock:
+        """A lock of what the archives have now; nothing is written."""
         relocking = name == TOOLCHAIN and not self._foreign
         toolchain = self._old_toolchain() if relocking else self.toolchain().root
         self.store.sweep()
@@ -205,7 +206,7 @@ class Pipeline:
         return lock
 
     def _refresh(self, name: str) -> Lock:
-        lock = self._resolve(name)
+        lock = self.resolve(name)
         path = self.locks.keep(lock)
         self._prepared.clear()
         self._console.warn(

@@ -15,9 +15,11 @@ from anklume_images.builder.recipe import make_recipe, recipe_digest, version_of
 from anklume_images.builder.rootfs import Plan, Unpack, build_rootfs, memory_needed
 from anklume_images.builder.sandbox import BuildEnvironment
 from anklume_images.errors import BuildError, StoreError
+from anklume_images.evidence.contents import contents_of
+from anklume_images.evidence.provenance import make_provenance
+from anklume_images.evidence.sbom import digests_of, make_sbom
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.images import Image, Package, StoredFile, fingerprint
-from anklume_images.store.sbom import make_sbom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,16 +180,22 @@ def build_image(
             lease.add([image.metadata.sha256, image.rootfs.sha256])
             store.blobs.adopt(built.metadata, image.metadata.sha256)
             store.blobs.adopt(built.rootfs, image.rootfs.sha256)
-            inputs = [entry for link in prepared.lineage() for entry in link.lock]
-            documents = {
-                "recipe.json": json.dumps(prepared.recipe, sort_keys=True, indent=1).encode() + b"\n",
-                "lock.json": json.dumps(asdict(prepared.lock), sort_keys=True, indent=1).encode() + b"\n",
-                "sbom.cdx.json": make_sbom(image, inputs, prepared.architecture),
-            }
-            images.add(image, documents)
+            images.add(image, _documents(prepared, image, store))
         with contextlib.suppress(OSError):  # another recipe of that name may have failed meanwhile
             keep.rmdir()
         return image
+
+
+def _documents(prepared: Prepared, image: Image, store: Store) -> dict[str, bytes]:
+    """What lies beside the manifest; it follows from the recipe, and so is the same however often it is made."""
+    digests = digests_of(entry for link in prepared.lineage() for entry in link.lock)
+    lock = asdict(prepared.lock)
+    return {
+        "recipe.json": json.dumps(prepared.recipe, sort_keys=True, indent=1).encode() + b"\n",
+        "lock.json": json.dumps(lock, sort_keys=True, indent=1).encode() + b"\n",
+        "sbom.cdx.json": make_sbom(image, digests, contents_of(store, image)),
+        "provenance.slsa.json": make_provenance(image, prepared.recipe, lock),
+    }
 
 
 @contextlib.contextmanager

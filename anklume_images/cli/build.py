@@ -1,4 +1,4 @@
-"""The commands that make images: build, lock, update, fetch, render, enter."""
+"""The commands that make images: build, lock, fetch, render, enter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.pipeline import Pipeline
 
-__all__ = ["build", "enter", "fetch", "lock", "render", "update"]
+__all__ = ["build", "enter", "everything", "fetch", "lock", "render"]
 
 
 @click.command()
@@ -116,16 +116,6 @@ def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_ex
     _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
 
 
-@click.command()
-@NAMES
-@EXPIRED
-@JSON
-@click.pass_obj
-def update(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, as_json: bool) -> None:
-    """Lock newer inputs where the archives have them. Without names: of every image and tree."""
-    _lock(session, names, missing=False, allow_expired=allow_expired, as_json=as_json)
-
-
 def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     from anklume_images.architectures import ARCHITECTURES
     from anklume_images.builder.sandbox import require_root
@@ -136,7 +126,7 @@ def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_e
     errors: dict[str, AnklumeError] = {}
     for architecture in [session.architecture] if session.architecture else ARCHITECTURES:
         pipeline = session.pipeline(architecture=architecture, allow_expired=allow_expired)
-        for name in names or _everything(pipeline):
+        for name in names or everything(pipeline):
             entry = {"name": name, "architecture": architecture, "changed": False, "inputs": 0, "bytes": 0}
             try:
                 locked = _lock_one(pipeline, name, session.console, missing=missing)
@@ -158,7 +148,7 @@ def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_e
         sys.exit(min(error.exit_code for error in errors.values()))
 
 
-def _everything(pipeline: Pipeline) -> list[str]:
+def everything(pipeline: Pipeline) -> list[str]:
     """Every tree and image, bases before what is made from them, the toolchain before all."""
     from anklume_images.builder.trees import tree_names
     from anklume_images.errors import AnklumeError

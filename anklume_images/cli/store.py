@@ -1,4 +1,4 @@
-"""The commands on what the store holds: list, show, sbom, verify."""
+"""The commands on what the store holds: list, show, verify."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from anklume_images.cli.session import JSON, REF, Session, complete_refs
 
-__all__ = ["list_", "sbom", "show", "verify"]
+__all__ = ["list_", "show", "verify"]
 
 
 @click.command(name="list")
@@ -92,15 +92,6 @@ def show(session: Session, ref: str, *, as_json: bool) -> None:
     ]
     lines += [f"  variable     {name} ({v['type']}) {v['description']}" for name, v in image.spec["variables"].items()]
     session.console.result("\n".join(lines))
-
-
-@click.command()
-@REF
-@click.pass_obj
-def sbom(session: Session, ref: str) -> None:
-    """Print an image's software bill of materials (CycloneDX JSON)."""
-    images = session.images()
-    session.console.json(images.document(images.resolve(ref, session.arch()), "sbom.cdx"))
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """Images in the store: manifests, channels, references.
 
-An image is a folder with its manifest, recipe, lock and SBOM; its two big files are blobs. It appears by rename.
+An image is a folder with its manifest, recipe, lock, SBOM and provenance; its two big files are blobs. It appears by
+rename.
 """
 
 from __future__ import annotations
@@ -137,9 +138,16 @@ class Images:
         files = (image.metadata, image.rootfs) if image else ()
         return image if image and all(blobs.has(file.sha256, file.size) for file in files) else None
 
+    def has_document(self, image: Image, name: str) -> bool:
+        """Say whether the image has that document; one built by an earlier program may lack some."""
+        return self._document_path(image, name).exists()
+
+    def _document_path(self, image: Image, name: str) -> Path:
+        return self.folder(image.name, image.version, image.architecture) / f"{name}.json"
+
     def document(self, image: Image, name: str) -> Any:
-        """One of the image's documents: recipe, lock or sbom.cdx."""
-        path = self.folder(image.name, image.version, image.architecture) / f"{name}.json"
+        """One of the image's documents: recipe, lock, sbom.cdx or provenance.slsa."""
+        path = self._document_path(image, name)
         try:
             return json.loads(path.read_bytes())
         except FileNotFoundError:

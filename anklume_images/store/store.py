@@ -4,7 +4,7 @@
     blobs/sha256/<aa>/<hex>         inputs and images' files, by content
     partial/                        downloads that can be resumed
     trees/<hash>/                   unpacked .debs (build/trees.py)
-    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json, and SHA256SUMS of them
+    images/<name>/<version>/<arch>/ manifest.json and other documents, and SHA256SUMS of them
     channels/<name>/<arch>/<channel>  one line: a version
     history/                        the log of channels' moves (channel_log.py)
     locks/<name>.json               a lock made because a mirror dropped what the committed one names

@@ -86,7 +86,7 @@ def whole(world: World) -> None:
     images = Images(Store(world.store))
     for image in images:
         assert images.present(image.name, image.version, image.architecture)
-        for name in ("recipe", "lock", "sbom.cdx"):
+        for name in ("recipe", "lock", "sbom.cdx", "provenance.slsa"):
             images.document(image, name)
     for channel in world.store.glob("channels/*/*/latest"):
         assert images.resolve(channel.parts[-3])

@@ -1,18 +1,16 @@
-"""Images, channels and references of a store; verification; the bill of materials."""
+"""Images, channels and references of a store; verification."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from anklume_images.errors import StoreError
-from anklume_images.inputs.lockfile import Deb, ReleaseFile, Wheel
-from anklume_images.store.images import Images, Package
-from anklume_images.store.sbom import make_sbom
+from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
 from tests.support.blobs import put_blob
@@ -21,8 +19,6 @@ from tests.support.stored_images import put
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anklume_images.inputs.lockfile import LockedFile
-    from anklume_images.store.images import Image
 
 ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
 
@@ -209,67 +205,6 @@ class TestVerify:
         for sha256 in blobs:
             store.blobs.remove(sha256)
         assert verify_store(store, images, [], "amd64").damaged == ()
-
-
-class TestBillOfMaterials:
-    """CycloneDX 1.6, complete and the same each time."""
-
-    INPUTS: tuple[LockedFile, ...] = (
-        Deb("debian", "pool/c/curl.deb", "a" * 64, 1, "curl", "8.14.1-2", "amd64", ""),
-        Deb("debian", "pool/t/tzdata.deb", "b" * 64, 1, "tzdata", "1:2026a-0+deb13u1", "all", ""),
-        Wheel("pypi", "Flask-3.1.whl", "c" * 64, 1, "flask", "3.1"),
-        ReleaseFile("upstream", "v1/tool.tar.zst", "d" * 64, 1, "tool"),
-    )
-
-    @pytest.fixture
-    def image(self, store: Store) -> Image:
-        packages = (
-            Package("deb", "curl", "8.14.1-2"),
-            Package("deb", "tzdata", "1:2026a-0+deb13u1"),
-            Package("wheel", "flask", "3.1"),
-            Package("file", "tool", "v1/tool.tar.zst"),
-        )
-        return replace(put(store, "debian", ONE), packages=packages)
-
-    def components(self, image: Image) -> dict[str, Any]:
-        document = json.loads(make_sbom(image, self.INPUTS, "amd64"))
-        return {component["name"]: component for component in document["components"]}
-
-    def test_every_package_has_its_hash(self, image: Image) -> None:
-        found = {name: component["hashes"] for name, component in self.components(image).items()}
-        assert found == {
-            name: [{"alg": "SHA-256", "content": letter * 64}]
-            for name, letter in zip(("curl", "tzdata", "flask", "tool"), "abcd", strict=True)
-        }
-
-    def test_every_package_has_its_url(self, image: Image) -> None:
-        assert {name: component["purl"] for name, component in self.components(image).items()} == {
-            "curl": "pkg:deb/debian/curl@8.14.1-2?arch=amd64",
-            "tzdata": "pkg:deb/debian/tzdata@1:2026a-0%2Bdeb13u1?arch=all",
-            "flask": "pkg:pypi/flask@3.1",
-            "tool": "pkg:generic/tool@v1/tool.tar.zst",
-        }
-
-    def test_what_no_lock_names_has_no_hash(self, image: Image) -> None:
-        other = replace(image, packages=(Package("deb", "curl", "9.0-1"),))
-        assert "hashes" not in self.components(other)["curl"]
-
-    def test_it_says_whose_it_is_and_what_depends_on_what(self, image: Image) -> None:
-        document = json.loads(make_sbom(image, self.INPUTS, "amd64"))
-        assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-        component = document["metadata"]["component"]
-        assert (component["name"], component["version"], component["type"]) == ("debian", ONE, "container")
-        references = {component["bom-ref"] for component in document["components"]}
-        assert len(references) == 4
-        (root,) = [entry for entry in document["dependencies"] if entry["ref"] == component["bom-ref"]]
-        assert set(root["dependsOn"]) == references
-
-    def test_it_is_the_same_each_time(self, image: Image) -> None:
-        first = make_sbom(image, self.INPUTS, "amd64")
-        assert make_sbom(image, self.INPUTS[::-1], "amd64") == first
-        assert b"timestamp" not in first
-        other = make_sbom(replace(image, recipe="e" * 64), self.INPUTS, "amd64")
-        assert json.loads(other)["serialNumber"] != json.loads(first)["serialNumber"]
 
 
 def test_blobs_may_be_shared_by_images(store: Store, images: Images) -> None:

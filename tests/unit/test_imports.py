@@ -27,12 +27,14 @@ BELOW_IMAGES = {
     "specs": {"specs", *LEAVES},
     "inputs": {"inputs", "specs", *LEAVES},
     "store": {"store", "inputs", *LEAVES},
-    "builder": {"builder", "store", "inputs", "specs", *LEAVES},
+    "evidence": {"evidence", "store", "inputs", *LEAVES},
+    "builder": {"builder", "evidence", "store", "inputs", "specs", *LEAVES},
     "models": {"models", "store", "inputs", "specs", *LEAVES},
     "trust": {"trust", "store", "inputs", *LEAVES},
     "ship": {"ship", "trust", "store", "inputs", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
     "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "updates": {"locking", "evidence", "inputs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }
 # What a package of the launcher may import of the launcher; the commands may import all.

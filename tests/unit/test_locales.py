@@ -36,7 +36,21 @@ domains: {lab: {description: "€", machines: {web: {description: "€", os_imag
 IMAGES_COMMANDS = images_cli.list_commands(click.Context(images_cli))
 LAUNCH_COMMANDS = launch_cli.list_commands(click.Context(launch_cli))
 MACHINE = {"logs": ["web"], "shell": ["web", "--", NAME], "chat": [NAME]}
-IMAGE = {"show", "sbom", "render", "enter", "publish", "build", "lock", "update", "fetch", "verify"}
+IMAGE = {
+    "show",
+    "sbom",
+    "render",
+    "enter",
+    "publish",
+    "build",
+    "lock",
+    "update",
+    "outdated",
+    "fetch",
+    "verify",
+    "provenance",
+    "sources",
+}
 
 
 class Terminal(io.BytesIO):
