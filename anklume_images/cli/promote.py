@@ -12,6 +12,7 @@ import click
 
 from anklume_images.cli.session import JSON, REF, Session, user
 from anklume_images.cli.trust import KEYS, warn_of_wanted
+from anklume_images.evidence.findings import SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,8 @@ class _Way:
     why: str
     gates: tuple[str, ...] = ()
     builders: tuple[Path, ...] = ()
-    database: Path | None = None
+    databases: tuple[Path, ...] = ()
+    severity: str = "medium"
     evidence: list[str] = field(default_factory=list)
 
     @property
@@ -66,10 +68,17 @@ def is_incus(place: str) -> bool:
 )
 @click.option(
     "--db",
-    "database",
+    "databases",
+    multiple=True,
     type=click.Path(path_type=Path, exists=True),
     metavar="FILE",
-    help="The database of vulnerabilities for --gate scan.",
+    help="A database of vulnerabilities for --gate scan (repeatable).",
+)
+@click.option(
+    "--severity",
+    type=click.Choice(SEVERITIES),
+    default="medium",
+    help="The least that counts for --gate scan (medium).",
 )
 @click.option("--dry-run", is_flag=True, help="Pass the gates and say what would move.")
 @KEYS
@@ -176,7 +185,9 @@ def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
         if not way.builders:
             raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
         return gates.reproduced(image, store.home, [read_public_key(path) for path in way.builders])
-    raise click.UsageError("--gate scan wants a database: --db FILE")
+    if not way.databases:
+        raise click.UsageError("--gate scan wants a database: --db FILE")
+    return gates.scanned(image, store, way.databases, way.severity)
 
 
 def _to_incus(

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
     from anklume_images.store.images import Image
+    from anklume_images.store.store import Store
 
-__all__ = ["GateError", "healthcheck", "reproduced"]
+__all__ = ["GateError", "healthcheck", "reproduced", "scanned"]
 
 _INFRA = """\
 project_name: gate
@@ -63,3 +64,21 @@ def reproduced(image: Image, home: Path, builders: Sequence[Key]) -> str:
             hint="on another host: anklume-images attest; then bring its file here: anklume-images attest --add FILE",
         )
     return f"built with the same bytes by {', '.join(keyid[:16] for keyid in found)}"
+
+
+def scanned(image: Image, store: Store, databases: Sequence[Path], severity: str) -> str:
+    """No known vulnerability of that severity or over that has been fixed somewhere."""
+    from anklume_images.evidence.scan import scan_image
+
+    verdict = scan_image(store, image, databases)
+    found = verdict.at_least(severity, fixed_only=True)
+    if found:
+        listed = "\n".join(
+            f"  {one.severity} {one.id}: {one.package} {one.version}, fixed in {one.fixed}" for one in found
+        )
+        raise GateError(
+            f"{image.ref} has known vulnerabilities that are fixed elsewhere\n{listed}",
+            hint="lock newer inputs and build again: anklume-images update",
+        )
+    checked = sum(verdict.checked.values())
+    return f"{checked} packages, no vulnerability of severity {severity} or over that is fixed elsewhere"

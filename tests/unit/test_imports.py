@@ -31,7 +31,7 @@ BELOW_IMAGES = {
     "builder": {"builder", "evidence", "store", "inputs", "specs", *LEAVES},
     "models": {"models", "store", "inputs", "specs", *LEAVES},
     "trust": {"trust", "store", "inputs", *LEAVES},
-    "ship": {"ship", "trust", "store", "inputs", "incus", *LEAVES},
+    "ship": {"ship", "evidence", "trust", "store", "inputs", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
     "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
     "updates": {"locking", "evidence", "inputs", *LEAVES},

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import AnklumeError, StoreError
-from anklume_images.ship.gates import GateError, reproduced
+from anklume_images.evidence.findings import Finding
+from anklume_images.evidence.scan import Scan
+from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, names_of
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
@@ -156,6 +158,20 @@ def test_another_builders_word_counts_when_it_is_theirs_and_about_these_bytes(
     with pytest.raises(AnklumeError, match="no attestation"):
         read_attestation(b"{}", "file")
     assert KeyRing(ring.folder).labelled("builder").public_key.keyid == known[0].keyid
+
+
+def test_a_known_vulnerability_that_is_fixed_elsewhere_stops_it(
+    monkeypatch: pytest.MonkeyPatch, dev: Store, image: Image
+) -> None:
+    """What is in an image, and what databases say, have tests of their own: here it is what the gate makes of it."""
+    found = Finding("CVE-2026-1", "high", "deb", "openssl", "3.5.1-1", "3.5.2-1", ("libssl3t64",), "a hole")
+    open_still = Finding("CVE-2026-2", "critical", "deb", "bash", "5.2-1", None, ("bash",), "another")
+    verdict = Scan((found, open_still), {"deb": 7, "wheel": 0}, (), ())
+    monkeypatch.setattr("anklume_images.evidence.scan.scan_image", lambda *_: verdict)
+    with pytest.raises(GateError, match=r"high CVE-2026-1: openssl 3\.5\.1-1, fixed in 3\.5\.2-1") as caught:
+        scanned(image, dev, [], "medium")
+    assert "CVE-2026-2" not in caught.value.message
+    assert scanned(image, dev, [], "critical").startswith("7 packages")
 
 
 @pytest.mark.parametrize(
