@@ -22,10 +22,13 @@ __all__ = ["make_sbom"]
 
 
 def make_sbom(image: Image, inputs: Iterable[LockedFile], architecture: str) -> bytes:
-    """Describe every deb, wheel and release file of an image; `inputs` are those of its own and its bases' locks."""
+    """Describe every deb, wheel and release file of an image, and what it is to find on its host.
+
+    `inputs` are those of its own and its bases' locks.
+    """
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.component import Component, ComponentScope, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
 
     root = Component(type=ComponentType.CONTAINER, name=image.name, version=image.version, bom_ref=image.ref)
@@ -38,6 +41,9 @@ def make_sbom(image: Image, inputs: Iterable[LockedFile], architecture: str) -> 
             name=name,
             version=version,
             bom_ref=f"{kind}/{name}@{version}",
+            # Which is CycloneDX's word for what is not installed.
+            scope=ComponentScope.OPTIONAL if kind == "host" else None,
+            description="not in the image: its host provides this version or a newer one" if kind == "host" else None,
             purl=_purl(kind, name, version, getattr(entry, "architecture", architecture)),
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)] if entry else (),
         )
