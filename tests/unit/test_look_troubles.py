@@ -164,6 +164,12 @@ def test_a_card_that_does_not_answer_is_lost(text: str) -> None:
     assert (finding.code, "Xid" in finding.remedy) == ("gpu-lost", True)
 
 
+def test_a_driver_that_cannot_compile_for_the_card_is_too_old() -> None:
+    line = "CUDA error: the provided PTX was compiled with an unsupported toolchain."
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=CommandResult(0, ""), journal=(line,)))
+    assert (finding.code, finding.evidence) == ("cuda-newer-than-driver", (line,))
+
+
 def test_a_card_that_rocm_does_not_know_ends_the_runner() -> None:
     line = "rocBLAS error: Cannot read /usr/lib/rocblas/library/TensileLibrary.dat for GPU arch : gfx1036"
     assert [finding.code for finding in found(brain(journal=(line,)))] == ["runner-died"]
