@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from anklume_images.builder.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
 from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
+from anklume_images.inputs.from_host import host_package
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
 from anklume_images.inputs.mirrors import PYPI
 from anklume_images.inputs.transport import Transport
@@ -161,7 +162,8 @@ class Locks:
             for link in chain:
                 for suite in link.debian.suites if link.debian else ():
                     suites[Suite(suite.archive, suite.suite, suite.components, suite.pin)] = None
-            request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed)
+            provided = tuple(package.control for link in chain if (package := host_package(link)))
+            request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed, provided)
             resolution = self._debs(request, sources, runner)
             lock = replace(lock, debs=resolution.debs, indexes=resolution.indexes, epoch=resolution.epoch)
         if spec.python:

@@ -18,6 +18,7 @@ from anklume_images.errors import BuildError, StoreError
 from anklume_images.evidence.contents import contents_of
 from anklume_images.evidence.provenance import make_provenance
 from anklume_images.evidence.sbom import digests_of, make_sbom
+from anklume_images.inputs.from_host import host_package
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.images import Image, Package, StoredFile, fingerprint
 
@@ -118,8 +119,16 @@ def plan_of(prepared: Prepared, images: Images, store: Store, memory: int) -> Pl
         for item in prepared.spec.release_files
         if item.unpack
     )
-    release = str(prepared.spec.release)
-    plan = Plan(prepared.name, prepared.definition, release, prepared.lock, prepared.epoch, base, unpack)
+    plan = Plan(
+        prepared.name,
+        prepared.definition,
+        str(prepared.spec.release),
+        prepared.lock,
+        prepared.epoch,
+        base,
+        unpack,
+        from_host=host_package(prepared.spec),
+    )
     needed = memory_needed(plan, _unpacked(prepared.base, images), store.blobs)
     return Plan(**{**vars(plan), "memory": needed if needed <= memory else 0})
 
@@ -241,10 +250,12 @@ def _verify_inputs(prepared: Prepared, store: Store) -> None:
 
 
 def _verify_packages(prepared: Prepared, installed: dict[str, str], log: Path) -> None:
-    """What dpkg says is installed must be what the locks name, no more and no less."""
+    """What dpkg says is installed must be what the locks name, no more and no less, and what stands for the host's."""
     expected: dict[str, str] = {}
     for link in reversed(list(prepared.lineage())):
         expected |= {deb.package: deb.version for deb in link.lock.debs}
+        if package := host_package(link.spec):
+            expected[package.name] = package.version
     wrong = sorted(set(expected.items()) ^ set(installed.items()))
     if wrong:
         names = ", ".join(sorted({name for name, _ in wrong})[:8])
@@ -280,6 +291,9 @@ def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
     for link in prepared.lineage():
         packages += [Package("wheel", wheel.package, wheel.version) for wheel in link.lock.wheels if not wheel.tool]
         packages += [Package("file", file.name, file.path) for file in link.lock.files]
+        if stand_in := host_package(link.spec):
+            packages.remove(Package("deb", stand_in.name, stand_in.version))
+            packages += [Package("host", name, version) for name, version in stand_in.provides.items()]
     spec = prepared.recipe["spec"]
     kept = ("tags", "variables", "volumes", "healthcheck", "ports", "distribution", "release", "variant")
     specs = [link.recipe["spec"] for link in prepared.lineage()]

@@ -9,6 +9,7 @@ from anklume_images.builder.rootfs import mirror_entries
 from anklume_images.builder.sandbox import ENVIRONMENT, Job, Mount, Step, require_root, run_job
 from anklume_images.builder.terminal import terminal
 from anklume_images.errors import StoreError
+from anklume_images.inputs.from_host import host_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,13 @@ def enter(pipeline: Pipeline, name: str) -> int:
             files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
             env=ENVIRONMENT | {"TERM": os.environ.get("TERM", "dumb")},
             terminal=streams,
-            mirror=mirror_entries(prepared.lock, str(prepared.spec.release), prepared.epoch, pipeline.store.blobs),
+            mirror=mirror_entries(
+                prepared.lock,
+                str(prepared.spec.release),
+                prepared.epoch,
+                pipeline.store.blobs,
+                host_package(prepared.spec),
+            ),
         )
         return run_job(job).rc
 

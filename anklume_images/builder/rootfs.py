@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.builder.sandbox import Outcome
+    from anklume_images.inputs.from_host import HostPackage
     from anklume_images.inputs.lockfile import Deb, Lock
     from anklume_images.store.blobs import Blobs
 
@@ -58,15 +59,22 @@ class Plan:
     base: Path | None = None
     unpack: tuple[Unpack, ...] = ()
     memory: int = 0  # bytes for a tmpfs to work in; 0 works on the store's disk
+    from_host: HostPackage | None = None
 
 
-def apt_repository(debs: tuple[Deb, ...], release: str, architecture: str, epoch: int, blobs: Blobs) -> dict[str, Any]:
+def apt_repository(
+    debs: tuple[Deb, ...], release: str, architecture: str, epoch: int, blobs: Blobs, from_host: HostPackage | None
+) -> dict[str, Any]:
     """The files of an apt repository made from locked stanzas: URL path below the mirror -> content or blob.
 
     Packages ends with a blank line, or debootstrap loses its last stanza.
     """
     entries: dict[str, Any] = {}
     paragraphs = []
+    if from_host:
+        path = f"pool/from-host/{from_host.name}_all.deb"
+        entries[f"/debian/{path}"] = {"text": from_host.deb(epoch).decode("ascii")}
+        paragraphs.append(f"{from_host.stanza(epoch)}\nFilename: {path}")
     for deb in debs:
         path = f"pool/{deb.sha256[:16]}/{deb.package}_{deb.architecture}.deb"
         entries[f"/debian/{path}"] = str(blobs.path(deb.sha256))
@@ -87,9 +95,11 @@ def apt_repository(debs: tuple[Deb, ...], release: str, architecture: str, epoch
     return entries
 
 
-def mirror_entries(lock: Lock, release: str, epoch: int, blobs: Blobs) -> dict[str, Any]:
+def mirror_entries(
+    lock: Lock, release: str, epoch: int, blobs: Blobs, from_host: HostPackage | None = None
+) -> dict[str, Any]:
     """Everything that the loopback mirror serves for a lock: /debian/, /wheels/ and /files/."""
-    entries = apt_repository(lock.debs, release, lock.architecture, epoch, blobs)
+    entries = apt_repository(lock.debs, release, lock.architecture, epoch, blobs, from_host)
     if lock.wheels:
         page = "".join(f'<a href="/wheels/{w.path}#sha256={w.sha256}">{w.path}</a>\n' for w in lock.wheels)
         entries["/wheels/"] = {"text": page, "type": "text/html"}
@@ -130,7 +140,7 @@ def build_rootfs(
         mounts=tuple(mounts),
         files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
         env=ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(plan.epoch)},
-        mirror=mirror_entries(plan.lock, plan.release, plan.epoch, blobs),
+        mirror=mirror_entries(plan.lock, plan.release, plan.epoch, blobs, plan.from_host),
         keep={"from": "/build", "to": str(keep)} if keep else None,
         around=around,
     )

@@ -43,10 +43,10 @@ def digests_of_document(sbom: Mapping[str, Any]) -> Digests:
 
 
 def make_sbom(image: Image, digests: Digests, contents: Contents) -> bytes:
-    """Describe every deb, wheel and release file of an image."""
+    """Describe every deb, wheel and release file of an image, and what it is to find on its host."""
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.component import Component, ComponentScope, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
     from packaging.utils import canonicalize_name
 
@@ -59,6 +59,9 @@ def make_sbom(image: Image, digests: Digests, contents: Contents) -> bytes:
             name=name,
             version=version,
             bom_ref=f"{kind}/{name}@{version}",
+            # Which is CycloneDX's word for what is not installed.
+            scope=ComponentScope.OPTIONAL if kind == "host" else None,
+            description="not in the image: its host provides this version or a newer one" if kind == "host" else None,
             purl=_purl(kind, name, version, deb.architecture if deb else image.architecture),
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else (),
             licenses=_licenses(deb or wheel),

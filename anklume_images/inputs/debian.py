@@ -49,12 +49,16 @@ class Suite:
 
 @dataclass(frozen=True)
 class DebianRequest:
-    """What to resolve: `installed` is what the base image already has; without it the minimal base comes too."""
+    """What to resolve: `installed` is what the base image already has; without it the minimal base comes too.
+
+    `provided` are control paragraphs of packages that stand for what the host has.
+    """
 
     suites: tuple[Suite, ...]
     packages: tuple[str, ...]
     architecture: str
     installed: tuple[Deb, ...] = ()
+    provided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,8 @@ def _resolve_from(
 def _configure(
     place: Path, mounted: str, request: DebianRequest, reach: AptReach, keyring: str, *, allow_expired: bool
 ) -> None:
-    installed = (f"{deb.stanza.strip()}\nStatus: install ok installed\n" for deb in request.installed)
+    stanzas = [*(deb.stanza for deb in request.installed), *request.provided]
+    installed = (f"{stanza.strip()}\nStatus: install ok installed\n" for stanza in stanzas)
     (place / "status").write_text("\n".join(installed), encoding="utf-8")
     sources = (
         f"Types: deb\nURIs: {reach.mirrors[suite.archive]}\nSuites: {suite.suite}\n"

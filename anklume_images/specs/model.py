@@ -108,6 +108,7 @@ FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_below_folder)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mode = Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")]
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]
+PackageVersion = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+~]*$")]  # of the upstream, as deb-version(7) has it
 Url = Annotated[str, AfterValidator(_base_url)]
 
 
@@ -143,10 +144,20 @@ class Suite(_Part):
 
 
 class DebianInputs(_Part):
-    """Packages, and the suites in which they are resolved."""
+    """Packages, and the suites in which they are resolved.
+
+    `from_host` names packages that are not in the image, as the host provides them, each with the oldest version.
+    """
 
     suites: Annotated[tuple[Suite, ...], Field(min_length=1)]
     packages: Annotated[tuple[Package, ...], AfterValidator(_each_once)] = ()
+    from_host: dict[Package, PackageVersion] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where it is empty: what names an image stays as it was before there was such a thing."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "from_host" or value}
 
 
 class PythonInputs(_Part):

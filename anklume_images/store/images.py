@@ -43,7 +43,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Package:
-    """Something installed in an image: `kind` is deb, wheel or file."""
+    """Something in an image: `kind` is deb, wheel or file; or host, which is not in it, but on its host."""
 
     kind: str
     name: str

@@ -17,8 +17,8 @@ BUFFERS = re.compile(r"\s(?!CPU|\w*_Host\b)(\w+) model buffer size = +([\d.]+) M
 SHORTAGE = re.compile(r"projected to use (\d+) MiB of device memory vs\. (\d+) MiB of free device memory")
 
 ON_CPU = (
-    r"ggml_cuda_init: failed to initialize CUDA",
-    r"no CUDA-capable device is detected",
+    r"ggml_cuda_init: failed to initialize (?:CUDA|ROCm)",  # ROCm's backend is CUDA's source
+    r"no (?:CUDA|ROCm)-capable device is detected",
     r"CUDA driver version is insufficient",
     r"offloaded 0/\d+ layers to GPU",
     r"no usable GPU found",
@@ -30,4 +30,4 @@ NO_VRAM = (
     r"failed to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer",
     r"unable to allocate (?:CUDA|Vulkan|ROCm)\d+ buffer",
 )
-DIED = (r"(?:CUDA|ROCm|HIP) error(?: \d+)?: \S",)
+DIED = (r"(?:CUDA|ROCm|HIP) error(?: \d+)?: \S", r"rocBLAS error: \S")

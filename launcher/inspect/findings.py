@@ -159,6 +159,9 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
     computes = [(line, match[1]) for line in machine.journal if (match := engine.journal.devices.search(line))]
     if computes and all(library.lower() == "cpu" for _, library in computes):
         lines += [line for line, _ in computes]
+    layers = [int(match[1]) for line in machine.journal if (match := engine.journal.layers.search(line))]
+    if layers and layers[-1]:  # one way to the card failed, and another one leads there: CUDA and Vulkan
+        lines = []
     lines = lines[-_SHOWN:]
     lines += [
         f"{model.name}: 0 of {human_size(model.size)} are in the card ({engine.loaded_path})"

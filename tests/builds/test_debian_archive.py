@@ -10,10 +10,12 @@ import pytest
 
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.apt import TreeApt
+from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import Access
 from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
+from anklume_images.inputs.from_host import HostPackage
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
 from tests.support.faulty_mirror import FaultyMirror
 from tests.support.leftovers import nothing_left
@@ -50,12 +52,13 @@ class Resolver:
         self.urls = [archive.url]
 
     def __call__(self, *packages: str, suites: tuple[Suite, ...] = (), **options: object) -> Resolution:
-        installed = options.pop("installed", ())
+        installed, provided = options.pop("installed", ()), options.pop("provided", ())
         request = DebianRequest(
             suites or (Suite("own", "trixie"),),
             packages,
             host_architecture(),
             installed,  # type: ignore[arg-type]
+            provided,  # type: ignore[arg-type]
         )
         return resolve(request, lambda _: self.urls, self.apt, **options)  # type: ignore[arg-type]
 
@@ -93,6 +96,40 @@ def test_what_the_base_has_is_not_added(resolver: Resolver) -> None:
     resolver.archive.publish("trixie", packages)
     base = resolver("words")
     assert names(resolver("greeting", installed=base.debs)) == ["greeting"]
+
+
+def test_what_the_host_has_is_not_added(resolver: Resolver) -> None:
+    needs = StandInPackage("needs", fields={"Depends": "driver1 (>= 2) | driver.so.1 (>= 2)"})
+    driver = StandInPackage("driver1", "3", fields={"Provides": "driver.so.1 (= 3)"})
+    resolver.archive.publish("trixie", [*ESSENTIAL, needs, driver])
+    for version, more in (("2", []), ("1", ["driver1"])):
+        provided = (HostPackage("app-from-host", {"driver.so.1": version}).control,)
+        assert names(resolver("needs", provided=provided)) == ["apt", "base", *more, "needs"]
+
+
+def test_dpkg_takes_the_hosts_for_there(toolchain: Tree, tmp_path: Path) -> None:
+    needs = StandInPackage("needs", fields={"Depends": "driver1 (>= 2) | driver.so.1 (>= 2)"})
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "debs").mkdir()
+    (tmp_path / "debs" / "needs.deb").write_bytes(needs.deb())
+    (tmp_path / "debs" / "host.deb").write_bytes(HostPackage("app-from-host", {"driver.so.1": "2"}).deb(1_700_000_000))
+    install = "dpkg --root=/tmp/root --install /debs/needs.deb"
+    script = f"""
+        mkdir -p /tmp/root/var/lib/dpkg/info /tmp/root/var/lib/dpkg/updates
+        : > /tmp/root/var/lib/dpkg/status
+        if {install}; then exit 9; fi
+        dpkg --root=/tmp/root --install /debs/host.deb
+        {install}
+        test -z "$(dpkg --root=/tmp/root --audit)"
+    """
+    job = Job(
+        root=str(toolchain.root),
+        stage=str(tmp_path / "stage"),
+        log=str(tmp_path / "log"),
+        steps=(Step("dpkg", ("/bin/sh", "-ec", script)),),
+        mounts=(Mount("/debs", str(tmp_path / "debs")),),
+    )
+    assert run_job(job).rc == 0, (tmp_path / "log").read_text()
 
 
 def test_newer_versions_come_from_whichever_suite_has_them(resolver: Resolver) -> None:

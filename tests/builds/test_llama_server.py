@@ -147,6 +147,29 @@ def test_vulkan_computes_where_there_is_a_card(host: Host, built: Callable[[str]
         assert "44" in machine.status(UNIT)["Groups"].split()
 
 
+@pytest.mark.large
+@pytest.mark.parametrize(("variant", "node"), [("cuda", "/dev/nvidia0"), ("hip", "/dev/kfd")])
+def test_a_makers_backend_is_there_and_the_cpu_computes_without_a_card(
+    variant: str, node: str, host: Host, built: Callable[[str], Image]
+) -> None:
+    """The card's node is a stand-in that leads nowhere: what the backend says of that is its own."""
+    card = {"type": "unix-char", "source": "/dev/null", "path": node, "gid": "44", "mode": "0660"}
+    with host.launched(built(f"llama-server-{variant}"), nodes={"card": card}) as machine:
+        machine.push(tiny_gguf(), f"{MODELS}/tiny.gguf")
+        machine.wait(machine.healthy, UNIT)
+        assert complete(machine) != ""
+        assert machine.show(UNIT, "MemoryDenyWriteExecute") == "no"
+        cached = "CUDA_CACHE_PATH=/var/cache/llama-server/cuda" in machine.show(UNIT, "Environment").split()
+        assert cached == (variant == "cuda")
+        listed = machine.output("find", "/usr/lib/x86_64-linux-gnu", "-name", f"libggml-{variant}.so")
+        assert len(listed.splitlines()) == 1
+        assert placement(ENGINES["llama_server"], machine.journal(UNIT).splitlines()).state == "failed"
+        # The driver is the host's, and dpkg and apt know that.
+        assert machine.output("find", "/usr/lib", "-name", "libcuda.so*", "-o", "-name", "libnvidia-*") == ""
+        assert machine.output("dpkg", "--audit") == ""
+        machine.output("apt-get", "check")
+
+
 def test_server_runs_confined(machine: Machine) -> None:
     machine.restart()
     machine.wait(machine.healthy, UNIT)

@@ -58,6 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="both versions of Incus for every test, and every moment at which something is killed: `make test-full`",
     )
+    parser.addoption(
+        "--large",
+        action="store_true",
+        help="build and boot the images with CUDA and ROCm too: 750 MiB to fetch, and 15 GiB of room",
+    )
 
 
 def version_of(nodeid: str) -> str | None:
@@ -137,6 +142,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for mark in MARKS.get(folder_of(item.path), ()):
             item.add_marker(mark)
+    if not config.option.large:
+        _deselect(config, items, {item for item in items if item.get_closest_marker("large")})
     if not config.option.full:
         _leave_out(config, items)
     items.sort(key=lambda item: rank_of(item.nodeid))
@@ -164,7 +171,10 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 
     if any("[" in argument for argument in config.args):  # somebody knows which
         return
-    left_out = {item for item in items if is_left_out(item)}
+    _deselect(config, items, {item for item in items if is_left_out(item)})
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], left_out: set[pytest.Item]) -> None:
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 

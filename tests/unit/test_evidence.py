@@ -91,6 +91,13 @@ class TestBillOfMaterials:
         other = replace(image, packages=(Package("deb", "curl", "9.0-1"),))
         assert "hashes" not in self.components(other)["curl"]
 
+    def test_what_the_host_provides_is_not_called_a_part_of_it(self, image: Image) -> None:
+        other = replace(image, packages=(*image.packages, Package("host", "libx.so.1", "550")))
+        found = self.components(other)
+        assert [name for name, component in found.items() if component.get("scope") == "optional"] == ["libx.so.1"]
+        assert "its host provides" in found["libx.so.1"]["description"]
+        assert not any("description" in component for name, component in found.items() if name != "libx.so.1")
+
     def test_it_says_whose_it_is_and_what_depends_on_what(self, image: Image) -> None:
         document = json.loads(self.make(image))
         assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")

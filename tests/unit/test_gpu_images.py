@@ -45,6 +45,8 @@ def test_specs_name_makers_that_are_known() -> None:
         ("debian", None),
         ("llama-server", {"nvidia"}),
         ("llama-server-mesa", {"nvidia", "amd", "intel"}),
+        ("llama-server-cuda", {"nvidia"}),
+        ("llama-server-hip", {"amd"}),
         ("ollama", {"nvidia"}),
         ("ollama-mesa", {"nvidia", "amd", "intel"}),
         ("ollama-cpu", set()),

@@ -187,6 +187,17 @@ def test_a_card_that_does_not_answer_is_lost(text: str) -> None:
     assert (finding.code, "Xid" in finding.remedy) == ("gpu-lost", True)
 
 
+def test_a_driver_that_cannot_compile_for_the_card_is_too_old() -> None:
+    line = "CUDA error: the provided PTX was compiled with an unsupported toolchain."
+    (finding,) = found(brain(seen=seen(BRAIN, devices=GPU), nvidia_smi=CommandResult(0, ""), journal=(line,)))
+    assert (finding.code, finding.evidence) == ("cuda-newer-than-driver", (line,))
+
+
+def test_a_card_that_rocm_does_not_know_ends_the_runner() -> None:
+    line = "rocBLAS error: Cannot read /usr/lib/rocblas/library/TensileLibrary.dat for GPU arch : gfx1036"
+    assert [finding.code for finding in found(brain(journal=(line,)))] == ["runner-died"]
+
+
 def test_a_runner_that_died_is_quoted() -> None:
     line = 'level=ERROR msg="error loading model" error="llama runner process has terminated: CUDA error: invalid"'
     (finding,) = found(brain(journal=(line, "GIN 500")))
@@ -203,6 +214,19 @@ def test_other_makers_cards_never_hear_of_cuda(vendor: str) -> None:
     (finding,) = machine_findings(infra(BRAIN), [quiet], host)
     assert finding.code == "engine-on-cpu"
     assert not re.search("CUDA|NVIDIA", f"{finding.cause} {finding.remedy}", re.IGNORECASE)
+
+
+def test_rocms_own_words_for_no_card() -> None:
+    amd = replace(HOST, cards=(Card("0000:03:00.0", "1002", driver="amdgpu"),))
+    line = "ggml_cuda_init: failed to initialize ROCm: no ROCm-capable device is detected"
+    (finding,) = machine_findings(infra(BRAIN), [brain(journal=(line,))], amd)
+    assert (finding.code, finding.evidence) == ("engine-on-cpu", (line,))
+
+
+def test_a_second_way_to_the_card_is_no_trouble() -> None:
+    failed, works = CPU_LINES[4], "load_tensors: offloaded 31/31 layers to GPU"
+    assert found(brain(journal=(failed, works))) == []
+    assert [finding.code for finding in found(brain(journal=(failed, works, CPU_LINES[6])))] == ["engine-on-cpu"]
 
 
 def test_an_engine_on_the_cpu_is_known_by_where_its_model_is() -> None:

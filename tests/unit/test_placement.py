@@ -26,6 +26,12 @@ def test_all_of_a_model_on_a_card(engine) -> None:
     assert outcome.evidence == "31 of 31 layers are on a card: Vulkan0 has 87.7 MiB of the model"
 
 
+@pytest.mark.parametrize("name", ["CUDA", "ROCm"])
+def test_backends_call_their_cards_by_their_own_names(name: str) -> None:
+    lines = [line.replace("Vulkan", name) for line in LOADED]
+    assert placement(LLAMA, lines).evidence == f"31 of 31 layers are on a card: {name}0 has 87.7 MiB of the model"
+
+
 def test_the_last_model_counts() -> None:
     assert placement(LLAMA, (*LOADED, "load_tensors: offloaded 0/31 layers to GPU")).state == "failed"
     assert placement(LLAMA, ("load_tensors: offloaded 0/31 layers to GPU", *LOADED)).state == "ok"

@@ -22,6 +22,8 @@ _SUSPENDED = re.compile(
     r"|cuda\w* driver[^:]*(?:: |failure: |context )999",
     re.IGNORECASE,
 )
+# The engine has no machine code for the card, and the driver does not know what it is to compile (cudaError 222).
+_TOO_NEW = re.compile(r"provided PTX was compiled with an unsupported toolchain", re.IGNORECASE)
 # What nvidia-smi and the driver say of a card that no longer answers (Xid 79 in the kernel's log).
 _LOST = re.compile(
     r"GPU is lost|fallen off the bus|unable to determine the device handle for GPU|RmInitAdapter failed", re.IGNORECASE
@@ -51,6 +53,13 @@ def _diagnose(lines: Sequence[str]) -> Diagnosis:
             "works, CUDA does not",
             "stop what uses the card, then on the host: modprobe -r nvidia_uvm && modprobe nvidia_uvm; then start the "
             "machine again",
+        )
+    if any(_TOO_NEW.search(line) for line in lines):
+        return Diagnosis(
+            "cuda-newer-than-driver",
+            "the image's CUDA is newer than the host's driver, which cannot compile its programs for this card",
+            "update the host's driver (CUDA 12.4 takes 550 or newer) and restart the host; or take an image that "
+            "computes by Vulkan",
         )
     return Diagnosis(
         "engine-on-cpu",
