@@ -32,8 +32,9 @@ class Journal:
 
     `on_cpu`: it computes on the CPU. `devices`: a line for each device that it uses, with the library as its group,
     which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
-    machine's is. `died`: the process that runs the model ended. `layers`: how many of a model's layers are on cards,
-    and of how many, as its groups. `buffers`: a card's name and the MiB of a model that are on it.
+    machine's is. `died`: the process that runs the model ended. `layers`: how
+    many of a model's layers are on cards, and of how many, as its groups. `buffers`: a card's name and the MiB of a
+    model that are on it.
     """
 
     on_cpu: re.Pattern[str] = _NEVER
@@ -43,6 +44,11 @@ class Journal:
     died: re.Pattern[str] = _NEVER
     layers: re.Pattern[str] = _NEVER
     buffers: re.Pattern[str] = _NEVER
+
+    @property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """All of them: lines without one of them tell nothing."""
+        return tuple(pattern for pattern in vars(self).values() if pattern is not _NEVER)
 
 
 @dataclass(frozen=True)
