@@ -34,6 +34,7 @@ from launcher.private_incus.daemon import PrivateIncus
 from launcher.quickstart import EXAMPLE, MODEL
 from launcher.trial.free_card import with_free_card
 from launcher.trial.neighbours import neighbours_of_host
+from launcher.trial.shell_environment import dying_with_caller
 from tests.bench.measure import RUNS, ratio, say, seconds
 from tests.support.launching import Launcher, clear
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from tests.bench.measure import Bench
 
 _HOST, _PORT = Path("/"), 18080
-_TOKENS, _ASKED = 64, 3  # of an answer; answers of each side in one run
+_TOKENS, _ASKED = 32, 3  # of an answer; answers of each side in one run
 _SECONDS = 300.0
 _INFRA = """\
 domains:
@@ -91,7 +92,10 @@ class _Outside:
         argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _DETACHED, "sh"]
         argv += [str(self.root), str(self.model), *shown, "--", *self.arguments]
         environment = {"PATH": os.environ["PATH"], "BOOT_STEP": BOOT_STEP}
-        with self.log.open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log, env=environment) as process:
+        with (
+            self.log.open("wb") as log,
+            subprocess.Popen(dying_with_caller(argv), stdout=log, stderr=log, env=environment) as process,
+        ):
             try:
                 yield process
             finally:
@@ -220,9 +224,10 @@ def gpu(bench: Bench) -> None:
     image, card = _chosen(bench, console)
     pipeline.build([image])
     where = "CPU" if card is None else describe(card)
-    say(f"  llama-server ({image}) with {MODEL} on {where}, {os.cpu_count()} threads")
+    threads = max(1, (os.cpu_count() or 1) // 2)  # all of them would wait for whatever else runs
+    say(f"  llama-server ({image}) with {MODEL} on {where}, threads: {threads}")
     given = "" if card is None else f', gpu: true, gpu_devices: [{{pci: "{card.pci}"}}]'
-    text = _INFRA.format(image=image, threads=os.cpu_count(), gpu=given)
+    text = _INFRA.format(image=image, threads=threads, gpu=given)
     models = Models(pipeline.store, [builtin_specs()], load_settings(), console)
     driver = read_driver(_HOST) if card and card.is_nvidia else Driver()
     tree = pipeline.tree(bench.incus).root

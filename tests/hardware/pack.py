@@ -44,11 +44,13 @@ _RUN = """\
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/project:$here/libraries" ANKLUME_STORE="$here/store" PYTHONDONTWRITEBYTECODE=1
+# Without the libraries of the host's own Python, which may not go with these.
+python{python} -m venv --without-pip "$here/environment"
 cd "$here/project"
 code=0
-python{python} -m tests.hardware --store "$ANKLUME_STORE" --offline "$@" || code=$?
+"$here/environment/bin/python" -m tests.hardware --store "$ANKLUME_STORE" --offline "$@" || code=$?
 if test "$code" != 77; then
-  python{python} -m tests.bench --incus {incus} gpu || code=1
+  "$here/environment/bin/python" -m tests.bench --incus {incus} gpu || code=1
 fi
 exit "$code"
 """
