@@ -3,6 +3,7 @@
 # make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
 # make check     lint, types and unit tests: under a minute, for while you write
 # make test-full the same with both versions of Incus for every test, and every moment of a kill
+# make test-gpu  the GPU road on a card of this host (needs root, a card and its driver); skipped loudly without
 # make bench     figures, three runs each, to standard output
 # make unit      the tests that need neither root nor a network
 #
@@ -16,7 +17,7 @@ READY := .venv/.ready
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test test-full check unit lint bench requirements clean
+.PHONY: quickstart images test test-full test-gpu check unit lint bench requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -32,6 +33,9 @@ check: lint unit
 
 test-full: $(READY) lint
 	@.venv/bin/pytest --full $(ARGS)
+
+test-gpu: $(READY)
+	@.venv/bin/python -m tests.hardware $(ARGS)
 
 unit: $(READY)
 	@.venv/bin/pytest tests/unit $(ARGS)

@@ -137,7 +137,16 @@ def quickstart(
     infra = session.infra(EXAMPLE)
     card = None
     if not no_gpu:
-        infra, card = with_free_card(infra, "llm", Path("/"), lambda: neighbours_of_host(console), console)
+        stored = {image.name for image in session.images()}
+        infra, card = with_free_card(
+            infra,
+            "llm",
+            Path("/"),
+            lambda: neighbours_of_host(console),
+            console,
+            session.catalog(),
+            lambda image: image in stored or not offline,
+        )
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
     with _model(session, offline=offline, toy=toy) as model:
         options = TrialOptions(version=f"incus-{version}", models=(VolumeFile(f"{model.name}.gguf", model.file),))

@@ -49,6 +49,7 @@ def _complete_model(context: click.Context, parameter: click.Parameter, incomple
     "--run", "line", metavar="CMD", help="Run this instead of a shell; it is split into words, no shell reads it."
 )
 @click.option("--fake-gpus", type=click.IntRange(0, MAXIMUM), default=0, help="Simulate so many NVIDIA cards.")
+@click.option("--no-gpu", is_flag=True, help="Leave out the GPUs that the file asks for: compute on the CPU.")
 @click.option("--incus", "version", type=click.Choice(["6", "7"]), default="7", help="Which Incus to try it on (7).")
 @click.option(
     "--publish",
@@ -77,6 +78,7 @@ def try_(
     command: tuple[str, ...],
     line: str | None,
     fake_gpus: int,
+    no_gpu: bool,
     version: str,
     publish: tuple[str, ...],
     models: tuple[Path | str, ...],
@@ -91,15 +93,20 @@ def try_(
     that --run or what follows `--` names; its exit code is this one's.
     """
     from launcher.trial.models import model_file, model_name
+    from launcher.trial.no_cards import without_cards
     from launcher.trial.ports import parse
     from launcher.trial.trial import TrialOptions, check_host, trial
 
     words = _words(command, line)
+    if no_gpu and fake_gpus:
+        raise click.UsageError("simulated cards (--fake-gpus) or none (--no-gpu), not both")
     names = [model_name(model) for model in models]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise click.UsageError(f"two models are called {doubled}")
     ports = tuple(parse(text) for text in publish)
     file = session.infra(infra, yolo=yolo)
+    if no_gpu:
+        file = without_cards(file)
     check_host()
     with contextlib.ExitStack() as stack:
         options = TrialOptions(

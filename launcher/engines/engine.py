@@ -49,6 +49,11 @@ class Journal:
     shortage: re.Pattern[str] = _NEVER
     buffers: re.Pattern[str] = _NEVER
 
+    @property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """All of them: lines without one of them tell nothing."""
+        return tuple(pattern for pattern in vars(self).values() if pattern is not _NEVER)
+
 
 @dataclass(frozen=True)
 class Loaded:

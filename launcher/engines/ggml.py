@@ -22,6 +22,7 @@ ON_CPU = (
     r"CUDA driver version is insufficient",
     r"offloaded 0/\d+ layers to GPU",
     r"no usable GPU found",
+    r"ggml_vulkan: No devices found",
 )
 NO_VRAM = (
     r"cudaMalloc failed: out of memory",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from launcher.engines import ggml, openai_api
 from launcher.engines.engine import Engine, Journal, any_of
 from launcher.engines.open_webui import OPENAI_API
 from launcher.engines.probe import answers_at
 
 __all__ = ["ENGINE"]
+
+# common/common.cpp: `common_params_print_info:   - Vulkan0 : NVIDIA H100 … (81559 MiB, 81062 MiB free)`, and so on.
+_DEVICES = re.compile(r"common_param\w*: +- ([A-Za-z]+)\d* *: ")
 
 ENGINE = Engine(
     role="llama_server",
@@ -24,6 +29,7 @@ ENGINE = Engine(
     },
     journal=Journal(
         on_cpu=any_of(*ggml.ON_CPU),
+        devices=_DEVICES,
         no_vram=any_of(*ggml.NO_VRAM),
         died=any_of(*ggml.DIED),
         layers=ggml.LAYERS,

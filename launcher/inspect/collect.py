@@ -24,6 +24,7 @@ from launcher.inspect.guest import NOT_FOUND, Guest
 from launcher.inspect.host_filters import read_filters
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
+from launcher.inspect.vulkan import read_vulkan
 from launcher.observe.daemon import daemon_root, watch_limit
 from launcher.observe.live import read_leases
 from launcher.observe.watches import running_containers
@@ -150,8 +151,9 @@ def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFac
         nvidia_smi=None if smi is None else CommandResult(smi.code, _said(smi)),
         boot_step=_boot_step(inside) if gpu and any(map(gives_driver, seen.devices.values())) else None,
         cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
-        journal=inside.journal(engine.unit) if engine else (),
+        journal=inside.journal(engine.unit, *engine.journal.patterns) if engine else (),
         loaded=loaded_models(inside, engine, settings) if engine else (),
+        vulkan=read_vulkan(inside, engine.unit) if engine and gpu else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if page else (),
         no_administrator=PAGE.missing_administrator(inside, settings) if page else None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
     from launcher.gpu_policy.refusals import Refusal
+    from launcher.inspect.vulkan import VulkanDriver
     from launcher.observe.instances import InstanceState
     from launcher.observe.live import Lease
 
@@ -144,6 +145,7 @@ class MachineFacts:
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()
     loaded: tuple[Loaded, ...] = ()
+    vulkan: tuple[VulkanDriver, ...] = ()
     listening: tuple[str, ...] = ()
     tests: tuple[EngineTest, ...] = field(default=())
     no_administrator: NoAdministrator | None = None

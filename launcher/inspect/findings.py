@@ -21,6 +21,7 @@ from launcher.inspect.connections import connection_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
 from launcher.inspect.network import address_findings
+from launcher.inspect.vulkan import vulkan_trouble
 from launcher.observe.instances import MISSING, NOT_OURS
 
 if TYPE_CHECKING:
@@ -155,8 +156,9 @@ def _there(present: bool | None) -> str:
 def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterator[Finding]:
     if not machine.wants_gpu or machine.unusable:
         return
-    lines = [line for line in machine.journal if engine.journal.on_cpu.search(line)]
-    computes = [(line, match[1]) for line in machine.journal if (match := engine.journal.devices.search(line))]
+    journal = _since_on_card(machine, engine)
+    lines = [line for line in journal if engine.journal.on_cpu.search(line)]
+    computes = [(line, match[1]) for line in journal if (match := engine.journal.devices.search(line))]
     if computes and all(library.lower() == "cpu" for _, library in computes):
         lines += [line for line, _ in computes]
     layers = [int(match[1]) for line in machine.journal if (match := engine.journal.layers.search(line))]
@@ -186,8 +188,21 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
             cause="nvidia-smi does not work in the machine, so no program there can use the card",
             remedy="first the finding about nvidia-smi; then restart the machine",
         )
+    elif why.code == "engine-on-cpu" and (trouble := vulkan_trouble(machine.vulkan, machine.boot_step)):
+        why, seen = trouble
+        lines += seen
     what = "the engine computes on the CPU although the machine has a card"
     yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
+
+
+def _since_on_card(machine: MachineFacts, engine: Engine) -> Sequence[str]:
+    """The journal since a model was last put on a card: what was said before is over, or of another backend."""
+    places = [
+        number
+        for number, line in enumerate(machine.journal, 1)
+        if (match := engine.journal.layers.search(line)) and int(match[1])
+    ]
+    return machine.journal[places[-1] :] if places else machine.journal
 
 
 def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -> Diagnosis:

@@ -90,10 +90,14 @@ class Guest:
         show = self.run("systemctl", "show", unit, "--property", "InvocationID", "--value")
         invocation = show.stdout.decode(errors="replace").strip()
         which = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["--boot", "--unit", unit]
-        lines = ["--lines", str(_JOURNAL_LINES), "--output", "cat", "--no-pager", "--quiet"]
+        options = ["--output", "cat", "--no-pager", "--quiet"]
         if patterns:
-            lines += ["--grep", "|".join(pattern.pattern for pattern in patterns)]
-        return tuple(self.run("journalctl", *lines, *which).stdout.decode(errors="replace").splitlines())
+            # Not with --lines, which turns their order around.
+            options += ["--case-sensitive=no", "--grep", "|".join(pattern.pattern for pattern in patterns)]
+        else:
+            options += ["--lines", str(_JOURNAL_LINES)]
+        said = self.run("journalctl", *options, *which).stdout.decode(errors="replace")
+        return tuple(said.splitlines()[-_JOURNAL_LINES:])
 
     def bounded(self, command: Sequence[str], seconds: int) -> Result:
         """Run a command that is ended inside too when its time is over."""

@@ -255,6 +255,9 @@ def test_simulated_cards(tiny: Tries) -> None:
     assert result.stdout == "/dev/nvidia0\n"
     refused = tiny(file, "--run", "true", code=4)
     assert "front" in refused.stderr
+    without = tiny(file, "--no-gpu", "--run", "incus config device list --project web front")
+    assert "eth0" in without.stdout.split()
+    assert not [name for name in without.stdout.split() if name.startswith("gpu")]
 
 
 def test_pools_that_the_file_names_are_made(tiny: Tries) -> None:
@@ -331,6 +334,7 @@ def test_the_commands_exit_code_is_the_verbs(tiny: Tries, command: list[str], co
         ("front: {image: {image}}", ["--run", "it's"], 2, "no closing quotation"),
         ("front: {image: {image}}", ["--run", " "], 2, "--run names no command"),
         ("front: {image: {image}}", ["--run", "true", "--", "true"], 2, "not by both"),
+        ("front: {image: {image}}", ["--no-gpu", "--fake-gpus", "1"], 2, "not both"),
         ("front: {image: {image}}", ["--only", "fornt"], 2, "did you mean 'front'?"),
         ("front: {image: {image}}", ["--model", "/no/such.gguf"], 2, "does not exist"),
         ("front: {image: {image}}", ["--model", "docs"], 2, "is no file"),

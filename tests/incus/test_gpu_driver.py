@@ -16,7 +16,9 @@ from launcher.gpu.driver import Driver, LibraryFolder, borrowed_driver, read_dri
 from launcher.observe.daemon import daemon_root
 from launcher.private_incus import fake_gpu as fakegpu
 from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import HOME
 from launcher.private_incus.stub_library import stub_library
+from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.instances import start_instance
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ domains:
       box: {{image: debian, ephemeral: true, gpu: true, gpu_devices: [{{pci: "{CARD}"}}]}}
 """
 NEWER, NEWEST = "560.35.03", "565.57.01"
+ICD = "/etc/vulkan/icd.d/software.json"
+DRIVER_FILE = """\
+{"file_format_version": "1.0.1", "ICD": {"library_path": "libvulkan_lvp_gone.so", "api_version": "1.4.354"}}
+"""
+# llama.cpp passes over devices that are no cards, unless they are named.
+SETTINGS = f"[Service]\nEnvironment=GGML_VK_VISIBLE_DEVICES=0 VK_DRIVER_FILES={ICD}\n"
 SECONDS = 60.0
 
 
@@ -58,6 +66,13 @@ def restart(launcher: Launcher) -> None:
     while inside(launcher, "systemctl", "is-system-running").stdout != b"running\n":
         assert time.monotonic() < end, inside(launcher, "systemctl", "--failed").stdout.decode()
         time.sleep(0.1)
+
+
+def push(launcher: Launcher, content: bytes, path: str) -> None:
+    assert launcher.incus.home is not None
+    (launcher.incus.home / "pushed").write_bytes(content)
+    argv = ["incus", "file", "push", "--quiet", "--create-dirs", "--mode=0644", "--project", "lab"]
+    launcher.incus.run([*argv, f"{HOME}/pushed", f"box{path}"], check=True, capture_output=True)
 
 
 def linked(launcher: Launcher) -> str:
@@ -112,6 +127,32 @@ def test_driver_is_linked_and_followed_without_the_launcher(launcher: Launcher, 
     changes = str(launcher.json("plan", code=3))
     assert "nvidia.runtime" in changes
     assert "host-driver" in changes
+
+
+def test_a_wrong_vulkan_driver_is_found(launcher: Launcher, built: Callable[[str], Any]) -> None:
+    """What reads it is Vulkan's own loader; with the right one, Mesa's software driver is a card to the server."""
+    built("llama-server-mesa")
+    launcher.write(BOX.replace("debian", "llama-server-mesa, vars: {llama_server_extra_args: [--no-warmup]}"))
+    launcher("apply", "--no-wait")
+    push(launcher, tiny_gguf(), "/var/lib/models/tiny.gguf")
+    push(launcher, DRIVER_FILE.encode(), ICD)
+    push(launcher, SETTINGS.encode(), "/etc/systemd/system/llama-server.service.d/software.conf")
+    restart(launcher)
+    launcher("apply")  # it waits until the server answers
+
+    checks = {check["name"]: check for check in launcher.json("verify", code=1)["checks"]}
+    assert {name for name, check in checks.items() if check["outcome"] == "failed"} == {"gpu-compute"}
+    found = findings(launcher, code=1)["vulkan-driver-missing"]
+    assert f"{ICD}: libvulkan_lvp_gone.so, which is not there" in found["evidence"]
+    assert "VK_DRIVER_FILES" in found["remedy"]
+
+    inside(launcher, "sed", "-i", "s/_gone//", ICD)
+    inside(launcher, "systemctl", "restart", "llama-server")
+    end = time.monotonic() + SECONDS
+    while b"- Vulkan0 : llvmpipe" not in inside(launcher, "journalctl", "-u", "llama-server", "-o", "cat").stdout:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert "vulkan-driver-missing" not in findings(launcher)
 
 
 def test_a_private_incus_borrows_the_drivers_of_its_host(

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.incus.client import Result
 from launcher.engines.engine import Loaded
 from launcher.engines.page import NoAdministrator
 from launcher.gpu.cards import Card
 from launcher.gpu.driver import Driver
 from launcher.gpu.nvidia_smi import Figures
 from launcher.gpu.preflight import Obstacle
-from launcher.gpu.vendors.nvidia_driver import driver_troubles
+from launcher.gpu.vendors.nvidia_driver import NO_VULKAN, driver_troubles
 from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
 from launcher.inspect.facts import CommandResult
 from launcher.inspect.findings import machine_findings
+from launcher.inspect.vulkan import VulkanDriver, read_vulkan
 from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
 
@@ -259,6 +263,103 @@ def test_the_cpu_follows_from_an_image_that_cannot_use_the_card() -> None:
     assert (finding.code, finding.severity) == ("image-not-for-gpu", "warning")
     assert "ollama-cpu" in finding.cause
     assert "ollama or other" in finding.remedy
+
+
+ONLY_CPU = ("0.00.145.478 I cmn  common_param:   - CPU     : AMD EPYC (24105 MiB, 24105 MiB free)",)
+NO_DEVICES = "0.00.124.252 I ggml_vulkan: No devices found."
+LLM = machine("llm", gpu=True)
+
+
+def llm(*journal: str, **keys: object) -> MachineFacts:
+    return evidence(LLM, LLAMA, nvidia_smi=WORKS, journal=journal, seen=seen(LLM, devices=GPU), **keys)
+
+
+WRONG = VulkanDriver("/etc/wrong.json", "libgone.so.1", there=False)
+RIGHT = VulkanDriver("/usr/share/vulkan/icd.d/lvp_icd.json", "libvulkan_lvp.so", there=True)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "cause", "remedy"),
+    [
+        ((WRONG,), "/etc/wrong.json names libgone.so.1", "restart the machine"),
+        ((WRONG, RIGHT), "/etc/wrong.json names libgone.so.1", "correct or remove that file"),
+        (tuple(replace(one, variable="VK_DRIVER_FILES") for one in (WRONG, RIGHT)), "libgone.so.1", RIGHT.file),
+        ((replace(WRONG, variable="VK_DRIVER_FILES"),), "/etc/wrong.json", "take VK_DRIVER_FILES out"),
+        ((replace(WRONG, library=""),), "/etc/wrong.json is not there", "restart the machine"),
+    ],
+)
+def test_vulkan_without_its_driver(drivers: tuple[VulkanDriver, ...], cause: str, remedy: str) -> None:
+    (finding,) = found(llm(NO_DEVICES, vulkan=drivers))
+    assert (finding.code, finding.severity, finding.subject) == ("vulkan-driver-missing", "error", "llm")
+    assert cause in finding.cause
+    assert remedy in finding.remedy
+    assert finding.evidence[0] == NO_DEVICES
+    assert len(finding.evidence) == 2
+
+
+def test_vulkan_on_a_host_whose_driver_came_without_it() -> None:
+    linked = CommandResult(0, f"no libEGL_nvidia.so.550.54.15: {NO_VULKAN} driver 550.54.15: 9 libraries linked")
+    (finding,) = found(llm(*ONLY_CPU, boot_step=linked))
+    assert finding.code == "vulkan-driver-missing"
+    assert "libegl-nvidia0" in finding.remedy
+    assert [one.code for one in found(llm(*ONLY_CPU, boot_step=replace(linked, text="fine")))] == ["engine-on-cpu"]
+
+
+def test_a_server_that_lists_a_card_among_its_devices_is_not_on_the_cpu() -> None:
+    card = "0.00.060 I cmn  common_param:   - Vulkan0 : NVIDIA H100 80GB HBM3 (81559 MiB, 81062 MiB free)"
+    assert found(llm(card, *ONLY_CPU)) == []
+
+
+def test_vulkan_that_finds_no_card_by_a_driver_that_is_there() -> None:
+    (finding,) = found(llm(NO_DEVICES, vulkan=(RIGHT,)))
+    assert finding.code == "engine-on-cpu"
+    assert "Vulkan" in finding.cause
+
+
+def test_a_wrong_driver_beside_a_model_on_the_card_is_no_trouble() -> None:
+    assert found(llm(NO_DEVICES, "offloaded 31/31 layers to GPU", vulkan=(WRONG,))) == []
+    later = found(llm("offloaded 31/31 layers to GPU", "offloaded 0/31 layers to GPU", vulkan=(WRONG,)))
+    assert [finding.code for finding in later] == ["vulkan-driver-missing"]
+
+
+class Here:
+    """This machine in a guest's place, but for what systemd says of the service's environment."""
+
+    def __init__(self, environment: str) -> None:
+        self._environment = environment.encode()
+
+    def run(self, *command: str) -> Result:
+        if command[0] == "systemctl":
+            return Result(0, self._environment, b"")
+        done = subprocess.run(command, capture_output=True, check=False)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def request(self, url: str, *_body: object, **_options: object) -> Any:
+        raise AssertionError(url)
+
+
+def test_libraries_that_drivers_name_are_looked_for_as_the_loader_does(tmp_path: Path) -> None:
+    (tmp_path / "own.so").touch()
+    files = {
+        "linker": '{\n  "ICD": {\n    "library_path" : "libc.so.6"\n  }\n}',
+        "gone": '{"ICD":{"library_path":"libnot_there.so.1","api_version":"1.4.0"}}',
+        "absolute": f'{{"ICD": {{"library_path": "{tmp_path}/own.so"}}}}',
+        "relative": '{"ICD": {"library_path": "./not.so"}}',
+        "empty": "{}",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    named = ":".join(f"{tmp_path}/{name}.json" for name in (*files, "missing"))
+    found = read_vulkan(Here(f"XDG_CACHE_HOME=/var/cache VK_DRIVER_FILES={named}\n"), "engine")
+    assert {driver.variable for driver in found} == {"VK_DRIVER_FILES"}
+    assert [(Path(driver.file).stem, driver.library, driver.there) for driver in found] == [
+        ("linker", "libc.so.6", True),
+        ("gone", "libnot_there.so.1", False),
+        ("absolute", f"{tmp_path}/own.so", True),
+        ("relative", f"{tmp_path}/./not.so", False),
+        ("empty", "", False),
+        ("missing", "", False),
+    ]
 
 
 # 3. Open WebUI and its engine

@@ -61,6 +61,13 @@ def _diagnose(lines: Sequence[str]) -> Diagnosis:
             "update the host's driver (CUDA 12.4 takes 550 or newer) and restart the host; or take an image that "
             "computes by Vulkan",
         )
+    if any("ggml_vulkan" in line for line in lines):
+        return Diagnosis(
+            "engine-on-cpu",
+            "the card is there, but the driver's part for Vulkan does not work with it",
+            "see that all libraries of the host's driver are of one version, then restart the machine; with "
+            "VK_LOADER_DEBUG=all in the service's environment its journal tells what Vulkan tries",
+        )
     return Diagnosis(
         "engine-on-cpu",
         "the card is there, but the runner cannot use it: mostly a driver older than the runner's CUDA",

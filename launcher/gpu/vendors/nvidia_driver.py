@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOOT_STEP",
     "FOLDER",
+    "NO_VULKAN",
     "OLDEST_DRIVER",
     "RUNTIME",
     "UNIT",
@@ -52,6 +53,8 @@ FOLDER = "/usr/lib/host-driver"
 """Where the host's folders are in a container: lib, lib-2 …, bin/nvidia-smi. Not below /run, which is mounted later."""
 BOOT_STEP = "/usr/lib/anklume/gpu-driver"
 UNIT = "gpu-driver"
+NO_VULKAN = "no Vulkan on this card"
+"""What the boot step says where the host's driver came without its part for Vulkan."""
 RUNTIME = "nvidia.runtime"
 _CAPABILITIES = "nvidia.driver.capabilities"
 _COMPUTE = "compute,utility"  # CUDA, and nvidia-smi
