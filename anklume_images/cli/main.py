@@ -30,6 +30,7 @@ _TABLE = {
         "render": "build:render",
         "revoke": "trust:revoke",
         "sbom": "store:sbom",
+        "serve": "serve:serve",
         "show": "store:show",
         "trust": "trust:trust",
         "update": "build:update",

@@ -19,16 +19,18 @@ __all__ = ["gc", "list_", "sbom", "show", "verify"]
 def list_(session: Session, *, as_json: bool) -> None:
     """List the images in the store."""
     from anklume_images.console import human_size, table
+    from anklume_images.store.summaries import summaries
 
     images = session.images()
+    channels: dict[tuple[str, str], dict[str, str]] = {}
     rows = []
-    for image in images:
-        channels = [
-            c for c, version in images.channels(image.name, image.architecture).items() if version == image.version
-        ]
-        rows.append((image, channels))
+    for image in summaries(session.store(), images):
+        place = (image.name, image.architecture)
+        if place not in channels:
+            channels[place] = images.channels(*place)
+        rows.append((image, [name for name, version in channels[place].items() if version == image.version]))
     if as_json:
-        session.console.json([_summary(image) | {"channels": channels} for image, channels in rows])
+        session.console.json([_summary(image) | {"channels": pointing} for image, pointing in rows])
         return
     cells = [
         (
@@ -113,9 +115,12 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
 
     Without a name, of the whole store.
     """
+    from anklume_images.ship.index import write_index
     from anklume_images.store.verify import verify_store
 
     report = verify_store(session.store(), session.images(), refs, session.arch(), repair=repair)
+    if repair and report.damaged:
+        write_index(session.store())
     if as_json:
         session.console.json({"checked": report.checked, "bytes": report.bytes, "damaged": list(report.damaged)})
     else:
@@ -133,6 +138,7 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
 def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Remove what no channel, build, tree in use or locked model needs."""
     from anklume_images.console import human_size
+    from anklume_images.ship.index import write_index
     from anklume_images.store.gc import collect, reasons
 
     store, images = session.store(), session.images()
@@ -143,7 +149,8 @@ def gc(session: Session, why: str | None, *, dry_run: bool, as_json: bool) -> No
         else:
             session.console.result("\n".join(kept_by) or "nothing: gc would remove it")
         return
-    report = collect(store, images, _trees_in_use(session), session.models().needed(), dry_run=dry_run)
+    needed = session.models().needed()
+    report = collect(store, images, _trees_in_use(session), needed, dry_run=dry_run, unlist=lambda: write_index(store))
     if as_json:
         session.console.json({"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run})
         return

@@ -11,10 +11,11 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.store.deltas import read_delta
 from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -62,16 +63,27 @@ def _kept(images: Images) -> list[Image]:
 
 
 def collect(
-    store: Store, images: Images, trees: set[str], blobs: AbstractSet[str] = frozenset(), *, dry_run: bool = False
+    store: Store,
+    images: Images,
+    trees: set[str],
+    blobs: AbstractSet[str] = frozenset(),
+    *,
+    dry_run: bool = False,
+    unlist: Callable[[], object] = lambda: None,
 ) -> GcReport:
-    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept."""
+    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept.
+
+    `unlist` is called when images are gone and their files are yet to go: nobody is to be sent there any more.
+    """
     if not (store.home / "schema").exists():
         return GcReport((), 0)
     store.sweep()
     with store.guarded(exclusively=True):
         kept = _kept(images)
         leased = store.leased()
-        needed = leased | blobs | {digest for image in kept for digest in _digests(images, image)}
+        needed = (
+            leased | blobs | {digest for image in kept for digest in _digests(images, image)} | _deltas(images, kept)
+        )
         digests = {digest[:32] for digest in trees | {image.toolchain for image in kept}}
         removed: list[str] = []
         freed = 0
@@ -79,6 +91,8 @@ def collect(
             removed.append(f"image {image.ref} ({image.architecture})")
             if not dry_run:
                 images.remove(image)
+        if not dry_run:
+            unlist()
         for place in _trees(store.home / "trees"):
             if place.name not in digests and place.name not in leased:
                 removed.append(f"tree {place.name}")
@@ -98,6 +112,13 @@ def _digests(images: Images, image: Image) -> Iterator[str]:
     lock = images.document(image, "lock")
     for kind in ("debs", "wheels", "files"):
         yield from (entry["sha256"] for entry in lock[kind])
+
+
+def _deltas(images: Images, kept: list[Image]) -> set[str]:
+    """The deltas between images that are kept."""
+    names = {(image.name, image.version, image.architecture) for image in kept}
+    found = [(image, read_delta(images.folder(image.name, image.version, image.architecture))) for image in kept]
+    return {delta.sha256 for image, delta in found if delta and (image.name, delta.base, image.architecture) in names}
 
 
 def _trees(folder: Path) -> Iterator[Path]:

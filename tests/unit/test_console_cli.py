@@ -31,6 +31,7 @@ COMMANDS = [
     "publish",
     "render",
     "sbom",
+    "serve",
     "show",
     "update",
     "verify",

@@ -32,7 +32,7 @@ BELOW_IMAGES = {
     "trust": {"trust", "store", "inputs", *LEAVES},
     "ship": {"ship", "trust", "store", "inputs", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
-    "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "pipeline": {"ship", "locking", "builder", "store", "inputs", "specs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }
 # What a package of the launcher may import of the launcher; the commands may import all.
