@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROGRAM = str(Path(sys.executable).with_name("anklume-images"))
 COMMANDS = [
     "build",
+    "deltas",
     "enter",
     "fetch",
     "gc",
