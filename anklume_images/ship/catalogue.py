@@ -69,6 +69,21 @@ class Group:
         return next((one for one in self.versions if LATEST in one.listed.channels), self.versions[0])
 
     @property
+    def channels(self) -> list[tuple[str, str]]:
+        """Its channels with their versions; with the architecture, where there are several."""
+        several = len({one.listed.image.architecture for one in self.versions}) > 1
+        return sorted(
+            (
+                channel,
+                f"{one.listed.image.version} ({one.listed.image.architecture})"
+                if several
+                else one.listed.image.version,
+            )
+            for one in self.versions
+            for channel in one.listed.channels
+        )
+
+    @property
     def alias(self) -> str:
         """By what Incus knows the current version, best shortly."""
         image = self.current.listed.image

@@ -22,6 +22,7 @@ from anklume_images.ship.simplestreams import INDEX, PRODUCTS, Listed, index_doc
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.images import Images
 from anklume_images.store.summaries import summaries
+from anklume_images.trust.revoked import known_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,11 +67,13 @@ def write_index(store: Store) -> bool:
 
 
 def listed_images(store: Store, images: Images) -> list[Listed]:
-    """The images of a store whose files are there, with what points at them."""
+    """The images of a store whose files are there and that nobody revoked, with what points at them."""
     found = []
+    revoked = {entry.fingerprint for entry in known_revocations(store.home)}
     channels: dict[tuple[str, str], dict[str, str]] = {}
     for image in summaries(store, images):
-        if not all(store.blobs.has(file.sha256, file.size) for file in (image.metadata, image.rootfs)):
+        files = (image.metadata, image.rootfs)
+        if image.fingerprint in revoked or not all(store.blobs.has(file.sha256, file.size) for file in files):
             continue
         place = (image.name, image.architecture)
         if place not in channels:

@@ -24,6 +24,8 @@ from anklume_images.ship.catalogue import PAGE
 from anklume_images.ship.ranges import part_of
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS
 from anklume_images.store.images import is_document
+from anklume_images.trust.repository import FOLDER as METADATA
+from anklume_images.trust.revoked import FILE as REVOKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ _SECONDS = 60.0  # without a byte, in either direction
 _CONNECTIONS = 200
 _FRESH = "no-cache"  # kept by caches, and asked for again each time
 _FOR_EVER = "public, max-age=31536000, immutable"
+_SIGNED = re.compile(rf"{METADATA}/[0-9a-z.]+\.json", re.ASCII)  # not what waits for signatures below it
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", re.ASCII)
 
 
@@ -57,7 +60,7 @@ def served_file(url: str, is_served: Callable[[str], bool]) -> ServedFile | None
     place = unquote(urlsplit(url).path, errors="replace").removeprefix("/")
     if place in {"", PAGE}:
         return ServedFile(PAGE, "text/html; charset=utf-8")
-    if place in {INDEX, PRODUCTS} or is_document(place):
+    if place in {INDEX, PRODUCTS, REVOKED} or is_document(place) or _SIGNED.fullmatch(place):
         return ServedFile(place, "application/json")
     blob = _BLOB.fullmatch(place)
     if blob and is_served(blob.group(2)):

@@ -24,6 +24,7 @@ from anklume_images.ship.ranges import Part, part_of
 from anklume_images.ship.serve import StoreServer
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from tests.conftest import Cli
 from tests.support.blobs import put_blob
 from tests.support.stored_images import put
 
@@ -184,13 +185,16 @@ PRIVATE = [
     "/schema",
     "/index.lock",
     "/cache/summaries.json",
+    "/metadata/staged/root.json",
+    "/metadata/.lock",
+    "/trust/x/origin.json",
     "/channels/debian/amd64/latest",
     "/logs/",
     "/images/",
     "/blobs/",
     "/streams/v1/",
     "/images/debian/{version}/amd64/",
-    "/images/debian/{version}/amd64/other.json",
+    "/images/debian/{version}/amd64/other.txt",
     "/images/debian/{version}/../{version}/amd64/manifest.json",
     "/images/debian/%2e%2e/debian/{version}/amd64/manifest.json",
     "/images/debian/{version}/amd64/manifest.json%00",
@@ -208,7 +212,7 @@ PRIVATE = [
 
 def test_the_rest_is_nobodys_business(store: Store, image: Image, server: StoreServer) -> None:
     (store.home.parent / "secret").write_text("secret")
-    (store.home / "images/debian" / image.version / "amd64/other.json").write_text("secret")
+    (store.home / "images/debian" / image.version / "amd64/other.txt").write_text("secret")
     trust = ssl.create_default_context(cadata=server.certificate.pem)
     given = []
     for path in PRIVATE:
@@ -339,6 +343,24 @@ def test_a_port_that_is_taken(store: Store, server: StoreServer, certificate: Ce
     with pytest.raises(HostError) as caught:
         StoreServer(store.home, "127.0.0.1", server.port, certificate)
     assert "--port" in str(caught.value.hint)
+
+
+def test_signed_images_are_pulled_from_it(
+    store: Store, server: StoreServer, tmp_path: Path, certificate: Certificate
+) -> None:
+    (tmp_path / "authority.pem").write_text(certificate.pem)
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # whichever of them the host has set
+    keys = os.environ | dict.fromkeys(names, str(tmp_path / "authority.pem")) | {"ANKLUME_KEYS": str(tmp_path / "keys")}
+    theirs, mine = Cli(store.home), Cli(tmp_path / "mine")
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    place = f"https://127.0.0.1:{server.port}"
+    mine("trust", "accept", place, "--fingerprint", fingerprint, env=keys)
+    (had,) = mine.json("--arch", "amd64", "pull", "debian", env=keys)["images"]
+    assert had["fingerprint"] in (tmp_path / "mine/streams/v1/images.json").read_text()
+    theirs("--arch", "amd64", "revoke", "debian", "--why", "a test", env=keys)
+    assert had["fingerprint"] not in (store.home / "streams/v1/images.json").read_text()
+    assert mine("--arch", "amd64", "pull", "debian", env=keys, check=False).returncode == 4
 
 
 def started(home: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
