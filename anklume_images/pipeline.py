@@ -16,6 +16,7 @@ from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
+from anklume_images.ship.index import write_index
 from anklume_images.store.images import LATEST, Images
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ class Pipeline:
                 self._set_latest(results)
         else:
             self._set_latest(results)
+        write_index(self.store)
         return [result for name, result in results.items() if name in names or result.status != "present"]
 
     def _require_machine(self) -> None:

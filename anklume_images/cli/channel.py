@@ -177,6 +177,10 @@ def rm(session: Session, name: str, channel_name: str, why: str, *, dry_run: boo
 def _tell(
     session: Session, place: Place, before: str | None, after: str | None, *, dry_run: bool, as_json: bool
 ) -> None:
+    if not dry_run:
+        from anklume_images.ship.index import write_index
+
+        write_index(session.store())
     if as_json:
         session.console.json(_summary(place) | {"from": before, "to": after, "dry_run": dry_run})
     elif before == after:

@@ -46,13 +46,15 @@ def gc(
     session: Session, why: str | None, keep: int | None, budget: int | None, *, dry_run: bool, as_json: bool
 ) -> None:
     """Remove what no channel, build, tree in use, lock or model needs."""
+    from anklume_images.ship.index import write_index
     from anklume_images.store.gc import collect
 
     wants = _wants(session, keep)
     if why:
         _why(session, why, wants, as_json=as_json)
         return
-    report = collect(session.store(), session.images(), wants, dry_run=dry_run, budget=budget)
+    store = session.store()
+    report = collect(store, session.images(), wants, dry_run=dry_run, budget=budget, unlist=lambda: write_index(store))
     if as_json:
         document = {"removed": list(report.removed), "bytes": report.bytes, "dry_run": dry_run}
         session.console.json(document | ({} if budget is None else {"size": report.size, "fits": report.fits}))

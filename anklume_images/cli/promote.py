@@ -229,6 +229,7 @@ def _to_store(
     session: Session, image: Image, images: Images, way: _Way, keys: Path | None, *, dry_run: bool
 ) -> dict[str, Any]:
     """Into another store's folder: blobs and documents, then the channel and its signature together."""
+    from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import into_store
     from anklume_images.store.images import Images as OtherImages
     from anklume_images.store.store import Store as OtherStore
@@ -251,6 +252,7 @@ def _to_store(
             sign=(lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None,
             progress=session.console,
         )
+        write_index(target)
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}
 
 

@@ -29,6 +29,7 @@ def pull(
 
     Without a REF, the newest of all that are here already and there too.
     """
+    from anklume_images.ship.index import write_index
     from anklume_images.ship.pull import missing
     from anklume_images.ship.pull import pull as have
     from anklume_images.trust.origins import Origins
@@ -46,6 +47,7 @@ def pull(
             continue
         report = have(origin, image, images, store, channel=channel or asked, progress=session.console)
         done.append(_row(image, report.bytes, report.channel, report.before))
+        write_index(store)
     if as_json:
         session.console.json({"from": str(origin.place), "dry_run": dry_run, "images": done})
         return

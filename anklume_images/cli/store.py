@@ -19,16 +19,18 @@ __all__ = ["list_", "show", "verify"]
 def list_(session: Session, *, as_json: bool) -> None:
     """List the images in the store."""
     from anklume_images.console import human_size, table
+    from anklume_images.store.summaries import summaries
 
     images = session.images()
+    channels: dict[tuple[str, str], dict[str, str]] = {}
     rows = []
-    for image in images:
-        channels = [
-            c for c, version in images.channels(image.name, image.architecture).items() if version == image.version
-        ]
-        rows.append((image, channels))
+    for image in summaries(session.store(), images):
+        place = (image.name, image.architecture)
+        if place not in channels:
+            channels[place] = images.channels(*place)
+        rows.append((image, [name for name, version in channels[place].items() if version == image.version]))
     if as_json:
-        session.console.json([_summary(image) | {"channels": channels} for image, channels in rows])
+        session.console.json([_summary(image) | {"channels": pointing} for image, pointing in rows])
         return
     cells = [
         (
@@ -104,9 +106,12 @@ def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bo
 
     Without a name, of the whole store.
     """
+    from anklume_images.ship.index import write_index
     from anklume_images.store.verify import verify_store
 
     report = verify_store(session.store(), session.images(), refs, session.arch(), repair=repair)
+    if repair and report.damaged:
+        write_index(session.store())
     if as_json:
         session.console.json({"checked": report.checked, "bytes": report.bytes, "damaged": list(report.damaged)})
     else:

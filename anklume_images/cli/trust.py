@@ -317,6 +317,7 @@ def allow_expired(session: Session, place: str, until: str, why: str) -> None:
 @click.pass_obj
 def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, undo: bool) -> None:
     """Say that an image is not to be used any more, and sign that; others heed it at their next contact."""
+    from anklume_images.ship.index import write_index
     from anklume_images.trust.origin import now
     from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations
 
@@ -328,6 +329,7 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, un
     if why and not undo:
         others.append(Revocation(image.name, image.version, image.architecture, image.fingerprint, why, now()))
     write_revocations(store.home, others)
+    write_index(store)
     repository = session.repository(keys)
     session.console.result(f"{'not revoked any more' if undo else 'revoked'}: {image.ref} ({image.architecture})")
     if repository.exists:

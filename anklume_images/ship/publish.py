@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import StoreError
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.store.images import fingerprint
 
 if TYPE_CHECKING:
@@ -56,15 +57,12 @@ class PublishReport:
 def image_files(image: Image, images: Images, store: Store) -> ImageFiles:
     """The files of an image with the aliases it gets: its name where it is the latest, and `name/version` always."""
     channels = images.channels(image.name, image.architecture)
-    aliases = [f"{image.name}/{image.version}"]
-    aliases += [f"{image.name}/{channel}" for channel, version in channels.items() if version == image.version]
-    if channels.get("latest") == image.version:
-        aliases.append(image.name)
+    pointing = [channel for channel, version in channels.items() if version == image.version]
     return ImageFiles(
         metadata=store.blobs.path(image.metadata.sha256),
         rootfs=store.blobs.path(image.rootfs.sha256),
         fingerprint=image.fingerprint,
-        aliases=tuple(aliases),
+        aliases=aliases_of(image.name, image.version, pointing),
         properties=image.properties,
     )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Blobs", "hash_file"]
+__all__ = ["Blobs", "blob_path", "hash_file"]
 
 
 def hash_file(path: Path) -> str:
@@ -25,16 +25,22 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def blob_path(sha256: str) -> str:
+    """Where a blob is below the store's folder."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
 class Blobs:
     """The blobs below `root` (the store's home)."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._files = root / "blobs" / "sha256"
         self.partial = root / "partial"
 
     def path(self, sha256: str) -> Path:
         """Where the blob is or would be."""
-        return self._files / sha256[:2] / sha256
+        return self._root / blob_path(sha256)
 
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Say whether the blob is there, of that size when one is given; does not read it."""

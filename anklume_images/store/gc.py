@@ -17,7 +17,7 @@ from anklume_images.store.roots import Roots, find_roots, key_of
 from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from anklume_images.store.images import Image, Images
@@ -84,9 +84,18 @@ def _roots(store: Store, images: Images, wants: Wants) -> Roots:
 
 
 def collect(
-    store: Store, images: Images, wants: Wants, *, dry_run: bool = False, budget: int | None = None
+    store: Store,
+    images: Images,
+    wants: Wants,
+    *,
+    dry_run: bool = False,
+    budget: int | None = None,
+    unlist: Callable[[], object] = lambda: None,
 ) -> GcReport:
-    """Remove what nothing needs; with a `budget` in bytes only the oldest, until the store is no larger than that."""
+    """Remove what nothing needs; with a `budget` in bytes only the oldest, until the store is no larger than that.
+
+    `unlist` is called when images are gone and their files are yet to go: nobody is to be sent there any more.
+    """
     if not (store.home / "schema").exists():
         return GcReport((), 0, 0)
     store.sweep()
@@ -103,7 +112,7 @@ def collect(
             items = _oldest(items, size - freed - budget)
         freed += sum(item.bytes for item in items)
         if not dry_run:
-            _remove(store, images, items)
+            _remove(store, images, items, unlist)
         lines = [line for item in items for line in _lines(item)]
     left = None if size is None else size - freed
     kinds = ("image", "tree", "blob")
@@ -155,11 +164,12 @@ def _lines(item: _Item) -> list[str]:
     return lines + [f"blob {sha256}" for sha256 in item.blobs]
 
 
-def _remove(store: Store, images: Images, items: list[_Item]) -> None:
+def _remove(store: Store, images: Images, items: list[_Item], unlist: Callable[[], object]) -> None:
     """Images first: what is killed then leaves blobs that nobody names, never an image without its files."""
     for item in items:
         if item.image:
             images.remove(item.image)
+    unlist()
     for item in items:
         if item.tree:
             shutil.rmtree(item.tree)

@@ -6,12 +6,14 @@ rename.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anklume_images.architectures import host_architecture
 from anklume_images.errors import StoreError
@@ -20,17 +22,34 @@ from anklume_images.store.channel_log import ChannelLog, Place
 from anklume_images.store.sums import write_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from anklume_images.store.channel_log import Move
     from anklume_images.store.store import Store
 
-__all__ = ["CHANNEL", "LATEST", "Image", "Images", "Package", "StoredFile", "fingerprint", "parse_manifest"]
+__all__ = [
+    "CHANNEL",
+    "LATEST",
+    "Image",
+    "Images",
+    "Package",
+    "StoredFile",
+    "Summary",
+    "fingerprint",
+    "image_path",
+    "is_document",
+    "parse_manifest",
+    "parse_summary",
+]
 
 LATEST = "latest"
 CHANNEL = re.compile(r"[a-z][a-z0-9-]*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_Parsed = TypeVar("_Parsed")
+_DOCUMENT = re.compile(
+    r"images/[a-z0-9][a-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*/[a-z0-9]+/[a-z][a-z0-9.-]*\.json", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,32 @@ class Package:
     kind: str
     name: str
     version: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An image without its packages and its spec; `stored` is when it came into this store, in ns since 1970."""
+
+    name: str
+    version: str
+    architecture: str
+    recipe: str
+    fingerprint: str
+    metadata: StoredFile
+    rootfs: StoredFile
+    unpacked: int
+    epoch: int
+    description: str
+    base: dict[str, str] | None
+    stored: int
+
+    @property
+    def ref(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+_SUMMARY_FIELDS = tuple(one.name for one in fields(Summary) if one.name != "stored")
 
 
 @dataclass(frozen=True)
@@ -93,14 +138,40 @@ def fingerprint(metadata: Path, rootfs: Path) -> str:
 
 def parse_manifest(data: bytes, where: str) -> Image:
     """The image that a manifest describes; StoreError when it is none."""
-    try:
-        document = json.loads(data)
-        document["metadata"] = StoredFile(**document["metadata"])
-        document["rootfs"] = StoredFile(**document["rootfs"])
+    with _reading(where):
+        document = _document(data)
         document["packages"] = tuple(Package(**entry) for entry in document["packages"])
         return Image(**document)
+
+
+def parse_summary(data: bytes, where: str, stored: int) -> Summary:
+    """The same in less time, without packages and spec; `stored` is the time of its manifest."""
+    with _reading(where):
+        document = _document(data)
+        return Summary(stored=stored, **{name: document[name] for name in _SUMMARY_FIELDS})
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(data)
+    return document | {part: StoredFile(**document[part]) for part in ("metadata", "rootfs")}
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"not the manifest of an image: {error!r}", where=where) from None
+
+
+def image_path(name: str, version: str, architecture: str) -> str:
+    """Where the documents of an image are below the store's folder."""
+    return f"images/{name}/{version}/{architecture}"
+
+
+def is_document(place: str) -> bool:
+    """Whether a path below the store's folder is that of a document of an image."""
+    return _DOCUMENT.fullmatch(place) is not None
 
 
 class Images:
@@ -119,13 +190,22 @@ class Images:
 
     def folder(self, name: str, version: str, architecture: str) -> Path:
         """Where an image's documents are or would be."""
-        return self._images / name / version / architecture
+        return self._store.home / image_path(name, version, architecture)
 
     def get(self, name: str, version: str, architecture: str) -> Image | None:
         """The image of that version, or None."""
+        return self._read(name, version, architecture, parse_manifest)
+
+    def summary(self, name: str, version: str, architecture: str, stored: int) -> Summary | None:
+        """The same without packages and spec, or None; `stored` is the time of its manifest."""
+        return self._read(name, version, architecture, partial(parse_summary, stored=stored))
+
+    def _read(
+        self, name: str, version: str, architecture: str, parse: Callable[[bytes, str], _Parsed]
+    ) -> _Parsed | None:
         manifest = self.folder(name, version, architecture) / "manifest.json"
         try:
-            return parse_manifest(manifest.read_bytes(), str(manifest))
+            return parse(manifest.read_bytes(), str(manifest))
         except FileNotFoundError:
             return None
         except StoreError as error:

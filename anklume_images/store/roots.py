@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
 
 if TYPE_CHECKING:
@@ -76,8 +77,13 @@ def _names(
     blobs: Mapping[str, str],
 ) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
-    for entry in kept:
+    entries = list(kept)
+    there = {key_of(entry.image) for entry in entries}
+    for entry in entries:
         image = entry.image
+        delta = read_delta(images.folder(image.name, image.version, image.architecture))
+        if delta and (image.name, delta.base, image.architecture) in there:
+            names.setdefault(delta.sha256, []).append(f"the delta to {image.ref} ({image.architecture})")
         needed = [image.metadata.sha256, image.rootfs.sha256, *(_inputs(images, image) if entry.whole else ())]
         for name in needed:
             names.setdefault(name, []).append(f"the image {image.ref} ({image.architecture})")

@@ -7,6 +7,8 @@
     images/<name>/<version>/<arch>/ manifest.json and other documents, and SHA256SUMS of them
     channels/<name>/<arch>/<channel>  one line: a version
     history/                        the log of channels' moves (channel_log.py)
+    streams/v1/, index.html         the images as Incus and people find them (ship/index.py)
+    cache/                          what was read of images before, to be quick
     locks/<name>.json               a lock made because a mirror dropped what the committed one names
     logs/<name>/<time>.log          builds
     failed/<name>/                  the sandbox of the last failed build, for `enter`

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from anklume_images.inputs.lockfile import Lock, ReleaseFile
 from anklume_images.store.images import Image, Images, Package, StoredFile
@@ -24,8 +24,12 @@ def put(
     channels: tuple[str, ...] = ("latest",),
     inputs: tuple[bytes, ...] = (),
     toolchain: str = "t" * 64,
+    **changes: Any,
 ) -> Image:
-    """Add an image whose files say its name and version, and the inputs that its lock names."""
+    """Add an image whose files say its name and version, and the inputs that its lock names.
+
+    `changes` are of the image.
+    """
     store.create()
     blobs = store.blobs
     metadata, rootfs = f"metadata of {name} {version}".encode(), f"rootfs of {name} {version}".encode()
@@ -60,6 +64,7 @@ def put(
             "volumes": [],
         },
     )
+    image = replace(image, **changes)
     lock = Lock(name, "amd64", "", 0, "1.0", files=locked)
     images = Images(store)
     images.add(image, {"lock.json": json.dumps(asdict(lock)).encode(), "recipe.json": b"{}", "sbom.cdx.json": b"{}"})

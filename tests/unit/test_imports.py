@@ -33,7 +33,7 @@ BELOW_IMAGES = {
     "trust": {"trust", "store", "inputs", *LEAVES},
     "ship": {"ship", "evidence", "trust", "store", "inputs", "incus", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
-    "pipeline": {"locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "pipeline": {"ship", "locking", "builder", "store", "inputs", "specs", *LEAVES},
     "updates": {"locking", "evidence", "inputs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }
