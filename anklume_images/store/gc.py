@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
@@ -64,14 +65,18 @@ def _kept(images: Images) -> list[Image]:
 def collect(
     store: Store, images: Images, trees: set[str], blobs: AbstractSet[str] = frozenset(), *, dry_run: bool = False
 ) -> GcReport:
-    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept."""
+    """Remove what nothing needs; `trees` are the digests of the trees that the locks name, `blobs` are to be kept.
+
+    Blobs of models that were imported or pulled are kept by their records.
+    """
     if not (store.home / "schema").exists():
         return GcReport((), 0)
     store.sweep()
     with store.guarded(exclusively=True):
         kept = _kept(images)
         leased = store.leased()
-        needed = leased | blobs | {digest for image in kept for digest in _digests(images, image)}
+        needed = leased | blobs | ModelRecords(store).needed()
+        needed |= {digest for image in kept for digest in _digests(images, image)}
         digests = {digest[:32] for digest in trees | {image.toolchain for image in kept}}
         removed: list[str] = []
         freed = 0

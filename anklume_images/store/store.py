@@ -6,6 +6,7 @@
     trees/<hash>/                   unpacked .debs (build/trees.py)
     images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json
     channels/<name>/<arch>/<channel>  one line: a version
+    models/<name>.json              a model that was imported or pulled
     locks/<name>.json               a lock made because a mirror dropped what the committed one names
     logs/<name>/<time>.log          builds
     failed/<name>/                  the sandbox of the last failed build, for `enter`
