@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["MODEL_NAME", "ModelRecord", "ModelRecords"]
+__all__ = ["MODEL_NAME", "ModelFile", "ModelRecord", "ModelRecords"]
 
 SCHEMA = 1
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -50,6 +50,19 @@ class ModelRecord:
         """All that it is made of: sizes by sha256."""
         extra = (*((self.manifest,) if self.manifest else ()), *self.layers)
         return {self.sha256: self.size, **{file.sha256: file.size for file in extra}}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model in a machine's volume, at `path` below it: a blob of the store, or `content` itself.
+
+    `size` is in bytes.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    content: bytes | None = None
 
 
 class ModelRecords:
