@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,23 +107,59 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
 
 @click.command()
 @_NAMES
+@click.option("--name", help="What it is called in the store (default: as the registry or the file's name has it).")
+@click.option("--sha256", default="", help="What the file's sha256 has to be.")
+@click.option("--license", "licence", default="", help="Its licence (default: as the registry or the file says).")
+@click.option("--insecure", is_flag=True, help="Ask a registry, or an address without --sha256, over plain http.")
 @OFFLINE
 @JSON
 @click.pass_obj
-def pull(session: Session, names: tuple[str, ...], *, offline: bool, as_json: bool) -> None:
-    """Have models in the store.
+def pull(
+    session: Session,
+    names: tuple[str, ...],
+    *,
+    name: str | None,
+    sha256: str,
+    licence: str,
+    insecure: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Have models in the store: of a spec, a registry, Hugging Face, or an address.
 
-    What is missing is fetched, and every byte is compared with the lock.
+    NAME is that of a model with a spec, MODEL:TAG of Ollama's registry or HOST/NAMESPACE/MODEL:TAG of another one,
+    hf.co/ORG/REPO/FILE.gguf, or https://…/FILE.gguf. Every byte is compared with what was promised.
     """
+    from anklume_images.inputs.redaction import redact
+    from anklume_images.models.addresses import AddressError, WebFile, address_of
+    from anklume_images.models.pulling import Wanted
+    from anklume_images.models.pulling import pull as pull_from
+
+    if (name or sha256 or licence) and len(names) > 1:
+        raise click.UsageError("--name, --sha256 and --license are about one model")
     library = session.models()
-    found = []
-    for name in names:
-        with library.pulled(name, offline=offline) as file:
-            found.append({"name": name, "file": str(file)})
+    found, wanted = {}, {}
+    for word in names:
+        if library.has_file_only(word) or offline:
+            with library.pulled(word, offline=offline) as file:
+                found[word] = {"name": word, "file": str(file)}
+            continue
+        address = address_of(word, insecure=insecure, environ=os.environ)
+        if isinstance(address, WebFile) and address.url.startswith("http://") and not (sha256 or insecure):
+            raise AddressError(
+                f"{redact(word)}: over http anybody on the way can send another file",
+                hint="give its --sha256, or ask over https; --insecure takes what comes",
+            )
+        called = name or address.name
+        library.check_new(called)
+        wanted[word] = Wanted(address, called, sha256.lower(), licence)
+    for word, record in zip(wanted, pull_from(library.store, list(wanted.values()), session.console), strict=True):
+        found[word] = {"name": record.name, "file": str(library.store.blobs.path(record.sha256))}
+    found_in_order = [found[word] for word in names]
     if as_json:
-        session.console.json(found)
+        session.console.json(found_in_order)
         return
-    for one in found:
+    for one in found_in_order:
         session.console.result(f"{one['name']}  {one['file']}")
 
 

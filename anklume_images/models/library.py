@@ -103,6 +103,11 @@ class Models:
         own = (name, document.description, document.license, document.source, lock.sha256, lock.size)
         return Model(*own, present, lock.wheel)
 
+    def has_file_only(self, name: str) -> bool:
+        """Whether there is a model of that name which `pulled` has, or can have: of a spec, or imported as a file."""
+        model = self.find(name)
+        return model is not None and (model.record is None or not model.source.startswith(("http://", "https://")))
+
     def check_new(self, name: str) -> None:
         """ModelNameError for the name of a spec, which a record of that name could not be heard against."""
         if name in self._folders:
