@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from launcher.gpu.cards import Card
     from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Infra, Machine
+    from launcher.infra.models import MachineModels
     from launcher.infra.names import Names
     from launcher.observe.live import Live
     from launcher.resources import Resource
@@ -107,18 +108,22 @@ def prepare(
     prune: bool = False,
     neighbours: Sequence[Mapping[str, Any]] = (),
     models: Models | None = None,
+    brought: Mapping[str, MachineModels] | None = None,
 ) -> Prepared:
     """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
 
     The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
     the orphans are gone. `neighbours` are instances of another Incus of the same host, which may hold its cards.
-    `models` are those that the machines' volumes may be given; without, none is.
+    `models` are those that the machines' volumes may be given; without, none is. `brought` are further ones, by
+    machine, that their volumes are to hold.
     """
     incus = incus.within(None)
     only, tags = tuple(only), tuple(tags)
     chosen = {machine.name for machine in selected(infra, only, tags)}
     own_images = choose_images(infra, images)
     own_models = choose_models(infra, own_images, models)
+    for name, further in (brought or {}).items():
+        own_models[name] = further.beside(own_models.get(name))
     gpu = _touches_cards(infra)
     pools = _pools(infra, own_images)
     live = read_live(incus, None if prune else pools, resources=infra.settings.resource_policy is not None)

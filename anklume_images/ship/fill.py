@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from typing import IO, TYPE_CHECKING
@@ -90,7 +91,7 @@ def _sweep(root: int) -> None:
 def _bring(
     root: int, folder: Path, file: ModelFile, blob: Callable[[str], Path], owner: int, advance: Callable[[int], None]
 ) -> None:
-    temporary = f"{_BEGINS}{file.sha256[:32]}{_ENDS}"
+    temporary = f"{_BEGINS}{hashlib.sha256(file.path.encode()).hexdigest()[:32]}{_ENDS}"
     *parents, name = file.path.split("/")
     try:
         with _opened(root, parents, owner) as parent:
@@ -117,7 +118,7 @@ def _write(target: IO[bytes], file: ModelFile, blob: Callable[[str], Path], adva
         target.write(file.content)
         advance(file.size)
         return
-    source = blob(file.sha256)
+    source = file.source or blob(file.sha256)
     try:
         stream = source.open("rb")
     except FileNotFoundError:
@@ -125,7 +126,7 @@ def _write(target: IO[bytes], file: ModelFile, blob: Callable[[str], Path], adva
             "the store has this no more", where=str(source), hint="pull or import the model again"
         ) from None
     with stream:
-        if copy_hashed(stream, target, advance) != file.sha256:
+        if copy_hashed(stream, target, advance) != file.sha256 and file.source is None:
             raise StoreError(
                 "the store's file has other bytes than its name says",
                 where=str(source),

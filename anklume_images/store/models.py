@@ -56,13 +56,14 @@ class ModelRecord:
 class ModelFile:
     """A file of a model in a machine's volume, at `path` below it: a blob of the store, or `content` itself.
 
-    `size` is in bytes.
+    `size` is in bytes. A file of the host's, `source`, has no `sha256` that it would be held against.
     """
 
     path: str
     sha256: str
     size: int
     content: bytes | None = None
+    source: Path | None = None
 
 
 class ModelRecords:

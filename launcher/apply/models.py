@@ -43,7 +43,7 @@ def bring_models(resource: Resource, incus: Incus, store: Store, tell: Callable[
             )
         return
     with store.lease() as lease:
-        lease.add(file.sha256 for file in files)
+        lease.add(file.sha256 for file in files if file.source is None)
         missing = missing_files(folder, files)
         told = _Told(tell, resource.key.name, sum(file.size for file in missing))
         fill(folder, missing, store.blobs.path, owner=owner_in(volume), advance=told.advance)
@@ -56,7 +56,7 @@ def make_with_models(resource: Resource, incus: Incus, store: Store) -> bool:
     pool, _, name = resource.key.name.partition("/")
     files = _files(resource)
     with store.lease() as lease, store.scratch("models") as scratch:
-        lease.add(file.sha256 for file in files)
+        lease.add(file.sha256 for file in files if file.source is None)
         sources = [VolumeFile(file.path, _source(file, store, scratch)) for file in files]
         config = {**resource.config, MODELS_MARK: marked(files)}
         description = resource.body["description"]
@@ -65,6 +65,8 @@ def make_with_models(resource: Resource, incus: Incus, store: Store) -> bool:
 
 
 def _source(file: ModelFile, store: Store, scratch: Path) -> Path:
+    if file.source:
+        return file.source
     if file.content is None:
         if not store.blobs.verify(file.sha256):
             raise AnklumeError(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anklume_images.models.library import Models
     from anklume_images.store.store import Store
     from launcher.infra.model import Infra
+    from launcher.infra.models import MachineModels
     from launcher.prepare import Prepared
     from launcher.resources import Key
 
@@ -98,12 +99,16 @@ def launch(
     wait: bool = True,
     neighbours: Sequence[Mapping[str, Any]] = (),
     models: Models | None = None,
+    brought: Mapping[str, MachineModels] | None = None,
 ) -> tuple[Prepared, Report]:
     """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say).
 
-    `neighbours` are instances of another Incus of the same host, `models` those that volumes may be given.
+    `neighbours` are instances of another Incus of the same host, `models` and `brought` those that volumes are
+    given, as in `prepare`.
     """
-    prepared = prepare(infra, Images(store), incus, only=only, tags=tags, neighbours=neighbours, models=models)
+    prepared = prepare(
+        infra, Images(store), incus, only=only, tags=tags, neighbours=neighbours, models=models, brought=brought
+    )
     return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 

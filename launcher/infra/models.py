@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
 from launcher.engines import engines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anklume_images.models.library import Model, Models
     from anklume_images.store.images import Image
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.engines.engine import Engine
     from launcher.infra.model import Infra, Machine
 
-__all__ = ["MachineModels", "WantedModel", "choose_models", "models_of", "models_path"]
+__all__ = ["MachineModels", "WantedModel", "choose_models", "models_of", "models_path", "named_models"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class MachineModels:
     values: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
+    def beside(self, other: MachineModels | None) -> MachineModels:
+        """These together with those that the machine's variables name."""
+        return replace(other, models=(*other.models, *self.models)) if other else self
+
 
 def models_path(engine: Engine, image: Image) -> str:
     """Where an engine has its volume of models; empty where the image keeps none."""
@@ -45,12 +49,26 @@ def models_path(engine: Engine, image: Image) -> str:
     return engine.model_store or next(iter(declared), "")
 
 
+def named_models(machine: Machine, image: Image) -> Iterator[tuple[Engine, str, str]]:
+    """The engine, the variable and the name of each model of the store that a machine's variables name."""
+    for engine in engines_of({*image.spec.get("provides", ()), *machine.roles}):
+        way = engine.from_store
+        for variable in way.variables if way else ():
+            assert way is not None  # noqa: S101 - the loop is empty then
+            text = machine.variables.get(variable, "")
+            # The name of a file of the volume may have spaces in it.
+            if not way.own_files or not (text.startswith("/") or text.endswith(way.own_files)):
+                yield from ((engine, variable, name) for name in text.split())
+
+
 def models_of(machine: Machine, image: Image, library: Models) -> MachineModels | None:
     """What the store has for a machine; None where it names no model. AnklumeError for one that it cannot have."""
-    for engine in engines_of({*image.spec.get("provides", ()), *machine.roles}):
-        if engine.from_store and any(machine.variables.get(name) for name in engine.from_store.variables):
-            return _Reader(machine, engine, library).read(models_path(engine, image))
-    return None
+    named = list(named_models(machine, image))
+    if not named:
+        return None
+    engine = named[0][0]
+    names = {name: variable for owner, variable, name in named if owner is engine}
+    return _Reader(machine, engine, library).read(names, models_path(engine, image))
 
 
 def choose_models(infra: Infra, images: Mapping[str, Image], library: Models | None) -> dict[str, MachineModels]:
@@ -81,23 +99,17 @@ class _Reader:
         self.library = library
         self.notices: list[str] = []
 
-    def read(self, path: str) -> MachineModels:
-        wanted: dict[str, WantedModel] = {}
+    def read(self, names: Mapping[str, str], path: str) -> MachineModels:
+        """What is to be at `path`; `names` are the variables by the models that they name."""
+        wanted = []
         values = {}
-        for variable in self.way.variables:
-            text = self.machine.variables.get(variable, "")
-            for word in text.split() if self._is_name(text) else ():
-                if model := self._model(variable, word):
-                    files = self.way.files(model, word, self.library.store.blobs)
-                    wanted[word] = WantedModel(word, model.size, files)
-                    value = self.way.value(model.name)
-                    if value != model.name:
-                        values[variable] = value
-        return MachineModels(path, tuple(wanted.values()), values, tuple(self.notices))
-
-    def _is_name(self, text: str) -> bool:
-        """Whether that is no file of the volume, whose name may have spaces in it."""
-        return not self.way.own_files or not (text.startswith("/") or text.endswith(self.way.own_files))
+        for name, variable in names.items():
+            if model := self._model(variable, name):
+                wanted.append(WantedModel(name, model.size, self.way.files(model, name, self.library.store.blobs)))
+                value = self.way.value(model.name)
+                if value != model.name:
+                    values[variable] = value
+        return MachineModels(path, tuple(wanted), values, tuple(self.notices))
 
     def _model(self, variable: str, name: str) -> Model | None:
         model = self.library.find(name)
