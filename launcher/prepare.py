@@ -13,6 +13,7 @@ from anklume_images.trust.revoked import known_revocations
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import unusable, why_unusable
+from launcher.gpu.memory import too_large
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
 from launcher.infra.host import own_routes, shadowed
@@ -132,7 +133,8 @@ def prepare(
     removal = _orphans(infra, names, own_images, live) if prune else Removal()
     live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
     cards = read_cards(incus) if gpu else ()
-    decision = _decide(infra, incus, cards, [*live.instances, *neighbours], names) if gpu else GpuDecision()
+    sizes: dict[str, int] = {}
+    decision = _decide(infra, incus, cards, [*live.instances, *neighbours], names, sizes) if gpu else GpuDecision()
     decision.check()
     decision.check_order(chosen)
     limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
@@ -166,7 +168,7 @@ def prepare(
         hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
-    notices += out_of_reach
+    notices += [*out_of_reach, *too_large(decision.grants, own_models, sizes)]
     notices += _preflight(infra, decision, context.host_files)
     notices += _unusable(decision, own_images)
     notices += heed(plan.steps, live, known_revocations(images.home))
@@ -245,13 +247,20 @@ def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
 
 
 def _decide(
-    infra: Infra, incus: Incus, cards: tuple[Card, ...], instances: Sequence[Mapping[str, Any]], names: Names
+    infra: Infra,
+    incus: Incus,
+    cards: tuple[Card, ...],
+    instances: Sequence[Mapping[str, Any]],
+    names: Names,
+    sizes: dict[str, int],
 ) -> GpuDecision:
+    """What the policy makes of the cards; `sizes` is filled with the memory of those that tell it."""
+
     def instance_of(machine: Machine) -> tuple[str, str]:
         return names.project(machine.domain), names.instance(machine.name)
 
     figures, mig = read_figures(incus, cards)
-    sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
+    sizes |= {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
     members = members_of(infra, instances, instance_of)
     return decide(infra, cards, instances, instance_of, members=members, memory=sizes, mig=mig)
 

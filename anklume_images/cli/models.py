@@ -13,6 +13,7 @@ from anklume_images.cli.session import JSON, OFFLINE, Session, complete_models
 
 if TYPE_CHECKING:
     from anklume_images.models.library import Model
+    from anklume_images.store.models import ModelRecord
 
 __all__ = ["import_", "list_", "lock", "models", "pull", "rm", "show"]
 
@@ -154,6 +155,7 @@ def pull(
         library.check_new(called)
         wanted[word] = Wanted(address, called, sha256.lower(), licence)
     for word, record in zip(wanted, pull_from(library.store, list(wanted.values()), session.console), strict=True):
+        _warn_of(session, record)
         found[word] = {"name": record.name, "file": str(library.store.blobs.path(record.sha256))}
     found_in_order = [found[word] for word in names]
     if as_json:
@@ -161,6 +163,14 @@ def pull(
         return
     for one in found_in_order:
         session.console.result(f"{one['name']}  {one['file']}")
+
+
+def _warn_of(session: Session, record: ModelRecord) -> None:
+    from anklume_images.models.familiar import why_unfamiliar
+    from anklume_images.models.gguf import read_gguf
+
+    if why := why_unfamiliar(read_gguf(session.store().blobs.path(record.sha256))):
+        session.console.warn(f"{record.name}: {why}")
 
 
 @click.command(name="import")
@@ -180,6 +190,7 @@ def import_(session: Session, file: Path, *, name: str, licence: str, source: st
     library = session.models()
     library.check_new(name)
     record = import_file(library.store, file, name, licence=licence, source=source, progress=session.console)
+    _warn_of(session, record)
     if as_json:
         session.console.json(_summary(library.model(record.name)))
     else:

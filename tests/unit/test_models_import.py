@@ -14,6 +14,7 @@ import pytest
 from anklume_images import files
 from anklume_images.console import Console
 from anklume_images.errors import AnklumeError, StoreError
+from anklume_images.models.familiar import why_unfamiliar
 from anklume_images.models.gguf import read_gguf
 from anklume_images.models.importing import ModelNameError, import_file
 from anklume_images.models.library import Models, UnknownModelError
@@ -254,3 +255,31 @@ def test_the_command(store: Store, file: Path, anklume: Cli) -> None:
     (pulled,) = json.loads(cli("models", "pull", "tiny", "--offline", "--json").stdout)
     assert pulled["file"] == str(store.blobs.path(SHA256))
     assert cli.json("models", "rm", "tiny") == {"removed": ["tiny"], "bytes": len(TINY)}
+
+
+# what engines run
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("llama", ""),
+        ("qwen3moe", ""),
+        ("of-tomorrow", "of the kind 'of-tomorrow'"),
+        ("", "of no kind"),
+        ("a\nb", "'a?b'"),
+    ],
+)
+def test_a_kind_of_model_that_is_not_known_is_told(tmp_path: Path, architecture: str, said: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_with(general__architecture=architecture))
+    why = why_unfamiliar(read_gguf(path))
+    assert said in why
+    assert bool(why) is bool(said)
+
+
+def test_the_command_tells_of_it_and_goes_on(store: Store, tmp_path: Path, anklume: Cli) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_with(general__architecture="of-tomorrow"))
+    result = type(anklume)(store.home)("models", "import", str(path), "--name", "m")
+    assert "warning: m: it is of the kind 'of-tomorrow'" in result.stderr
