@@ -13,15 +13,18 @@ from anklume_images.trust.revoked import known_revocations
 from launcher.gpu.host import read_cards, read_figures
 from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import unusable, why_unusable
+from launcher.gpu.memory import too_large
 from launcher.gpu.policy import GpuDecision, decide, members_of
 from launcher.gpu.preflight import preflight
 from launcher.infra.host import own_routes, shadowed
 from launcher.infra.merge import layers
+from launcher.infra.models import choose_models
 from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
 from launcher.observe.daemon import daemon_root, is_in_this_network, watch_limit
 from launcher.observe.filesystems import filesystem_of, shifts
 from launcher.observe.live import read_astray, read_live
+from launcher.observe.volumes import look_at_models
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import PlanContext, desired, volumes_of
 from launcher.plan.difference import Plan, Step, difference, owned
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from anklume_images.incus.client import Incus
+    from anklume_images.models.library import Models
     from anklume_images.store.images import Image, Images
     from launcher.gpu.cards import Card
     from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Infra, Machine
+    from launcher.infra.models import MachineModels
     from launcher.infra.names import Names
     from launcher.observe.live import Live
     from launcher.resources import Resource
@@ -103,16 +108,23 @@ def prepare(
     replace: bool = False,
     prune: bool = False,
     neighbours: Sequence[Mapping[str, Any]] = (),
+    models: Models | None = None,
+    brought: Mapping[str, MachineModels] | None = None,
 ) -> Prepared:
     """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
 
     The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
     the orphans are gone. `neighbours` are instances of another Incus of the same host, which may hold its cards.
+    `models` are those that the machines' volumes may be given; without, none is. `brought` are further ones, by
+    machine, that their volumes are to hold.
     """
     incus = incus.within(None)
     only, tags = tuple(only), tuple(tags)
     chosen = {machine.name for machine in selected(infra, only, tags)}
     own_images = choose_images(infra, images)
+    own_models = choose_models(infra, own_images, models)
+    for name, further in (brought or {}).items():
+        own_models[name] = further.beside(own_models.get(name))
     gpu = _touches_cards(infra)
     pools = _pools(infra, own_images)
     live = read_live(incus, None if prune else pools, resources=infra.settings.resource_policy is not None)
@@ -121,7 +133,8 @@ def prepare(
     removal = _orphans(infra, names, own_images, live) if prune else Removal()
     live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
     cards = read_cards(incus) if gpu else ()
-    decision = _decide(infra, incus, cards, [*live.instances, *neighbours], names) if gpu else GpuDecision()
+    sizes: dict[str, int] = {}
+    decision = _decide(infra, incus, cards, [*live.instances, *neighbours], names, sizes) if gpu else GpuDecision()
     decision.check()
     decision.check_order(chosen)
     limits = limits_of(infra, capacity_of(live.resources)) if live.resources else None
@@ -133,8 +146,10 @@ def prepare(
         limits.config if limits else {},
         _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
         host_files_of(incus) if decision.grants else None,
+        own_models,
     )
     target = desired(infra, context)
+    live, out_of_reach = look_at_models(target.resources, live, incus.address)
 
     def is_chosen(resource: Resource) -> bool:
         return resource.key.kind == "machine" and not chosen.isdisjoint(resource.machines)
@@ -153,6 +168,7 @@ def prepare(
         hints = dict.fromkeys(conflict.hint for conflict in plan.conflicts)
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
+    notices += [*out_of_reach, *too_large(decision.grants, own_models, sizes)]
     notices += _preflight(infra, decision, context.host_files)
     notices += _unusable(decision, own_images)
     notices += heed(plan.steps, live, known_revocations(images.home))
@@ -231,13 +247,20 @@ def _check_pools(infra: Infra, pools: set[str], live: Live) -> None:
 
 
 def _decide(
-    infra: Infra, incus: Incus, cards: tuple[Card, ...], instances: Sequence[Mapping[str, Any]], names: Names
+    infra: Infra,
+    incus: Incus,
+    cards: tuple[Card, ...],
+    instances: Sequence[Mapping[str, Any]],
+    names: Names,
+    sizes: dict[str, int],
 ) -> GpuDecision:
+    """What the policy makes of the cards; `sizes` is filled with the memory of those that tell it."""
+
     def instance_of(machine: Machine) -> tuple[str, str]:
         return names.project(machine.domain), names.instance(machine.name)
 
     figures, mig = read_figures(incus, cards)
-    sizes = {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
+    sizes |= {pci: entry.memory_total for pci, entry in figures.items() if entry.memory_total is not None}
     members = members_of(infra, instances, instance_of)
     return decide(infra, cards, instances, instance_of, members=members, memory=sizes, mig=mig)
 

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
     from launcher.infra.model import Machine
+    from launcher.infra.models import WantedModel
 
 __all__ = ["KINDS", "Key", "Kind", "Resource"]
 
-Kind = Literal["image", "project", "acl", "network", "profile", "volume", "machine"]
-KINDS: tuple[Kind, ...] = ("image", "project", "acl", "network", "profile", "volume", "machine")
-"""In the order in which they are made."""
+Kind = Literal["image", "project", "acl", "network", "profile", "volume", "models", "machine"]
+KINDS: tuple[Kind, ...] = ("image", "project", "acl", "network", "profile", "volume", "models", "machine")
+"""In the order in which they are made. `models` are those in a volume, whose name they have."""
 
 
 class Key(NamedTuple):
@@ -29,8 +30,10 @@ class Key(NamedTuple):
 
     @property
     def object(self) -> ObjectId:
-        """What it is to Incus."""
-        return ObjectId("instance" if self.kind == "machine" else self.kind, self.name, self.project)
+        """What it is to Incus; for models, the volume that they are in."""
+        if self.kind == "machine":
+            return ObjectId("instance", self.name, self.project)
+        return ObjectId("volume" if self.kind == "models" else self.kind, self.name, self.project)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Resource:
     `body` is what Incus is told at its creation: `config` and, for some kinds, `devices`, `description`, `ingress`, …
     `machines` are the machines of the file that it is for, `domain` their domain. `plain` are the config keys of
     variables whose values may be shown: those that its image declares and does not call secret. A new volume begins as
-    `image` is at the path `seed`.
+    `image` is at the path `seed`. `models` are to be in a volume.
     """
 
     key: Key
@@ -52,6 +55,7 @@ class Resource:
     image: Image | None = field(default=None, repr=False)
     plain: frozenset[str] = frozenset()
     seed: str = ""
+    models: tuple[WantedModel, ...] = field(default=(), repr=False)
 
     @property
     def config(self) -> Mapping[str, str]:

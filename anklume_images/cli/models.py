@@ -1,7 +1,9 @@
-"""The commands on language models: models list, show, pull, rm, lock."""
+"""The commands on language models: models list, show, pull, import, rm, lock."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,13 +12,21 @@ from anklume_images.cli.program import CommandTable
 from anklume_images.cli.session import JSON, OFFLINE, Session, complete_models
 
 if TYPE_CHECKING:
-    from anklume_images.models.library import Models
+    from anklume_images.models.library import Model
+    from anklume_images.store.models import ModelRecord
 
-__all__ = ["list_", "lock", "models", "pull", "rm", "show"]
+__all__ = ["import_", "list_", "lock", "models", "pull", "rm", "show"]
 
 _TABLE = {
     name: f"anklume_images.cli.models:{function}"
-    for name, function in {"list": "list_", "lock": "lock", "pull": "pull", "rm": "rm", "show": "show"}.items()
+    for name, function in {
+        "import": "import_",
+        "list": "list_",
+        "lock": "lock",
+        "pull": "pull",
+        "rm": "rm",
+        "show": "show",
+    }.items()
 }
 
 
@@ -26,7 +36,7 @@ _NAMES = click.argument("names", nargs=-1, required=True, metavar="NAME...", she
 
 @click.group(cls=CommandTable, table=_TABLE)
 def models() -> None:
-    """List, show, fetch, remove and lock language models."""
+    """List, show, fetch, import, remove and lock language models."""
 
 
 @click.command(name="list")
@@ -37,14 +47,14 @@ def list_(session: Session, *, as_json: bool) -> None:
     from anklume_images.console import human_size, table
 
     library = session.models()
-    found = [_summary(library, name) for name in library.names()]
+    found = [_summary(library.model(name)) for name in library.names()]
     if as_json:
         session.console.json(found)
         return
     rows = [
         (
             one["name"],
-            one["license"],
+            one["license"] or "-",
             human_size(one["size"]),
             "yes" if one["present"] else "no",
             one["description"],
@@ -54,17 +64,18 @@ def list_(session: Session, *, as_json: bool) -> None:
     session.console.result(table(rows, ("NAME", "LICENSE", "SIZE", "IN STORE", "DESCRIPTION")))
 
 
-def _summary(library: Models, name: str) -> dict[str, Any]:
-    spec, lock = library.get(name), library.locked(name)
+def _summary(model: Model) -> dict[str, Any]:
+    wheel = model.wheel
     return {
-        "name": name,
-        "description": spec.document.description,
-        "license": spec.document.license,
-        "source": spec.document.source,
-        "sha256": lock.sha256,
-        "size": lock.size,
-        "present": library.present(name),
-        "wheel": {"path": lock.wheel.path, "sha256": lock.wheel.sha256, "size": lock.wheel.size},
+        "name": model.name,
+        "description": model.description,
+        "license": model.license,
+        "source": model.source,
+        "sha256": model.sha256,
+        "size": model.size,
+        "present": model.present,
+        "spec": model.record is None,
+        "wheel": {"path": wheel.path, "sha256": wheel.sha256, "size": wheel.size} if wheel else None,
     }
 
 
@@ -77,19 +88,19 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
     from anklume_images.console import human_size
 
     library = session.models()
-    summary = _summary(library, name)
+    summary = _summary(library.model(name))
     if as_json:
         session.console.json(summary)
         return
     blob = library.store.blobs.path(summary["sha256"])
     lines = [
-        name,
+        summary["name"],
         f"  {summary['description']}",
-        f"  license   {summary['license']}",
-        f"  source    {summary['source']}",
+        f"  license   {summary['license'] or 'not known'}",
+        f"  source    {summary['source'] or 'not known'}",
         f"  sha256    {summary['sha256']}",
         f"  size      {human_size(summary['size'])}",
-        f"  wheel     {summary['wheel']['path']}, {human_size(summary['wheel']['size'])}",
+        *([f"  wheel     {wheel['path']}, {human_size(wheel['size'])}"] if (wheel := summary["wheel"]) else []),
         f"  in store  {blob if summary['present'] else 'no'}",
     ]
     session.console.result("\n".join(lines))
@@ -97,24 +108,93 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
 
 @click.command()
 @_NAMES
+@click.option("--name", help="What it is called in the store (default: as the registry or the file's name has it).")
+@click.option("--sha256", default="", help="What the file's sha256 has to be.")
+@click.option("--license", "licence", default="", help="Its licence (default: as the registry or the file says).")
+@click.option("--insecure", is_flag=True, help="Ask a registry, or an address without --sha256, over plain http.")
 @OFFLINE
 @JSON
 @click.pass_obj
-def pull(session: Session, names: tuple[str, ...], *, offline: bool, as_json: bool) -> None:
-    """Have models in the store.
+def pull(
+    session: Session,
+    names: tuple[str, ...],
+    *,
+    name: str | None,
+    sha256: str,
+    licence: str,
+    insecure: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Have models in the store: of a spec, a registry, Hugging Face, or an address.
 
-    What is missing is fetched, and every byte is compared with the lock.
+    NAME is that of a model with a spec, MODEL:TAG of Ollama's registry or HOST/NAMESPACE/MODEL:TAG of another one,
+    hf.co/ORG/REPO/FILE.gguf, or https://…/FILE.gguf. Every byte is compared with what was promised.
     """
+    from anklume_images.inputs.redaction import redact
+    from anklume_images.models.addresses import AddressError, WebFile, address_of
+    from anklume_images.models.pulling import Wanted
+    from anklume_images.models.pulling import pull as pull_from
+
+    if (name or sha256 or licence) and len(names) > 1:
+        raise click.UsageError("--name, --sha256 and --license are about one model")
     library = session.models()
-    found = []
-    for name in names:
-        with library.pulled(name, offline=offline) as file:
-            found.append({"name": name, "file": str(file)})
+    found, wanted = {}, {}
+    for word in names:
+        if library.has_file_only(word) or offline:
+            with library.pulled(word, offline=offline) as file:
+                found[word] = {"name": word, "file": str(file)}
+            continue
+        address = address_of(word, insecure=insecure, environ=os.environ)
+        if isinstance(address, WebFile) and address.url.startswith("http://") and not (sha256 or insecure):
+            raise AddressError(
+                f"{redact(word)}: over http anybody on the way can send another file",
+                hint="give its --sha256, or ask over https; --insecure takes what comes",
+            )
+        called = name or address.name
+        library.check_new(called)
+        wanted[word] = Wanted(address, called, sha256.lower(), licence)
+    for word, record in zip(wanted, pull_from(library.store, list(wanted.values()), session.console), strict=True):
+        _warn_of(session, record)
+        found[word] = {"name": record.name, "file": str(library.store.blobs.path(record.sha256))}
+    found_in_order = [found[word] for word in names]
     if as_json:
-        session.console.json(found)
+        session.console.json(found_in_order)
         return
-    for one in found:
+    for one in found_in_order:
         session.console.result(f"{one['name']}  {one['file']}")
+
+
+def _warn_of(session: Session, record: ModelRecord) -> None:
+    from anklume_images.models.familiar import why_unfamiliar
+    from anklume_images.models.gguf import read_gguf
+
+    if why := why_unfamiliar(read_gguf(session.store().blobs.path(record.sha256))):
+        session.console.warn(f"{record.name}: {why}")
+
+
+@click.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="What it is called from now on: smollm2, or with a tag, smollm2:135m.")
+@click.option("--license", "licence", default="", help="Its licence (default: as the file says).")
+@click.option("--source", default="", help="Where it comes from (default: as the file says).")
+@JSON
+@click.pass_obj
+def import_(session: Session, file: Path, *, name: str, licence: str, source: str, as_json: bool) -> None:
+    """Have a GGUF file in the store.
+
+    The file is copied, and may go afterwards.
+    """
+    from anklume_images.models.importing import import_file
+
+    library = session.models()
+    library.check_new(name)
+    record = import_file(library.store, file, name, licence=licence, source=source, progress=session.console)
+    _warn_of(session, record)
+    if as_json:
+        session.console.json(_summary(library.model(record.name)))
+    else:
+        session.console.result(f"{record.name}  {library.store.blobs.path(record.sha256)}")
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -16,7 +17,11 @@ from anklume_images.inputs.access import login_of
 if TYPE_CHECKING:
     from anklume_images.inputs.access import Access
 
-__all__ = ["AccessSession"]
+__all__ = ["AccessSession", "DowngradeError"]
+
+
+class DowngradeError(requests.RequestException):
+    """A server that was asked over https sends its client to http, where anybody may answer."""
 
 
 class AccessSession(requests.Session):
@@ -35,6 +40,13 @@ class AccessSession(requests.Session):
         """Credentials for a URL, in UTF-8 (RFC 7617)."""
         login = self._access.login(url)
         return HTTPBasicAuth(login[0].encode(), login[1].encode()) if login else None
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where a redirect leads; never from https to http."""
+        target: str | None = super().get_redirect_target(resp)
+        if target and resp.url.lower().startswith("https:") and urljoin(resp.url, target).lower().startswith("http:"):
+            raise DowngradeError
+        return target
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """After a redirect: another server does not get the first one's credentials, but may have its own."""

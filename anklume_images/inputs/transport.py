@@ -109,8 +109,12 @@ class Transport:
         *,
         method: str = "GET",
         access: Access | None = None,
+        follow: bool = True,
     ) -> Iterator[requests.Response]:
-        """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or AgainError."""
+        """The streamed answer: 200, 206 or 416; any other, and a break in the body, is Refusal or AgainError.
+
+        Without `follow` a redirect is an answer, too.
+        """
         from requests.exceptions import ConnectionError as Unreachable
         from requests.exceptions import RequestException, Timeout
         from urllib3.exceptions import HTTPError
@@ -126,7 +130,7 @@ class Transport:
                 headers=dict(headers or {}),
                 stream=True,
                 timeout=self.timeout,
-                allow_redirects=True,
+                allow_redirects=follow,
             )
         except (Unreachable, Timeout) as error:
             message, why = self._describe(error, access.proxy(url))
@@ -143,7 +147,8 @@ class Transport:
             self._open.add(response)
         try:
             self.check()
-            self._judge(response)
+            if follow or not response.is_redirect:
+                self._judge(response)
             yield response
         except (RequestException, HTTPError, ConnectionError, TimeoutError) as error:
             self.check()
@@ -268,10 +273,13 @@ class Transport:
         by = f" (by the proxy {redact(proxy)})" if proxy else ""
         if isinstance(error, of_requests.ProxyError):
             return _of_proxy(error, proxy)
+        from anklume_images.inputs.http_session import DowngradeError
+
         plain: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
             (of_requests.ConnectTimeout, f"no connection within {self.timeout[0]:g} s"),
             ((of_requests.ReadTimeout, of_urllib3.ReadTimeoutError), f"nothing came for {self.timeout[1]:g} s"),
             (of_requests.TooManyRedirects, "redirects without end"),
+            (DowngradeError, "redirects from https to http, which is not followed"),
             (ValueError, "not an address that can be asked"),
         ]
         for kind, message in plain:

@@ -1,22 +1,27 @@
 """The models that there are, and their files in the store: which lock counts, fetching, keeping, removing.
 
-A model's file is a blob by its own sha256. The wheel that it came in is one only until the file is taken out of it:
-`gc` keeps the file of every model that a lock names, and a wheel only where the file is not there.
+A model has a spec and a lock, or, when it was imported or pulled, a record in the store; a spec comes before a record
+of the same name. Its file is a blob by its own sha256. The wheel that it came in is one only until the file is taken
+out of it: `gc` keeps the file of every model that a lock or a record names, and a wheel only where the file is not
+there.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, FetchError, LockError, StoreError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.mirrors import PYPI, Sources
 from anklume_images.inputs.transport import Transport
+from anklume_images.models.importing import ModelNameError
 from anklume_images.models.lock import ModelLock, load_model_lock, save_model_lock
 from anklume_images.models.member import measure_member, take_member
 from anklume_images.models.spec import FILE, FOLDER, ModelSpec, load_model_spec
 from anklume_images.nearest import nearest
+from anklume_images.store.models import ModelRecord, ModelRecords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,15 +32,33 @@ if TYPE_CHECKING:
     from anklume_images.settings import Settings
     from anklume_images.store.store import Store
 
-__all__ = ["Models", "UnknownModelError"]
+__all__ = ["Model", "Models", "UnknownModelError"]
 
 _PYTHON, _RELEASE = "3.11", "trixie"  # what a wheel is resolved for; it has to be one for any
 
 
 class UnknownModelError(AnklumeError):
-    """No spec has the name that was asked for."""
+    """No model has the name that was asked for."""
 
     exit_code = 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, wherever it comes from: `sha256` and `size` (in bytes) are those of its GGUF file.
+
+    `wheel` is the one that a spec's model comes in, `record` what the store knows of one without a spec.
+    """
+
+    name: str
+    description: str
+    license: str
+    source: str
+    sha256: str
+    size: int
+    present: bool
+    wheel: Wheel | None = None
+    record: ModelRecord | None = None
 
 
 class Models:
@@ -43,6 +66,7 @@ class Models:
 
     def __init__(self, store: Store, folders: Sequence[Path], settings: Settings, progress: Progress) -> None:
         self.store = store
+        self._records = ModelRecords(store)
         self._settings = settings
         self._progress = progress
         self._folders: dict[str, Path] = {}
@@ -52,15 +76,58 @@ class Models:
 
     def names(self) -> tuple[str, ...]:
         """Every model; a broken spec counts by its folder's name."""
-        return tuple(sorted(self._folders))
+        return tuple(sorted({*self._folders, *(record.name for record in self._records)}))
+
+    def find(self, name: str) -> Model | None:
+        """The model of that name, or None; `name:latest` and `name` are the same one. LockError, InvalidFileError."""
+        plain = name.removesuffix(":latest")
+        for candidate in (plain, f"{plain}:latest") if name in (plain, f"{plain}:latest") else (name,):
+            if candidate in self._folders:
+                return self._of_spec(candidate)
+            if record := self._records.get(candidate):
+                present = all(self.store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
+                own = (record.name, record.description, record.license, record.source, record.sha256, record.size)
+                return Model(*own, present, record=record)
+        return None
+
+    def model(self, name: str) -> Model:
+        """The model of that name; UnknownModelError, LockError, InvalidFileError."""
+        model = self.find(name)
+        if model is None:
+            raise self._unknown(name)
+        return model
+
+    def _of_spec(self, name: str) -> Model:
+        document, lock = self.get(name).document, self.locked(name)
+        present = self.store.blobs.has(lock.sha256, lock.size)
+        own = (name, document.description, document.license, document.source, lock.sha256, lock.size)
+        return Model(*own, present, lock.wheel)
+
+    def has_file_only(self, name: str) -> bool:
+        """Whether there is a model of that name which `pulled` has, or can have: of a spec, or imported as a file."""
+        model = self.find(name)
+        return model is not None and (model.record is None or not model.source.startswith(("http://", "https://")))
+
+    def check_new(self, name: str) -> None:
+        """ModelNameError for the name of a spec, which a record of that name could not be heard against."""
+        if name in self._folders:
+            raise ModelNameError(
+                f"'{name}' is the name of a model with a spec",
+                where=str(self._folders[name] / FILE),
+                hint="choose another --name",
+            )
 
     def get(self, name: str) -> ModelSpec:
         """The spec of that name; UnknownModelError, InvalidFileError."""
         if name not in self._folders:
-            close = nearest(name, self.names())
-            hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(self.names()) or 'none'}"
-            raise UnknownModelError(f"no model is called '{name}'", hint=hint)
+            raise self._unknown(name)
         return load_model_spec(self._folders[name])
+
+    def _unknown(self, name: str) -> UnknownModelError:
+        names = self.names()
+        close = nearest(name, names)
+        hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names) or 'none'}"
+        return UnknownModelError(f"no model is called '{name}'", hint=hint)
 
     def locked(self, name: str) -> ModelLock:
         """The lock of that name; LockError when it does not answer what the spec asks."""
@@ -76,13 +143,12 @@ class Models:
 
     def present(self, name: str) -> bool:
         """Say whether the store has the model's file; does not read it."""
-        lock = self.locked(name)
-        return self.store.blobs.has(lock.sha256, lock.size)
+        return self.model(name).present
 
     def needed(self) -> set[str]:
-        """The blobs that `gc` is to keep; a model without a valid lock has none."""
+        """The blobs of models with a spec that `gc` is to keep; a model without a valid lock has none."""
         blobs: set[str] = set()
-        for name in self.names():
+        for name in self._folders:
             with contextlib.suppress(AnklumeError):
                 lock = self.locked(name)
                 blobs.add(lock.sha256 if self.store.blobs.has(lock.sha256, lock.size) else lock.wheel.sha256)
@@ -92,8 +158,14 @@ class Models:
     def pulled(self, name: str, *, offline: bool = False) -> Iterator[Path]:
         """The model's file, which gc leaves alone while this lasts; fetched where the store lacks it.
 
-        Its bytes are read and compared with the lock. FetchError when it cannot be had.
+        Its bytes are read and compared with the lock or the record. FetchError when it cannot be had.
         """
+        model = self.model(name)
+        if model.record:
+            with self._kept(model) as file:
+                yield file
+            return
+        name = model.name
         spec, lock, blobs = self.get(name), self.locked(name), self.store.blobs
         with self.store.lease() as lease:
             lease.add([lock.sha256, lock.wheel.sha256])  # before the look: what is there then, stays
@@ -104,6 +176,19 @@ class Models:
                 waiting = f"{name}: another process is taking it out of its wheel, waiting"
                 take_member(blobs, lock, spec.document.wheel.member, lambda: self._progress.note(waiting))
             yield blobs.path(lock.sha256)
+
+    @contextlib.contextmanager
+    def _kept(self, model: Model) -> Iterator[Path]:
+        """The file of a model that has no spec, from which it could be had again."""
+        with self.store.lease() as lease:
+            lease.add([model.sha256])
+            if not self.store.blobs.verify(model.sha256):
+                raise StoreError(
+                    f"the file of the model {model.name} is damaged or gone",
+                    where=str(self.store.blobs.path(model.sha256)),
+                    hint=f"remove it (anklume-images models rm {model.name}), and import or pull it again",
+                )
+            yield self.store.blobs.path(model.sha256)
 
     def _fetch(self, name: str, wheel: Wheel, *, offline: bool) -> None:
         blobs = self.store.blobs
@@ -185,10 +270,25 @@ class Models:
         return wheel
 
     def remove(self, name: str) -> int:
-        """Remove a model's file and its wheel from the store, and return the bytes freed; StoreError while in use."""
-        lock = self.locked(name)
-        names = [lock.sha256, lock.wheel.sha256]
+        """Remove a model from the store, and return the bytes freed; StoreError while in use.
+
+        What another model has in common with it stays, and so does the spec of one that has a spec.
+        """
+        model = self.model(name)
+        wheel = {model.wheel.sha256} if model.wheel else set()
+        names = wheel | (set(model.record.blobs()) if model.record else {model.sha256})
         with self.store.guarded(exclusively=True):
-            if self.store.leased() & set(names):
+            if self.store.leased() & names:
                 raise StoreError(f"a running command uses the model {name}", hint="wait until it has ended")
-            return sum(self.store.blobs.remove(sha256) for sha256 in names)
+            if model.record:
+                self._records.remove(model.name)
+            return sum(self.store.blobs.remove(sha256) for sha256 in names - self._of_others(model.name))
+
+    def _of_others(self, name: str) -> set[str]:
+        locks = {lock.sha256 for other in self._folders if other != name and (lock := self._lock_of(other))}
+        return locks | {sha256 for record in self._records if record.name != name for sha256 in record.blobs()}
+
+    def _lock_of(self, name: str) -> ModelLock | None:
+        with contextlib.suppress(AnklumeError):
+            return self.locked(name)
+        return None

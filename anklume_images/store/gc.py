@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anklume_images.store.generations import GENERATIONS
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.roots import Roots, find_roots, key_of
 from anklume_images.store.store import unless_held
 
@@ -80,7 +81,13 @@ def reasons_of_name(store: Store, images: Images, start: str, wants: Wants | Non
 
 def _roots(store: Store, images: Images, wants: Wants) -> Roots:
     with store.guarded(exclusively=True):
-        return find_roots(images, list(images), store.leased(), wants.trees, wants.blobs, wants.keep)
+        blobs = _wanted(store, wants)
+        return find_roots(images, list(images), store.leased(), wants.trees, blobs, wants.keep)
+
+
+def _wanted(store: Store, wants: Wants) -> dict[str, str]:
+    """The blobs that something beside images wants, with what that is."""
+    return {**wants.blobs, **dict.fromkeys(ModelRecords(store).needed(), "a model")}
 
 
 def collect(
@@ -94,7 +101,7 @@ def collect(
 ) -> GcReport:
     """Remove what nothing needs; with a `budget` in bytes only the oldest, until the store is no larger than that.
 
-    `unlist` is called when images are gone and their files are yet to go: nobody is to be sent there any more.
+    Blobs of models that were imported or pulled are kept by their records. `unlist` is called when images are gone and their files are yet to go: nobody is to be sent there any more.
     """
     if not (store.home / "schema").exists():
         return GcReport((), 0, 0)
@@ -103,7 +110,7 @@ def collect(
     with store.guarded(exclusively=True):
         leased = store.leased()
         listed = list(images)
-        roots = find_roots(images, listed, leased, wants.trees, wants.blobs, wants.keep)
+        roots = find_roots(images, listed, leased, wants.trees, _wanted(store, wants), wants.keep)
         size = None if budget is None else _size_of_all(store.home)
         removed: list[str] = []
         freed = _leftovers(store, leased, removed, dry_run=dry_run)

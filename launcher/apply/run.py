@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from anklume_images.models.library import Models
     from anklume_images.store.store import Store
     from launcher.infra.model import Infra
+    from launcher.infra.models import MachineModels
     from launcher.prepare import Prepared
     from launcher.resources import Key
 
@@ -96,12 +98,17 @@ def launch(
     kinds: Iterable[str] = (),
     wait: bool = True,
     neighbours: Sequence[Mapping[str, Any]] = (),
+    models: Models | None = None,
+    brought: Mapping[str, MachineModels] | None = None,
 ) -> tuple[Prepared, Report]:
     """Plan and apply without asking; `kinds` limits it to some kinds of objects (projects and volumes, say).
 
-    `neighbours` are instances of another Incus of the same host.
+    `neighbours` are instances of another Incus of the same host, `models` and `brought` those that volumes are
+    given, as in `prepare`.
     """
-    prepared = prepare(infra, Images(store), incus, only=only, tags=tags, neighbours=neighbours)
+    prepared = prepare(
+        infra, Images(store), incus, only=only, tags=tags, neighbours=neighbours, models=models, brought=brought
+    )
     return prepared, carry_out_plan(prepared, store, incus, console, kinds=kinds, wait=wait)
 
 
@@ -193,7 +200,11 @@ class _Run:
         if not self.halting:
             return self._schedule(pool, self.steps)
         in_use = {need for key in self.halting for need in self.steps[key].resource.needs if need.kind == "volume"}
-        early = {key: step for key, step in self.steps.items() if key.kind != "machine" and key not in in_use}
+        early = {
+            key: step
+            for key, step in self.steps.items()
+            if key.kind != "machine" and key not in in_use and key._replace(kind="volume") not in in_use
+        }
         late = {key: step for key, step in self.steps.items() if key not in early}
         skipped = self._schedule(pool, early)
         if self.failures:
@@ -344,6 +355,8 @@ class _Run:
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
                 current = read_one(incus, step.key)
+                if step.key.kind == "models":
+                    return step  # it looks itself at what is missing
                 if step.action == "create" and step.key.kind == "machine" and current is not None and is_idle(current):
                     return replace(step, stopped=True)  # begun just now, by this step: nothing is in it
                 return step_for(step.resource, current, replace=step.action == "replace")

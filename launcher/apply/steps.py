@@ -17,6 +17,7 @@ from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.seed import make_seeded_volume
+from launcher.apply.models import bring_models, make_with_models
 from launcher.apply.unpacked import Unpacked, is_idle, never_ran
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
@@ -66,12 +67,16 @@ def carry_out(step: Step, incus: Incus, context: Context) -> None:
         _publish(step.resource, incus, context)
     elif step.key.kind == "machine":
         _machine(step, incus, context)
+    elif step.key.kind == "models":
+        bring_models(step.resource, incus, context.store, context.progress)
     elif step.key.kind == "profile" and step.key.name == "default":
         _change(step, incus)  # Incus makes it with the project
     elif step.action in ("create", "replace"):
         if step.action == "replace":  # what was left half made
             incus.delete_object(step.key.object)
-        if not (step.resource.seed and _seed(step.resource, incus, context)):
+        if not make_with_models(step.resource, incus, context.store) and not (
+            step.resource.seed and _seed(step.resource, incus, context)
+        ):
             _make(step.resource, incus)
     else:
         _change(step, incus)

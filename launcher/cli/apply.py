@@ -157,7 +157,7 @@ def _prepare(session: Session, file: Infra, incus: Any, options: dict[str, Any])
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
     if options.get("prune") and (chosen["only"] or chosen["tags"]):
         raise click.UsageError("--prune is about the whole file: not together with --only or --tags")
-    return prepare(file, session.images(), incus, prune=options.get("prune", False), **chosen)
+    return prepare(file, session.images(), incus, prune=options.get("prune", False), models=session.models(), **chosen)
 
 
 def _show_plan(session: Session, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:

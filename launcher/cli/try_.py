@@ -116,6 +116,8 @@ def try_(
             models=tuple(stack.enter_context(model_file(model, session.models, offline=offline)) for model in models),
             only=only,
             own_options=session.own_options(),
+            library=session.models(),
+            offline=offline,
         )
         trial_run = stack.enter_context(trial(session.pipeline(offline=offline), file, options, session.console))
         assert trial_run.shell is not None  # noqa: S101 - it is there when all runs

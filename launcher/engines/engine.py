@@ -12,11 +12,14 @@ from launcher.engines.service import Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from anklume_images.models.library import Model
+    from anklume_images.store.blobs import Blobs
+    from anklume_images.store.models import ModelFile
     from launcher.engines.chat import ChatInterface
     from launcher.engines.page import Connection
     from launcher.engines.settings import Settings
 
-__all__ = ["Engine", "Journal", "Loaded", "any_of"]
+__all__ = ["Engine", "Journal", "Loaded", "StoreModels", "any_of"]
 
 _NEVER = re.compile(r"(?!)")
 
@@ -64,6 +67,22 @@ class Loaded:
     in_vram: int
 
 
+@dataclass(frozen=True)
+class StoreModels:
+    """How an engine is given models of the store, which its `variables` name: one each, or words of a list.
+
+    `files` are what its volume holds of a model under the name that was asked for, and `value` is what a variable says
+    then. What ends like one of `own_files` is no name of the store but a file in the volume. An engine that `pulls`
+    gets by itself what the store lacks.
+    """
+
+    variables: tuple[str, ...]
+    files: Callable[[Model, str, Blobs], tuple[ModelFile, ...]]
+    value: Callable[[str], str] = str
+    own_files: tuple[str, ...] = ()
+    pulls: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine(Service):
     """One server of language models.
@@ -72,7 +91,8 @@ class Engine(Service):
     has it in `PREFIX_port`. `connection` is the one by which Open WebUI uses it, and `chat` the
     one by which `anklume-launch chat` does. `smaller_model` is advice for a card
     that is too small, as a part of a sentence. `model_store` is the path of its volume of models where these are of a
-    form of its own; empty for one that serves GGUF files. `loaded_path` is where it tells which models it holds, and
+    form of its own; empty for one that serves GGUF files. `from_store` says how it is given models of the store, None
+    that it is not. `loaded_path` is where it tells which models it holds, and
     `loaded` reads the JSON that it answers; empty where it tells nothing.
     """
 
@@ -82,6 +102,7 @@ class Engine(Service):
     listens_as: Literal["listen", "hosts"] = "hosts"
     journal: Journal = Journal()
     model_store: str = ""
+    from_store: StoreModels | None = None
     loaded_path: str = ""
     loaded: Callable[[Any], tuple[Loaded, ...]] = lambda _document: ()
 

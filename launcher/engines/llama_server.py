@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from anklume_images.models.layout import as_gguf, gguf_name
 from launcher.engines import ggml, openai_api
-from launcher.engines.engine import Engine, Journal, any_of
+from launcher.engines.engine import Engine, Journal, StoreModels, any_of
 from launcher.engines.open_webui import OPENAI_API
 from launcher.engines.probe import answers_at
 
@@ -36,5 +37,6 @@ ENGINE = Engine(
         shortage=ggml.SHORTAGE,
         buffers=ggml.BUFFERS,
     ),
+    from_store=StoreModels(("llama_server_model",), as_gguf, gguf_name, own_files=(".gguf",)),
     smaller_model="one of 3B parameters in Q4_K_M needs about 2 GiB",
 )

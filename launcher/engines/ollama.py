@@ -10,10 +10,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.models.layout import as_manifest
 from anklume_images.specs.listen import OLLAMA_PORT
 from launcher.engines import ggml
 from launcher.engines.chat import ChatInterface, Piece, Question
-from launcher.engines.engine import Engine, Journal, Loaded, any_of
+from launcher.engines.engine import Engine, Journal, Loaded, StoreModels, any_of
 from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
 
@@ -167,6 +168,7 @@ ENGINE = Engine(
     journal=_JOURNAL,
     smaller_model="llama3.2:3b needs about 2 GiB",
     model_store="/root/.ollama",
+    from_store=StoreModels(("ollama_default_model", "ollama_extra_models"), as_manifest, pulls=True),
     loaded_path="/api/ps",
     loaded=_loaded,
 )

@@ -9,14 +9,25 @@ from launcher.gpu.vendors.nvidia_driver import gives_driver
 from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from launcher.resources import Resource
 
-__all__ = ["ASTRAY", "BASE_IMAGE", "SHARED", "Change", "changes_of", "is_live", "is_live_config", "is_live_device"]
+__all__ = [
+    "ASTRAY",
+    "BASE_IMAGE",
+    "MODELS",
+    "SHARED",
+    "Change",
+    "changes_of",
+    "is_live",
+    "is_live_config",
+    "is_live_device",
+]
 
 ASTRAY = "address"  # the key of a change that is about the address that a machine has, not the one it is to have
 BASE_IMAGE = "volatile.base_image"  # where Incus keeps the fingerprint that an instance was made of
+MODELS = "models."  # begins the key of a change that brings a model into a volume; what it says are bytes
 SHARED = "volumes."  # begins the key of a change that is about a volume which another machine joins
 _NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
 _LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
@@ -37,6 +48,8 @@ def changes_of(resource: Resource, existing: Mapping[str, Any]) -> tuple[Change,
     """What differs, key by key."""
     if resource.key.kind == "image":
         return ()
+    if resource.key.kind == "models":
+        return tuple(_model_changes(resource, existing))
     return tuple(_changes(resource, existing))
 
 
@@ -60,6 +73,20 @@ def is_live(change: Change, resource: Resource, existing: Mapping[str, Any]) -> 
         both = (resource.body["devices"], existing.get("devices") or {})
         return device != "root" and all(is_live_device(devices.get(device) or {}) for devices in both)
     return section == "description"
+
+
+def _missing_bytes(resource: Resource, missing: Collection[str]) -> dict[str, int]:
+    """What is to be brought of each model, in bytes: of its files, those at these paths."""
+    return {
+        model.name: sum(file.size for file in model.files if file.path in missing)
+        for model in resource.models
+        if any(file.path in missing for file in model.files)
+    }
+
+
+def _model_changes(resource: Resource, existing: Mapping[str, Any]) -> Iterator[Change]:
+    missing = existing["missing"]
+    yield from (Change(f"{MODELS}{name}", None, size) for name, size in _missing_bytes(resource, missing).items())
 
 
 def _changes(resource: Resource, existing: Mapping[str, Any]) -> Iterator[Change]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from launcher.gpu.grants import Grant
     from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Infra, Machine, Profile, StorageVolume
+    from launcher.infra.models import MachineModels, WantedModel
 
 __all__ = ["Desired", "PlanContext", "desired", "volumes_of"]
 
@@ -37,7 +38,7 @@ _DHCP = "100", "199"
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What a file does not say itself. `images`, `grants` and `limits` are by machine."""
+    """What a file does not say itself. `images`, `grants`, `limits` and `models` are by machine."""
 
     names: Names = field(default_factory=Names)
     images: Mapping[str, Image] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class PlanContext:
     limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     host_addresses: tuple[str, ...] = ()
     host_files: HostFiles | None = None
+    models: Mapping[str, MachineModels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class _Builder:
             needs.append(self._image(image, machine))
         volumes = volumes_of(machine, domain, image, self.pool)
         needs += [self._volume(domain, machine, volume, image) for volume in volumes]
+        needs += self._models(domain, machine, volumes)
         grants = self.context.grants.get(machine.name, ())
         granted, driver = gpu_config(machine, domain, grants, self.context.host_files)
         variables, plain = self._variables(machine, image)
@@ -240,6 +243,32 @@ class _Builder:
             self.resources[key] = replace(self.resources[key], body={**self.resources[key].body, "config": shifted})
         return key
 
+    def _models(self, domain: Domain, machine: Machine, volumes: Iterable[StorageVolume]) -> list[Key]:
+        """The models that the machine's volume is to hold, with those of others that have the same volume."""
+        models = self.context.models.get(machine.name)
+        if models is None:
+            return []
+        self.notices += models.notices
+        if not models.models:
+            return []
+        volume = next((volume for volume in volumes if volume.path == models.path), None)
+        names = ", ".join(model.name for model in models.models)
+        if volume is None:
+            place = models.path or "the folder of its models"
+            self.notices.append(f"{machine.name}: {place} is in no volume of Incus, so {names} is not brought there")
+            return []
+        project = self.names.project(domain.name)
+        own = Key("volume", project, f"{volume.pool}/{volume.name}")
+        key = Key("models", project, own.name)
+        existing = self.resources.get(key)
+        wanted = {model.name: model for model in (*(existing.models if existing else ()), *models.models)}
+        _check_files(machine, wanted.values())
+        machines = (*(existing.machines if existing else ()), machine.name)
+        together = tuple(wanted.values())
+        self.resources[key] = Resource(key, {}, domain.name, machines, (own,), models=together)
+        self.resources[own] = replace(self.resources[own], models=together)
+        return [key]
+
     @staticmethod
     def _own_config(machine: Machine) -> dict[str, str]:
         keys = {"security.protection.delete": "false" if machine.ephemeral else "true"}
@@ -255,7 +284,9 @@ class _Builder:
                 self.notices.append(
                     f"{machine.name}: Incus holds no empty values, so {name} stays at the image's default, {default}"
                 )
-        return {f"{VARIABLE}{name}": value for name, value in machine.variables.items() if value}, plain
+        models = self.context.models.get(machine.name)
+        values = {**machine.variables, **(models.values if models else {})}
+        return {f"{VARIABLE}{name}": value for name, value in values.items() if value}, plain
 
     def _plain_devices(
         self, domain: Domain, machine: Machine, volumes: Iterable[StorageVolume]
@@ -282,6 +313,20 @@ class _Builder:
             disk = {"type": "disk", "source": share.source, "path": share.path, **(shift if share.shift else {})}
             devices[_device(f"sv-{share.name}")] = disk | ({"readonly": "true"} if share.readonly else {})
         return devices
+
+
+def _check_files(machine: Machine, models: Iterable[WantedModel]) -> None:
+    """AnklumeError where two models would be one file."""
+    files: dict[str, tuple[str, str]] = {}
+    for model in models:
+        for file in model.files:
+            name, sha256 = files.setdefault(file.path, (model.name, file.sha256))
+            if sha256 != file.sha256:
+                raise AnklumeError(
+                    f"the models {name} and {model.name} would both be {file.path} in one volume",
+                    where=machine.where,
+                    hint="give one of them another name in the store",
+                )
 
 
 def _profiles_mark(machine: Machine, domain: Domain) -> dict[str, str]:

@@ -129,7 +129,7 @@ def difference(
         existing = live.get(resource.key)
         if existing is None:
             conflicts += _taken(resource, live, made)
-            steps.append(Step(resource, "create"))
+            steps.append(step_for(resource, None))
             continue
         if conflict := _not_ours(resource, existing, live, owner, adopt=adopt):
             conflicts.append(conflict)
@@ -206,7 +206,7 @@ def _not_ours(
     resource: Resource, existing: Mapping[str, Any], live: Live, owner: str, *, adopt: bool
 ) -> Conflict | None:
     key = resource.key
-    if key.kind == "image":
+    if key.kind in ("image", "models"):
         return None
     owned_by = owner_of(existing.get("config") or {})
     if owned_by == owner or (adopt and owned_by is None):
@@ -245,7 +245,12 @@ def _fixed(resource: Resource, existing: Mapping[str, Any]) -> list[Conflict]:
 
 def step_for(resource: Resource, existing: Mapping[str, Any] | None, *, replace: bool = False) -> Step:
     """The step for one object, given what is there now."""
-    return _step(resource, existing, replace=replace) if existing is not None else Step(resource, "create")
+    if existing is not None:
+        return _step(resource, existing, replace=replace)
+    if resource.key.kind == "models":
+        files = {file.path for model in resource.models for file in model.files}
+        return Step(resource, "create", changes_of(resource, {"missing": files}))
+    return Step(resource, "create")
 
 
 def _step(resource: Resource, existing: Mapping[str, Any], *, replace: bool, astray: str | None = None) -> Step:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.console import human_size
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE
+from launcher.plan.changes import MODELS
 from launcher.plan.removal import describe
 
 if TYPE_CHECKING:
@@ -72,16 +74,18 @@ def label(resource: Resource) -> str:
         return f"image {resource.image.ref}  {key.name[:12]}"
     if key.kind == "network":
         return f"network {key.name}  {resource.config['ipv4.address']}"
-    if key.kind == "volume":
-        return f"volume {key.name}  (project {key.project})"
-    if key.kind == "profile":
-        return f"profile {key.name}  (project {key.project})"
-    return f"{key.kind} {key.name}"
+    text = f"{key.kind} {key.name}"
+    if key.kind == "models":
+        names = ", ".join(f"{model.name} ({human_size(model.size)})" for model in resource.models)
+        text = f"models in volume {key.name}: {names}"
+    return f"{text}  (project {key.project})" if key.kind in ("volume", "models", "profile") else text
 
 
 def _change(change: Change) -> str:
     if change.secret:
         return f"{change.key}: {_HIDDEN} → {_HIDDEN}"
+    if change.key.startswith(MODELS):
+        return f"{change.key.removeprefix(MODELS)}: {human_size(change.after)} to copy"
     return f"{change.key}: {_text(change.before)} → {_text(change.after)}"
 
 

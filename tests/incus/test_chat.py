@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +15,6 @@ from anklume_images.models.library import Models
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import builtin_specs
 from anklume_images.store.store import Store
-from launcher.private_incus.init import HOME
 from launcher.quickstart import MODEL
 from tests.support.terminal import SECONDS, Terminal
 
@@ -33,7 +31,7 @@ domains:
   chat:
     ephemeral: true
     machines:
-      llm: {roles: [llama_server], vars: {llama_server_api_key: 'k$y "1'}}
+      llm: {roles: [llama_server], vars: {llama_server_api_key: 'k$y "1', llama_server_model: smollm2-135m}}
 """
 
 
@@ -47,20 +45,10 @@ def model(test_store: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def llm(launcher: Launcher, built: Any, model: Path) -> Launcher:
-    """A launched machine whose llama-server has loaded it."""
+    """A launched machine whose llama-server has loaded it, out of the store."""
     built("llama-server")
     launcher.write(INFRA, zone=140)
-    launcher("apply", "--no-wait")
-    home = launcher.incus.home
-    assert home is not None
-    shutil.copyfile(model, home / "pushed")
-    target = f"llm/var/lib/models/{MODEL}.gguf"
-    argv = ["incus", "file", "push", "--quiet", "--project", "chat", f"{HOME}/pushed", target]
-    assert launcher.incus.run(argv, capture_output=True).returncode == 0
-    end = time.monotonic() + SECONDS
-    while launcher.execute("chat", "llm", "/usr/lib/anklume/healthcheck").code != 0:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    launcher("apply")
     return launcher
 
 

@@ -168,7 +168,7 @@ def test_the_reference_has_no_option_that_a_verb_lacks(name: str) -> None:
     for command in commands:
         synopsis = "\n".join(line for line in sections[command].splitlines() if line.startswith("    "))
         rows = "\n".join(re.findall(r"^\| (`-.*?) \|", sections[command], re.MULTILINE))
-        written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", f"{synopsis}\n{rows}"))
+        written = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", f"{synopsis}\n{rows}"))
         about = [commands[other] for other in commands if sections[other] == sections[command]]
         known = {option for command in about for option in options_of(command)}
         assert written <= known, f"{name} {command}"

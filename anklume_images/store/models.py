@@ -1,0 +1,121 @@
+"""Models that were imported or pulled: `models/<name>.json` in the store, which keeps what it names from gc.
+
+A model that has a spec needs none: its lock says the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from anklume_images.errors import StoreError
+from anklume_images.files import write_atomic
+from anklume_images.store.images import StoredFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.store.store import Store
+
+__all__ = ["MODEL_NAME", "ModelFile", "ModelRecord", "ModelRecords"]
+
+SCHEMA = 1
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+MODEL_NAME = re.compile(rf"(?=.{{1,150}}\Z)(?:{_WORD}(?::[0-9]{{1,5}})?/)?(?:{_WORD}/){{0,2}}{_WORD}(?::{_WORD})?")
+"""`name`, `name:tag`, and with folders and a host before it, as registries have them."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One model: `sha256` and `size` (in bytes) are those of its GGUF file.
+
+    `manifest` and `layers` are what a registry had of it beside that file, for Ollama; a model of another origin has
+    none, and they are made of its file when they are wanted.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    description: str = ""
+    license: str = ""
+    source: str = ""
+    manifest: StoredFile | None = None
+    layers: tuple[StoredFile, ...] = ()
+
+    def blobs(self) -> dict[str, int]:
+        """All that it is made of: sizes by sha256."""
+        extra = (*((self.manifest,) if self.manifest else ()), *self.layers)
+        return {self.sha256: self.size, **{file.sha256: file.size for file in extra}}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model in a machine's volume, at `path` below it: a blob of the store, or `content` itself.
+
+    `size` is in bytes. A file of the host's, `source`, has no `sha256` that it would be held against.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    content: bytes | None = None
+    source: Path | None = None
+
+
+class ModelRecords:
+    """The records of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.home / "models"
+
+    def path(self, name: str) -> Path:
+        """Where the record of that name is or would be."""
+        return self._folder / f"{quote(name, safe='')}.json"
+
+    def get(self, name: str) -> ModelRecord | None:
+        """The record of that name, or None; StoreError for a file that is none."""
+        return self._read(self.path(name))
+
+    def __iter__(self) -> Iterator[ModelRecord]:
+        for path in sorted(self._folder.glob("*.json")):
+            if record := self._read(path):
+                yield record
+
+    def add(self, record: ModelRecord) -> None:
+        """Let a model appear, or be another from now on; the caller holds a lease on its blobs."""
+        document = {"schema": SCHEMA, "model": asdict(record)}
+        with self._store.guarded():
+            write_atomic(self.path(record.name), (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())
+
+    def remove(self, name: str) -> None:
+        """Remove a record; its blobs are left to `rm` and gc."""
+        self.path(name).unlink(missing_ok=True)
+
+    def needed(self) -> set[str]:
+        """The blobs that the records name."""
+        return {sha256 for record in self for sha256 in record.blobs()}
+
+    @staticmethod
+    def _read(path: Path) -> ModelRecord | None:
+        try:
+            document = json.loads(path.read_bytes())
+            if document["schema"] != SCHEMA:
+                raise StoreError(
+                    f"a model's record of schema {document['schema']}, this program knows {SCHEMA}",
+                    where=str(path),
+                    hint="update anklume-images, or import the model again",
+                )
+            model = document["model"]
+            manifest = model["manifest"] and StoredFile(**model["manifest"])
+            layers = tuple(StoredFile(**layer) for layer in model["layers"])
+            return ModelRecord(**{**model, "manifest": manifest, "layers": layers})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "remove that file, and import or pull the model again"
+            raise StoreError(f"not a model's record: {error!r}", where=str(path), hint=hint) from None
