@@ -101,7 +101,8 @@ def collect(
 ) -> GcReport:
     """Remove what nothing needs; with a `budget` in bytes only the oldest, until the store is no larger than that.
 
-    Blobs of models that were imported or pulled are kept by their records. `unlist` is called when images are gone and their files are yet to go: nobody is to be sent there any more.
+    Blobs of models that were imported or pulled are kept by their records. `unlist` is called when images are gone
+    and their files are yet to go: nobody is to be sent there any more.
     """
     if not (store.home / "schema").exists():
         return GcReport((), 0, 0)
