@@ -4,7 +4,7 @@
     blobs/sha256/<aa>/<hex>         inputs and images' files, by content
     partial/                        downloads that can be resumed
     trees/<hash>/                   unpacked .debs (build/trees.py)
-    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json; delta.json
+    images/<name>/<version>/<arch>/ manifest.json, recipe.json, lock.json, sbom.cdx.json; delta
     channels/<name>/<arch>/<channel>  one line: a version
     streams/v1/, index.html         the images as Incus and people find them (ship/index.py)
     cache/                          what was read of images before, to be quick
