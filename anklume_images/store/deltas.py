@@ -1,6 +1,6 @@
 """The delta of an image: what turns the root file system of an earlier version into its own.
 
-The delta itself is a blob; `delta.json` in the image's folder says from which version it starts.
+The delta itself is a blob; `delta` in the image's folder says from which version it starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DELTA", "Delta", "read_delta", "write_delta"]
 
-DELTA = "delta.json"
+DELTA = "delta"  # no document of the image: it may come and go after those were signed
 
 
 @dataclass(frozen=True)
