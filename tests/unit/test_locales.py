@@ -45,6 +45,7 @@ IMAGE = {
     "build",
     "lock",
     "update",
+    "outdated",
     "fetch",
     "verify",
     "provenance",
