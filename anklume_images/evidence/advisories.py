@@ -14,7 +14,7 @@ import json
 import re
 import zipfile
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.evidence.findings import UNKNOWN, Finding
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["debian_key", "python_key", "read_database"]
 
 _LARGEST_MEMBER = 64 << 20  # bytes of one advisory in a zip
-_BLANK = re.compile(r"[ \t\r\n]*")
+_PIECE = 1 << 20  # characters
 _TRACKED = re.compile(r"(CVE|TEMP|DSA|DLA|DTSA)-")
 _WORDS = {
     "unimportant": "negligible",
@@ -77,36 +77,71 @@ def _invalid(path: Path, message: str) -> InvalidFileError:
 
 
 def _read_file(path: Path, target: Target, report: Report) -> None:
-    text = path.read_text(encoding="utf-8")
-    start = _BLANK.match(text).end()  # type: ignore[union-attr]  # it matches nothing at least
-    if text[start : start + 1] == "{":
-        members = _object_members(text, start)
+    with path.open(encoding="utf-8") as stream:
+        members = _object_members(stream)
         name, value = next(members, ("", None))
         if isinstance(value, dict) and value and all(_TRACKED.match(key) for key in value):
             _read_tracker([(name, value)], target, report)
             _read_tracker(members, target, report)
             return
-    _read_osv(path, [json.loads(text)], target, report)
+        stream.seek(0)
+        _read_osv(path, [json.load(stream)], target, report)
 
 
-def _object_members(text: str, start: int) -> Iterator[tuple[str, Any]]:
-    """The members of a JSON object one after the other; ValueError where it is none."""
-    decoder = json.JSONDecoder()
+def _object_members(stream: IO[str]) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON object one after the other, none of another value; ValueError where it ends badly."""
+    text = _Text(stream)
+    if text.next() != "{":
+        return
+    text.take("{")
+    while text.next() != "}":
+        name = text.value()
+        text.take(":")
+        yield str(name), text.value()
+        if text.next() != "}":
+            text.take(",")
 
-    def skip(at: int, wanted: str) -> int:
-        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
-        if text[at : at + 1] != wanted:
-            raise ValueError(f"no {wanted!r} at character {at}")
-        return _BLANK.match(text, at + 1).end()  # type: ignore[union-attr]
 
-    at = skip(start, "{")
-    while text[at : at + 1] != "}":
-        name, at = decoder.raw_decode(text, at)
-        value, at = decoder.raw_decode(text, skip(at, ":"))
-        yield str(name), value
-        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
-        if text[at : at + 1] != "}":
-            at = skip(at, ",")
+class _Text:
+    """JSON that is read in pieces and forgotten behind what was taken."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._decoder = json.JSONDecoder()
+        self._text, self._at = "", 0
+
+    def next(self) -> str:
+        """The next character that is no blank; empty at the end."""
+        while self._at == len(self._text) or self._text[self._at] in " \t\r\n":
+            if self._at < len(self._text):
+                self._at += 1
+            elif not self._more():
+                return ""
+        return self._text[self._at]
+
+    def take(self, wanted: str) -> None:
+        """Go past a character, which has to be that one."""
+        if self.next() != wanted:
+            raise ValueError(f"no {wanted!r} where one should be")
+        self._at += 1
+
+    def value(self) -> Any:
+        """The next value: an object, a list or a string, which can be told to be whole."""
+        while self.next() in ("{", "[", '"'):
+            try:
+                value, self._at = self._decoder.raw_decode(self._text, self._at)
+            except ValueError:
+                if not self._more():
+                    raise
+            else:
+                return value
+        raise ValueError("no object, list or string where one should be")
+
+    def _more(self) -> bool:
+        """Twice as much each time: a value that is not whole is read from its beginning again."""
+        piece = self._stream.read(max(_PIECE, len(self._text) - self._at))
+        self._text, self._at = self._text[self._at :] + piece, 0
+        return bool(piece)
 
 
 # -- Debian's tracker

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import StoreError
 from anklume_images.evidence.licences import debian_licences, wheel_licences
 from anklume_images.inputs.debian import parse_stanza
+from anklume_images.store.squashfs import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "FileEntry", "InstalledDeb", "InstalledWheel", "contents_of", "read_contents"]
 
-_LINKS = 40  # that the kernel follows before it gives up
 _NAMED = re.compile(r"([a-z0-9][a-z0-9.+-]*)(?::\w+)?\s*(?:\(\s*=\s*(\S+?)\s*\))?")
 
 
@@ -131,34 +131,15 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 class _Reader:
-    """Looks files up as a machine that runs the image would."""
+    """Reads files by their paths."""
 
     def __init__(self, image: Any) -> None:
         self._root = image.root
 
     def text(self, path: str) -> str | None:
         """A file's text; None when there is no such file."""
-        node = self._find(path)
+        node = find(self._root, path)
         return node.read_bytes().decode("utf-8", "replace") if node is not None and node.is_file else None
-
-    def _find(self, path: str) -> Any:
-        node, left, links = self._root, path.strip("/").split("/"), 0
-        while left:
-            name = left.pop(0)
-            if name == "..":
-                node = node.parent or self._root
-                continue
-            node = node.children.get(name) if node.is_dir else None
-            if node is None:
-                return None
-            if node.is_symlink:
-                links += 1
-                if links > _LINKS:
-                    return None
-                target = node.readlink()
-                node = self._root if target.startswith("/") else node.parent
-                left = [part for part in target.split("/") if part not in ("", ".")] + left
-        return node
 
 
 def _walk(folder: Any, path: str) -> Iterator[tuple[str, Any]]:

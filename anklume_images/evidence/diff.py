@@ -81,6 +81,7 @@ def _configuration(image: Image, recipe: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: image.spec.get(key) for key in (*_MERGED, "healthcheck")} | {key: own.get(key) for key in _OWN}
     found["base"] = f"{image.base['name']}@{image.base['version']}" if image.base else None
     found["toolchain"] = image.toolchain[:12]
+    found["definition"] = recipe.get("definition")  # what the shared parts of templates do shows here only
     return {key: _by_name(value) for key, value in found.items()}
 
 

@@ -59,7 +59,7 @@ def target_of(image: Image, contents: Contents) -> Target:
     from packaging.utils import canonicalize_name
 
     sources: dict[str, dict[str, tuple[str, ...]]] = {}
-    for deb in sorted(contents.debs.values(), key=lambda deb: deb.name):
+    for deb in (contents.debs[p.name] for p in image.packages if p.kind == "deb" and p.name in contents.debs):
         versions = sources.setdefault(deb.source, {})
         versions[deb.source_version] = (*versions.get(deb.source_version, ()), deb.name)
     wheels: dict[str, str] = {canonicalize_name(p.name): p.version for p in image.packages if p.kind == "wheel"}

@@ -31,7 +31,7 @@ def sources_of(image: Image, contents: Contents) -> tuple[Source, ...]:
     packages: dict[tuple[str, str], set[str]] = {}
     built_in: dict[tuple[str, str], set[str]] = {}
     licences: dict[tuple[str, str], set[str]] = {}
-    for deb in contents.debs.values():
+    for deb in (contents.debs[p.name] for p in image.packages if p.kind == "deb" and p.name in contents.debs):
         source = deb.source, deb.source_version
         packages.setdefault(source, set()).add(deb.name)
         licences.setdefault(source, set()).update(deb.licences)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.incus.objects import ObjectId
 from anklume_images.ship.volume import INDEX, ROOT, index_of
+from anklume_images.store.squashfs import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,8 +56,8 @@ def make_seeded_volume(
         SquashFsImage.from_file(str(rootfs)) as image,
         tempfile.SpooledTemporaryFile(_IN_MEMORY) as archive,
     ):
-        folder = _folder(image, path)
-        if folder is None:
+        folder = find(image.root, path)
+        if folder is None or not folder.is_dir:
             return False
         with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
             snapshot = "" if incus.server.release >= _KEEPS_MODES else _SNAPSHOT
@@ -75,23 +76,6 @@ def make_seeded_volume(
         incus.put_object(volume, {"restore": snapshot})
         incus.delete_snapshot(volume, snapshot)
     return True
-
-
-def _folder(image: Any, path: str) -> Any:
-    """The folder at `path`, links on the way to it followed as the machine would."""
-    node, left, links = image.root, path.strip("/").split("/"), 0
-    while left:
-        node = node.children.get(left.pop(0)) if node.is_dir else None
-        if node is None:
-            return None
-        if node.is_symlink:
-            links += 1
-            target = node.readlink()
-            if links > 40 or ".." in target.split("/"):  # 40: as many as the kernel follows
-                return None
-            node = image.root if target.startswith("/") else node.parent
-            left = [part for part in target.split("/") if part not in ("", ".")] + left
-    return node if node.is_dir else None
 
 
 def _entries(folder: Any, inside: str) -> Iterator[tuple[Any, str]]:

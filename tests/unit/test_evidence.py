@@ -252,7 +252,11 @@ class TestSources:
     def test_binary_packages_are_put_together(self, store: Store) -> None:
         image = replace(
             put(store, "app", ONE),
-            packages=(Package("wheel", "Flask", "3.1"), Package("file", "tool", "v1/tool.tar")),
+            packages=(
+                *(Package("deb", name, "1") for name in ("libc6", "libc-bin", "busybox")),
+                Package("wheel", "Flask", "3.1"),
+                Package("file", "tool", "v1/tool.tar"),
+            ),
         )
         inside = contents(
             deb("libc6", "2.41-1+b1", source="glibc", source_version="2.41-1", licences=("LGPL-2.1-or-later",)),

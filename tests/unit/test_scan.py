@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.errors import InvalidFileError
+from anklume_images.evidence import advisories
 from anklume_images.evidence.advisories import python_key, read_database
 from anklume_images.evidence.findings import SEVERITIES, Finding, Report, Target
 from anklume_images.evidence.scan import Scan, merged, target_of
@@ -108,6 +109,14 @@ class TestTracker:
     def test_blanks_do_not_matter(self, db: Path) -> None:
         text = json.dumps(tracker(trixie=state("open")), indent=3)
         assert read(db, f"\n {text}\n").findings
+
+    @pytest.mark.parametrize("piece", [1, 7, 64])
+    def test_it_is_read_in_pieces(self, piece: int, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Wherever a piece ends: in a name, in a value, between two."""
+        monkeypatch.setattr(advisories, "_PIECE", piece)
+        document = tracker(description='A } hole, \\" é', trixie=state("open")) | tracker("glibc", trixie=state("open"))
+        (found,) = read(db, document).findings
+        assert found.summary == 'A } hole, \\" é'
 
 
 def osv(name: str = "GHSA-1", ecosystem: str = "PyPI", package: str = "Flask", **more: Any) -> dict[str, Any]:
@@ -258,11 +267,19 @@ def test_a_broken_member_of_a_zip_is_told(db: Path) -> None:
         read_database(db, TARGET, Report())
 
 
+PACKAGES = (
+    Package("deb", "curl", "8.14.1-2+b1"),
+    Package("deb", "libcurl4t64", "8.14.1-2+b1"),
+    Package("wheel", "Fla_sk", "3.0.1"),
+)
+
+
 def test_what_is_looked_up(tmp_path: Path) -> None:
-    image = replace(put(Store(tmp_path / "store"), "app"), packages=(Package("wheel", "Fla_sk", "3.0.1"),))
+    image = replace(put(Store(tmp_path / "store"), "app"), packages=PACKAGES)
     inside = contents(
         deb("libcurl4t64", "8.14.1-2+b1", source="curl", source_version="8.14.1-2"),
         deb("curl", "8.14.1-2+b1", source="curl", source_version="8.14.1-2"),
+        deb("not-in-the-manifest"),
         wheel("fla-sk"),
         release_number="13",
     )
