@@ -31,7 +31,7 @@ _TABLE = {
         "sbom": "store:sbom",
         "show": "store:show",
         "update": "build:update",
-        "verify": "store:verify",
+        "verify": "verify:verify",
     }.items()
 }
 

@@ -1,16 +1,15 @@
-"""The commands on what the store holds: list, show, sbom, verify."""
+"""The commands on what the store holds: list, show, sbom."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Any
 
 import click
 
-from anklume_images.cli.session import JSON, REF, Session, complete_refs
+from anklume_images.cli.session import JSON, REF, Session
 
-__all__ = ["list_", "sbom", "show", "verify"]
+__all__ = ["list_", "sbom", "show"]
 
 
 @click.command(name="list")
@@ -101,25 +100,3 @@ def sbom(session: Session, ref: str) -> None:
     """Print an image's software bill of materials (CycloneDX JSON)."""
     images = session.images()
     session.console.json(images.document(images.resolve(ref, session.arch()), "sbom.cdx"))
-
-
-@click.command()
-@click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_refs)
-@click.option("--repair", is_flag=True, help="Remove damaged blobs, so that they are fetched or built again.")
-@JSON
-@click.pass_obj
-def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bool) -> None:
-    """Compare every byte of images with its hash.
-
-    Without a name, of the whole store.
-    """
-    from anklume_images.store.verify import verify_store
-
-    report = verify_store(session.store(), session.images(), refs, session.arch(), repair=repair)
-    if as_json:
-        session.console.json({"checked": report.checked, "bytes": report.bytes, "damaged": list(report.damaged)})
-    else:
-        for line in report.damaged:
-            session.console.result(f"damaged: {line}")
-        session.console.result(f"{report.checked} files checked, {len(report.damaged)} damaged")
-    sys.exit(1 if report.damaged and not repair else 0)

@@ -70,10 +70,10 @@ class Store:
     def _schema(self) -> int:
         """The layout's number; that of a new store where there is none yet."""
         try:
-            text = (self.home / "schema").read_text(encoding="ascii")
-            schema = int(text)
-            if text != f"{schema}\n" or schema < 1:
-                raise ValueError(f"its schema is {text!r}")  # noqa: TRY301  told as the others are
+            data = (self.home / "schema").read_bytes()
+            schema = int(data) if data.strip().isdigit() else 0
+            if schema < 1 or data != f"{schema}\n".encode():
+                raise ValueError(f"its schema is {data[:80].decode(errors='replace')!a}")  # noqa: TRY301  told as others
         except FileNotFoundError:
             return SCHEMA
         except (ValueError, OSError) as error:
