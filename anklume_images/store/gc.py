@@ -79,7 +79,7 @@ def reasons_of_name(store: Store, images: Images, start: str, wants: Wants | Non
 
 
 def _roots(store: Store, images: Images, wants: Wants) -> Roots:
-    with store.guarded(exclusively=True):
+    with store.guarded(exclusively=True, as_it_is=True):
         return find_roots(images, list(images), store.leased(), wants.trees, wants.blobs, wants.keep)
 
 
@@ -91,7 +91,7 @@ def collect(
         return GcReport((), 0, 0)
     store.sweep()
     images.settle()
-    with store.guarded(exclusively=True):
+    with store.guarded(exclusively=True, as_it_is=dry_run):
         leased = store.leased()
         listed = list(images)
         roots = find_roots(images, listed, leased, wants.trees, wants.blobs, wants.keep)

@@ -119,9 +119,13 @@ class Store:
             self.schema = SCHEMA
 
     @contextlib.contextmanager
-    def guarded(self, *, exclusively: bool = False) -> Iterator[None]:
-        """Hold `gc.lock`: shared to add or register, exclusively to sweep."""
-        self.create()
+    def guarded(self, *, exclusively: bool = False, as_it_is: bool = False) -> Iterator[None]:
+        """Hold `gc.lock`: shared to add or register, exclusively to sweep.
+
+        With `as_it_is` a store that is there stays of the schema that it has: for who looks, or removes leftovers.
+        """
+        if not as_it_is:
+            self.create()
         with (self.home / "gc.lock").open("a", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
             yield
@@ -177,7 +181,7 @@ class Store:
         left = [*_entries(self.home / "scratch"), *_entries(self.home / "leases")]
         if not left or not os.access(self.home, os.W_OK):
             return 0
-        with self.guarded(exclusively=True):
+        with self.guarded(exclusively=True, as_it_is=True):
             self.leased()
             for place in _entries(self.home / "scratch"):
                 try:
