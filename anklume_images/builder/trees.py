@@ -2,6 +2,7 @@
 
     trees/<first 32 hex>/root/      the files, never written to after the rename
     trees/<first 32 hex>/tree.json  name, full hash, packages with versions
+    trees/<first 32 hex>/SHA256SUMS  the hashes of all its files
 
 Nothing is configured in a tree (no maintainer script runs); what its programs miss for that is put right in `_finish`.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.canonical import canonical
 from anklume_images.errors import LockError, StoreError
 from anklume_images.inputs.debian import DebianRequest, Suite
+from anklume_images.store.sums import write_tree_sums
 
 if TYPE_CHECKING:
     import tarfile
@@ -123,6 +125,7 @@ def ensure_tree(lock: Lock, blobs: Blobs, home: Path) -> Tree:
         packages = {deb.package: deb.version for deb in lock.debs}
         document = {"name": lock.name, "digest": digest, "packages": packages}
         (building / "tree.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_tree_sums(building)
         os.sync()  # thousands of small files: one sync of the file system, then the rename that makes them count
         building.rename(place)
     return tree

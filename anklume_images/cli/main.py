@@ -43,7 +43,7 @@ _TABLE = {
         "sources": "evidence:sources",
         "trust": "trust:trust",
         "update": "update:update",
-        "verify": "store:verify",
+        "verify": "verify:verify",
         "why": "evidence:why",
     }.items()
 }

@@ -1,16 +1,15 @@
-"""The commands on what the store holds: list, show, verify."""
+"""The commands on what the store holds: list, show."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Any
 
 import click
 
-from anklume_images.cli.session import JSON, REF, Session, complete_refs
+from anklume_images.cli.session import JSON, REF, Session
 
-__all__ = ["list_", "show", "verify"]
+__all__ = ["list_", "show"]
 
 
 @click.command(name="list")
@@ -94,28 +93,3 @@ def show(session: Session, ref: str, *, as_json: bool) -> None:
     ]
     lines += [f"  variable     {name} ({v['type']}) {v['description']}" for name, v in image.spec["variables"].items()]
     session.console.result("\n".join(lines))
-
-
-@click.command()
-@click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_refs)
-@click.option("--repair", is_flag=True, help="Remove damaged blobs, so that they are fetched or built again.")
-@JSON
-@click.pass_obj
-def verify(session: Session, refs: tuple[str, ...], *, repair: bool, as_json: bool) -> None:
-    """Compare every byte of images with its hash.
-
-    Without a name, of the whole store.
-    """
-    from anklume_images.ship.index import write_index
-    from anklume_images.store.verify import verify_store
-
-    report = verify_store(session.store(), session.images(), refs, session.arch(), repair=repair)
-    if repair and report.damaged:
-        write_index(session.store())
-    if as_json:
-        session.console.json({"checked": report.checked, "bytes": report.bytes, "damaged": list(report.damaged)})
-    else:
-        for line in report.damaged:
-            session.console.result(f"damaged: {line}")
-        session.console.result(f"{report.checked} files checked, {len(report.damaged)} damaged")
-    sys.exit(1 if report.damaged and not repair else 0)

@@ -188,6 +188,28 @@ class ChannelLog:
             if moves:
                 self._append(head, moves)
 
+    def restore(self, place: Place, *, command: str, why: str) -> str | None:
+        """Put a channel where its last move left it, and return that version; else record it as it is.
+
+        The caller holds `gc.lock`.
+        """
+        with self._locked():
+            last = self.read().last().get(place)
+            if last and last.after is not None:
+                self._put(place, self._stage(place, last.after))
+                return last.after
+        self.begin(command=command, why=why)
+        return None
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep channels from moving while they are compared with the log; needs no right to write."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):
+                stream = stack.enter_context((self._folder / "channels.lock").open(encoding="utf-8"))
+                fcntl.flock(stream, fcntl.LOCK_SH)
+            yield
+
     def read(self) -> History:
         """Read the whole log and follow its chain; needs no lock."""
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.store.generations import GENERATIONS
 from anklume_images.store.models import ModelRecords
-from anklume_images.store.roots import Roots, find_roots, key_of
+from anklume_images.store.roots import Roots, find_roots
 from anklume_images.store.store import unless_held
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Item:
 
 def reasons(store: Store, images: Images, image: Image, wants: Wants | None = None) -> list[str]:
     """What keeps an image: channels, images made from it, running commands."""
-    kept = _roots(store, images, wants or Wants()).images.get(key_of(image))
+    kept = _roots(store, images, wants or Wants()).images.get(image.key)
     return list(kept.why) if kept else []
 
 
@@ -80,7 +80,7 @@ def reasons_of_name(store: Store, images: Images, start: str, wants: Wants | Non
 
 
 def _roots(store: Store, images: Images, wants: Wants) -> Roots:
-    with store.guarded(exclusively=True):
+    with store.guarded(exclusively=True, as_it_is=True):
         blobs = _wanted(store, wants)
         return find_roots(images, list(images), store.leased(), wants.trees, blobs, wants.keep)
 
@@ -108,7 +108,7 @@ def collect(
         return GcReport((), 0, 0)
     store.sweep()
     images.settle()
-    with store.guarded(exclusively=True):
+    with store.guarded(exclusively=True, as_it_is=dry_run):
         leased = store.leased()
         listed = list(images)
         roots = find_roots(images, listed, leased, wants.trees, _wanted(store, wants), wants.keep)
@@ -131,8 +131,8 @@ def collect(
 def _unneeded(store: Store, listed: list[Image], roots: Roots) -> list[_Item]:
     """What can go, the oldest first; a blob of several images goes with the last of them."""
     gone = [image for image in listed if not roots.keeps(image)]
-    times = {key_of(image): _time(_documents(store, image) / "manifest.json") for image in gone}
-    gone.sort(key=lambda image: (times[key_of(image)], key_of(image)))
+    times = {image.key: _time(_documents(store, image) / "manifest.json") for image in gone}
+    gone.sort(key=lambda image: (times[image.key], image.key))
     owner: dict[str, Image] = {}
     for image in gone:
         owner |= dict.fromkeys((image.metadata.sha256, image.rootfs.sha256), image)
@@ -149,7 +149,7 @@ def _unneeded(store: Store, listed: list[Image], roots: Roots) -> list[_Item]:
     for image in gone:
         names = tuple(blobs.get(image.ref + image.architecture, ()))
         size = sum(store.blobs.path(name).stat().st_size for name in names) + _size(_documents(store, image))
-        items.append(_Item(times[key_of(image)], image=image, blobs=names, bytes=size))
+        items.append(_Item(times[image.key], image=image, blobs=names, bytes=size))
     trees = [place for place in _trees(store.home / "trees") if place.name not in roots.names]
     items += [_Item(_time(place), tree=place, bytes=_size(place)) for place in trees]
     return sorted(items, key=lambda item: item.time)

@@ -125,6 +125,11 @@ class Image:
         """`name@version`."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all others of a store."""
+        return self.name, self.version, self.architecture
+
 
 def fingerprint(metadata: Path, rootfs: Path) -> str:
     """Incus' fingerprint of a split image: the sha256 of both files, one after the other, read in chunks."""
@@ -239,11 +244,23 @@ class Images:
         return {path.name: path.read_bytes() for path in sorted(folder.glob("*.json")) if path.stem != "manifest"}
 
     def __iter__(self) -> Iterator[Image]:
-        for manifest in sorted(self._images.glob("*/*/*/manifest.json")):
-            architecture, version, name = manifest.parts[-2], manifest.parts[-3], manifest.parts[-4]
-            image = self.get(name, version, architecture)
+        for key in self.listed():
+            image = self.get(*key)
             if image is not None:
                 yield image
+
+    def listed(self) -> Iterator[tuple[str, str, str]]:
+        """Name, version and architecture of each image; none of their manifests is read."""
+        for manifest in sorted(self._images.glob("*/*/*/manifest.json")):
+            architecture, version, name = manifest.parts[-2], manifest.parts[-3], manifest.parts[-4]
+            yield name, version, architecture
+
+    def readable(self) -> Iterator[Image]:
+        """The images whose manifests can be read."""
+        for key in self.listed():
+            with contextlib.suppress(StoreError):
+                if image := self.get(*key):
+                    yield image
 
     def add(self, image: Image, documents: dict[str, bytes]) -> None:
         """Make an image appear whose blobs are there; the same version with the same files is left as it is."""

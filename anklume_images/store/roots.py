@@ -38,12 +38,7 @@ class Roots:
 
     def keeps(self, image: Image) -> bool:
         """Say whether an image stays."""
-        return key_of(image) in self.images
-
-
-def key_of(image: Image) -> Key:
-    """What tells an image from all others."""
-    return image.name, image.version, image.architecture
+        return image.key in self.images
 
 
 def find_roots(
@@ -55,7 +50,7 @@ def find_roots(
     keep: int,
 ) -> Roots:
     """Mark what stays; `trees` (by digest) and `blobs` say what wants them, `keep` how many versions channels keep."""
-    known = {key_of(image): image for image in listed}
+    known = {image.key: image for image in listed}
     kept: dict[Key, Kept] = {}
     for key, why, whole in _named(images, keep):
         if key in known:
@@ -65,7 +60,7 @@ def find_roots(
     _keep_bases(kept, known)
     for image in listed:
         if image.rootfs.sha256 in leased:
-            kept.setdefault(key_of(image), Kept(image)).why.append(RUNNING)
+            kept.setdefault(image.key, Kept(image)).why.append(RUNNING)
     return Roots(kept, _names(images, kept.values(), leased, trees, blobs))
 
 
@@ -78,7 +73,7 @@ def _names(
 ) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     entries = list(kept)
-    there = {key_of(entry.image) for entry in entries}
+    there = {entry.image.key for entry in entries}
     for entry in entries:
         image = entry.image
         delta = read_delta(images.folder(image.name, image.version, image.architecture))
@@ -110,7 +105,7 @@ def _named(images: Images, keep: int) -> Iterator[tuple[Key, str, bool]]:
 
 def _keep_bases(kept: dict[Key, Kept], known: Mapping[Key, Image]) -> None:
     todo = [entry.image for entry in kept.values() if entry.whole]
-    seen = {key_of(image) for image in todo}
+    seen = {image.key for image in todo}
     while todo:
         image = todo.pop(0)
         if image.base is None:

@@ -73,10 +73,10 @@ class Store:
     def _schema(self) -> int:
         """The layout's number; that of a new store where there is none yet."""
         try:
-            text = (self.home / "schema").read_text(encoding="ascii")
-            schema = int(text)
-            if text != f"{schema}\n" or schema < 1:
-                raise ValueError(f"its schema is {text!r}")  # noqa: TRY301  told as the others are
+            data = (self.home / "schema").read_bytes()
+            schema = int(data) if data.strip().isdigit() else 0
+            if schema < 1 or data != f"{schema}\n".encode():
+                raise ValueError(f"its schema is {data[:80].decode(errors='replace')!a}")  # noqa: TRY301  told as others
         except FileNotFoundError:
             return SCHEMA
         except (ValueError, OSError) as error:
@@ -122,9 +122,13 @@ class Store:
             self.schema = SCHEMA
 
     @contextlib.contextmanager
-    def guarded(self, *, exclusively: bool = False) -> Iterator[None]:
-        """Hold `gc.lock`: shared to add or register, exclusively to sweep."""
-        self.create()
+    def guarded(self, *, exclusively: bool = False, as_it_is: bool = False) -> Iterator[None]:
+        """Hold `gc.lock`: shared to add or register, exclusively to sweep.
+
+        With `as_it_is` a store that is there stays of the schema that it has: for who looks, or removes leftovers.
+        """
+        if not as_it_is:
+            self.create()
         with (self.home / "gc.lock").open("a", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH)
             yield
@@ -180,7 +184,7 @@ class Store:
         left = [*_entries(self.home / "scratch"), *_entries(self.home / "leases")]
         if not left or not os.access(self.home, os.W_OK):
             return 0
-        with self.guarded(exclusively=True):
+        with self.guarded(exclusively=True, as_it_is=True):
             self.leased()
             for place in _entries(self.home / "scratch"):
                 try:

@@ -19,7 +19,7 @@ from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.store import Store
-from tests.bench import gpu, images, launch, quickstart, streams
+from tests.bench import gpu, images, launch, quickstart, store, streams
 from tests.bench.measure import RUNS, Bench, say
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "import": images.importing,
     "app": images.app_build,
     "sealed": images.sealed_build,
+    "store": store.store,
     "offline": launch.offline,
     "plan": launch.plan,
     "ten": launch.ten,

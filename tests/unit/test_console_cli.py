@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,8 +236,30 @@ def test_verify_says_how_many_and_fails_on_damage(home: Path, images: dict[str, 
     text = run("--store", str(home), "verify", rc=1).stdout
     assert text.startswith("damaged: app@")
     assert text.endswith("9 files checked, 1 damaged\n")
-    answer(home, "verify", "--repair")
+    done = "removed, to be fetched or built again"
+    assert answer(home, "verify", "--repair")["repaired"] == {report["damaged"][0]: done}
     assert not Store(home).blobs.has(images["app"].rootfs.sha256)
+
+
+def test_verify_takes_what_is_damaged_from_another_store(home: Path, images: dict[str, Image]) -> None:
+    other = home.with_name("other")
+    shutil.copytree(home, other)
+    path = Store(home).blobs.path(images["app"].rootfs.sha256)
+    before = path.read_bytes()
+    path.write_bytes(b"x")
+    said = run("--store", str(home), "verify", "--repair", "--from", str(other)).stdout
+    assert f"has other bytes: taken from {other}\n" in said
+    assert path.read_bytes() == before
+    assert answer(home, "verify")["damaged"] == []
+    wrong = run("--store", str(home), "verify", "--repair", "--from", f"{other}/blobs", rc=1)
+    assert "this is not a store" in wrong.stderr
+    assert "--from is for --repair" in run("--store", str(home), "verify", "--from", "mirrors", rc=2).stderr
+
+
+def test_verify_a_sample(home: Path, images: dict[str, Image]) -> None:
+    assert answer(home, "verify", "--sample", "3")["checked"] == 3
+    assert answer(home, "verify", "--sample", "100%")["checked"] == 9
+    assert "is no sample" in run("--store", str(home), "verify", "--sample", "0%", rc=2).stderr
 
 
 def test_gc_says_what_it_would_do_and_does_it(home: Path, images: dict[str, Image]) -> None:

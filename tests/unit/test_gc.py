@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +17,12 @@ from anklume_images.store.gc import Wants, collect, reasons, reasons_of_name
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
+from tests.support.killed import killed_at
 from tests.support.stored_images import put
 from tests.unit.test_store import holder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from anklume_images.store.gc import GcReport
@@ -168,6 +173,67 @@ class TestBudget:
         assert report.size
         assert report.size > 10
         assert self.images(store) == ["4"]
+
+
+def test_it_is_killed_at_any_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    for version in (ONE, TWO, THREE):
+        put(store, "debian", version, inputs=(version.encode(), b"shared"))
+    make_tree(store, "c" * 64)
+    expected = tmp_path / "expected"
+    shutil.copytree(store.home, expected, symlinks=True)
+    gc(Store(expected))
+    line, killed, changed = 2, True, 0
+    while killed:
+        line += 19
+        copy = tmp_path / f"copy-{line}"
+        shutil.copytree(store.home, copy, symlinks=True)
+        other = Store(copy)
+        killed = killed_at(line, partial(gc, other))
+        changed += everything(other) not in (everything(store), everything(Store(expected)))
+        assert verify_store(other, Images(other), [], "amd64", jobs=1).damaged == ()
+        assert Images(other).present("debian", THREE, "amd64")
+        gc(other)
+        assert everything(other) == everything(Store(expected))
+        shutil.rmtree(copy)
+    assert changed > 5, "some were killed in the middle"
+
+
+def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
+    rounds = 12
+
+    def build() -> None:
+        for number in range(1, rounds + 1):
+            data = {part: f"{part} {number}".encode() for part in ("metadata", "rootfs", "input")}
+            with store.lease() as lease:
+                lease.add(hashlib.sha256(one).hexdigest() for one in data.values())
+                put(store, "debian", f"{number}.0-00000000000a", channels=("latest", "prod"), inputs=(data["input"],))
+
+    def collect_often() -> None:
+        for _ in range(rounds):
+            gc(store, keep=2)
+
+    children = [started(action) for action in (build, collect_often, collect_often)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    gc(store, keep=2)
+    assert verify_store(store, images, [], "amd64").damaged == ()
+    assert [image.version.partition(".")[0] for image in images] == [str(rounds - 1), str(rounds)]
+    assert all(images.present(*image.key) for image in images)
+    history = images.log.read()
+    assert (len(history.moves), history.breaks) == (2 * rounds, ())
+
+
+def started(action: Callable[[], object]) -> int:
+    """Run an action in a process of its own, which ends well unless the action fails."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        action()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def test_why_a_blob_or_a_tree_stays(store: Store, images: Images) -> None:

@@ -1,0 +1,128 @@
+"""The command that compares the store with its hashes, and puts right what it can."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.cli.session import JSON, Session, complete_refs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anklume_images.inputs.lockfile import LockedFile
+    from anklume_images.store.store import Store
+    from anklume_images.store.verify import Damage, Sample, VerifyReport
+
+__all__ = ["verify"]
+
+_MIRRORS = "mirrors"
+
+
+class _SampleType(click.ParamType[Any]):
+    name = "sample"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Sample:
+        from anklume_images.store.verify import Sample
+
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)%|([0-9]{1,9})", value)
+        number = float(match[1] or match[2]) if match else 0
+        if not match or number <= 0 or (match[1] and number > 100):
+            self.fail(f"{value!r} is no sample: write 5% or 100", parameter, context)
+        return Sample(part=number / 100) if match[1] else Sample(count=int(number))
+
+
+@click.command()
+@click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_refs)
+@click.option("--sample", type=_SampleType(), metavar="N%|COUNT", help="Read only some of the blobs, chosen at random.")
+@click.option("--repair", is_flag=True, help="Put right what can be; remove what is to be fetched or built again.")
+@click.option(
+    "--from", "origins", multiple=True, metavar=f"STORE|{_MIRRORS}", help="Where --repair has files from (repeatable)."
+)
+@JSON
+@click.pass_obj
+def verify(
+    session: Session,
+    refs: tuple[str, ...],
+    sample: Sample | None,
+    origins: tuple[str, ...],
+    *,
+    repair: bool,
+    as_json: bool,
+) -> None:
+    """Compare every byte of images with its hash.
+
+    Without a name, of the whole store: documents, channels, their log, locks and trees too.
+    """
+    from anklume_images.store.verify import verify_store
+
+    if origins and not repair:
+        raise click.UsageError("--from is for --repair")
+    store, images = session.store(), session.images()
+    others, fetch = _origins(session, origins)
+    report = verify_store(store, images, refs, session.arch(), sample=sample, progress=session.console)
+    done: dict[int, str] = {}
+    left = bool(report.damage) and not repair
+    if repair:
+        from anklume_images.ship.index import write_index
+        from anklume_images.store.repair import repair as put_right
+
+        for damage, outcome in put_right(store, images, report.damage, others, fetch):
+            done[id(damage)] = outcome.done
+            left |= outcome.left
+        if report.damage:
+            write_index(store)
+    _tell(session, report, done, as_json=as_json)
+    sys.exit(1 if left else 0)
+
+
+def _tell(session: Session, report: VerifyReport, done: dict[int, str], *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {"checked": report.checked, "bytes": report.bytes, "damaged": list(report.damaged)}
+        if done:
+            document["repaired"] = {damage.text: done[id(damage)] for damage in report.damage}
+        session.console.json(document)
+        return
+    for damage in report.damage:
+        session.console.result(f"damaged: {damage.text}{_outcome(damage, done)}")
+    session.console.result(f"{report.checked} files checked, {len(report.damage)} damaged")
+
+
+def _outcome(damage: Damage, done: dict[int, str]) -> str:
+    return f": {done[id(damage)]}" if id(damage) in done else ""
+
+
+def _origins(
+    session: Session, origins: tuple[str, ...]
+) -> tuple[Sequence[Store], Callable[[str, LockedFile], None] | None]:
+    from anklume_images.errors import StoreError
+    from anklume_images.store.store import Store
+
+    others = []
+    for origin in origins:
+        if origin != _MIRRORS:
+            if not (Path(origin) / "schema").exists():
+                raise StoreError("this is not a store", where=origin, hint="--from wants the folder of another store")
+            others.append(Store(Path(origin).absolute()))
+    return others, _fetch(session) if _MIRRORS in origins else None
+
+
+def _fetch(session: Session) -> Callable[[str, LockedFile], None]:
+    """What has one locked file of an image in the store, by the settings and what the image's spec says."""
+    from anklume_images.errors import AnklumeError
+    from anklume_images.inputs.fetch import fetch
+
+    pipeline, blobs = session.pipeline(), session.store().blobs
+
+    def fetch_one(name: str, file: LockedFile) -> None:
+        sources = pipeline.sources()
+        with contextlib.suppress(AnklumeError):  # an image without a spec here has none of its own archives
+            sources = pipeline.sources([name])
+        fetch([file], blobs, sources, progress=session.console)
+
+    return fetch_one
