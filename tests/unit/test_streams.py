@@ -17,7 +17,7 @@ from anklume_images.ship.index import write_index
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS
 from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.gc import collect
-from anklume_images.store.images import Images, Package
+from anklume_images.store.images import Images, Package, StoredFile
 from anklume_images.store.store import Store
 from tests.support.blobs import put_blob
 from tests.support.stored_images import put
@@ -295,6 +295,17 @@ def test_the_page_says_what_changed_since_the_version_before(store: Store) -> No
     assert f"Since {TWO} apt: 1 → 2 come: 3 is new gone: 1 is gone" in text
     assert f"Since {THREE} The same packages" in text
     assert "same: 7" not in text
+
+
+def test_the_page_says_how_much_larger_a_version_is(store: Store) -> None:
+    one = put(store, "debian", ONE, epoch=1)
+    data = store.blobs.path(one.rootfs.sha256).read_bytes() + bytes(2048)
+    put(store, "debian", TWO, epoch=2, rootfs=StoredFile(put_blob(store.blobs, data), len(data)))
+    put(store, "debian", THREE, epoch=3)
+    write_index(store)
+    text = (store.home / "index.html").read_text()
+    assert f"Since {ONE}, 2.0 KiB larger<" in text
+    assert f"Since {TWO}, 2.0 KiB smaller<" in text
 
 
 def test_the_page_shows_some_of_many_changes(store: Store) -> None:
