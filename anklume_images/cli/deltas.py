@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anklume_images.cli.session import JSON, OFFLINE, Session, complete_refs
+from anklume_images.cli.session import JSON, OFFLINE, Session, complete_stored
 
 if TYPE_CHECKING:
     from anklume_images.ship.deltas import DeltaReport
 
 _TREE = "incus-7"  # it has xdelta3, which Incus applies deltas with
-_NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_refs)
+_NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_stored)
 
 
 @click.command()

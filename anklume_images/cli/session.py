@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
-    from anklume_images.store.images import Images
+    from anklume_images.store.images import Images, Summary
     from anklume_images.store.store import Store
     from anklume_images.trust.repository import Outcome, Repository
 
@@ -33,6 +33,7 @@ __all__ = [
     "complete_images",
     "complete_models",
     "complete_refs",
+    "complete_stored",
     "session_of",
     "user",
 ]
@@ -131,10 +132,24 @@ def complete_images(context: click.Context, _parameter: click.Parameter, incompl
 def complete_refs(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Images of the store that begin like this."""
     with contextlib.suppress(AnklumeError, OSError):
-        images = list(session_of(context).images())
-        names = {image.name for image in images} | {image.ref for image in images}
+        found = _stored(context)
+        names = {image.name for image in found} | {image.ref for image in found}
         return sorted(name for name in names if name.startswith(incomplete))
     return []
+
+
+def complete_stored(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of images of the store that begin like this."""
+    with contextlib.suppress(AnklumeError, OSError):
+        return sorted({image.name for image in _stored(context) if image.name.startswith(incomplete)})
+    return []
+
+
+def _stored(context: click.Context) -> list[Summary]:
+    from anklume_images.store.summaries import summaries
+
+    session = session_of(context)
+    return summaries(session.store(), session.images())
 
 
 def complete_models(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

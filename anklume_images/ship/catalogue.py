@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anklume_images.ship.simplestreams import Listed
-    from anklume_images.store.images import Package, Summary
+    from anklume_images.store.images import Summary
 
 __all__ = ["PAGE", "Change", "changes_between", "page", "pair_key", "predecessors", "template_hash"]
 
@@ -90,15 +90,10 @@ class Group:
         return aliases_of(image.name, image.version, self.current.listed.channels)[-1]
 
 
-def changes_between(before: Iterable[Package], after: Iterable[Package]) -> tuple[Change, ...]:
-    """The packages that differ, by name."""
-    old = {(package.name, package.kind): package.version for package in before}
-    new = {(package.name, package.kind): package.version for package in after}
-    return tuple(
-        Change(key[0], old.get(key, ""), new.get(key, ""))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    )
+def changes_between(before: Mapping[tuple[str, str], str], after: Mapping[tuple[str, str], str]) -> tuple[Change, ...]:
+    """The packages that differ, by name; of both images their versions by name and kind."""
+    differing = {key for key, _ in before.items() ^ after.items()}
+    return tuple(Change(key[0], before.get(key, ""), after.get(key, "")) for key in sorted(differing))
 
 
 def predecessors(listed: Iterable[Listed]) -> Iterator[tuple[Summary, Summary]]:

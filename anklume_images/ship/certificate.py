@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-__all__ = ["Certificate", "certificate_for", "read_certificate"]
+__all__ = ["Certificate", "certificate_for", "made", "read_certificate"]
 
 _YEARS = 10
 
@@ -49,6 +49,12 @@ def read_certificate(chain: Path, key: Path) -> Certificate:
         raise AnklumeError(f"the certificate cannot be used: {error.strerror or error}", where=str(place)) from None
     except ValueError:
         raise InvalidFileError([Problem(str(chain), 1, 1, "certificate", "no certificate in PEM")]) from None
+    if own.not_valid_after_utc < dt.datetime.now(dt.UTC):
+        raise AnklumeError(
+            f"the certificate expired on {own.not_valid_after_utc:%Y-%m-%d}",
+            where=str(chain),
+            hint="name another one; one that serve made itself is made anew when you remove it",
+        )
     der = own.public_bytes(Encoding.DER)
     return Certificate(chain, key, own.public_bytes(Encoding.PEM).decode(), hashlib.sha256(der).hexdigest())
 
@@ -63,7 +69,7 @@ def certificate_for(file: Path, names: Iterable[str]) -> Certificate:
         descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # 0600
         try:
             with os.fdopen(descriptor, "wb") as out:
-                out.write(_made(names))
+                out.write(made(names, dt.datetime.now(dt.UTC) - dt.timedelta(days=1)))  # clocks differ
                 out.flush()
                 os.fsync(out.fileno())
             with contextlib.suppress(FileExistsError):  # another process was quicker
@@ -73,8 +79,8 @@ def certificate_for(file: Path, names: Iterable[str]) -> Certificate:
     return read_certificate(file, file)
 
 
-def _made(names: Iterable[str]) -> bytes:
-    """A private key and a certificate signed with it, as PEM."""
+def made(names: Iterable[str], begin: dt.datetime) -> bytes:
+    """A private key and a certificate signed with it, as PEM, which counts for ten years."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -82,15 +88,14 @@ def _made(names: Iterable[str]) -> bytes:
 
     private = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "anklume-images")])
-    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=365 * _YEARS))
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=365 * _YEARS))
         .add_extension(x509.SubjectAlternativeName([_alternative(one) for one in dict.fromkeys(names)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from anklume_images.store.images import Image
     from anklume_images.store.store import Store
 
 __all__ = ["listed_images", "write_index"]
@@ -105,7 +104,7 @@ def _state(listed: Sequence[Listed]) -> str:
 def _changes(images: Images, listed: Sequence[Listed], noted: dict[str, Any]) -> dict[str, tuple[Change, ...]]:
     """What changed between an image and the version before it; manifests are read for what is not noted yet."""
     changes: dict[str, tuple[Change, ...]] = {}
-    read: dict[str, Image | None] = {}
+    read: dict[str, dict[tuple[str, str], str] | None] = {}
     for later, earlier in predecessors(listed):
         key = pair_key(earlier, later)
         if key in noted:
@@ -113,10 +112,10 @@ def _changes(images: Images, listed: Sequence[Listed], noted: dict[str, Any]) ->
             continue
         for one in (earlier, later):
             if one.fingerprint not in read:
-                read[one.fingerprint] = images.get(one.name, one.version, one.architecture)
+                read[one.fingerprint] = images.packages(one.name, one.version, one.architecture)
         before, after = read[earlier.fingerprint], read[later.fingerprint]
-        if before and after:  # else gc took one meanwhile, and writes the index after this
-            changes[key] = changes_between(before.packages, after.packages)
+        if before is not None and after is not None:  # else gc took one meanwhile, and writes the index after this
+            changes[key] = changes_between(before, after)
     return changes
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "image_path",
     "is_document",
     "parse_manifest",
+    "parse_packages",
     "parse_summary",
 ]
 
@@ -156,6 +157,12 @@ def parse_summary(data: bytes, where: str, stored: int) -> Summary:
         return Summary(stored=stored, **{name: document[name] for name in _SUMMARY_FIELDS})
 
 
+def parse_packages(data: bytes, where: str) -> dict[tuple[str, str], str]:
+    """Of the packages only the versions, by name and kind."""
+    with _reading(where):
+        return {(entry["name"], entry["kind"]): entry["version"] for entry in json.loads(data)["packages"]}
+
+
 def _document(data: bytes) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(data)
     return document | {part: StoredFile(**document[part]) for part in ("metadata", "rootfs")}
@@ -204,6 +211,10 @@ class Images:
     def summary(self, name: str, version: str, architecture: str, stored: int) -> Summary | None:
         """The same without packages and spec, or None; `stored` is the time of its manifest."""
         return self._read(name, version, architecture, partial(parse_summary, stored=stored))
+
+    def packages(self, name: str, version: str, architecture: str) -> dict[tuple[str, str], str] | None:
+        """The versions of its packages, by name and kind, or None."""
+        return self._read(name, version, architecture, parse_packages)
 
     def _read(
         self, name: str, version: str, architecture: str, parse: Callable[[bytes, str], _Parsed]

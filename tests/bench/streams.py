@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -88,7 +89,7 @@ def serving(bench: Bench) -> None:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     store.blobs.adopt(file, sha256)
     put(store, "large", rootfs=StoredFile(sha256, LARGE))
-    port = 18445
+    port = _free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, root=store.home, certificate=certificate.chain))
     with _ours(store.home, certificate.chain) as own, _started([nginx, "-c", str(config)]):
@@ -112,6 +113,11 @@ def serving(bench: Bench) -> None:
         }
         rows = rounds(actions)
     ratio("nginx / serve, one file of 500 MB", "≥ 0.8", rows["nginx"], rows["ours"])
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +14,7 @@ from anklume_images.errors import StoreError
 from anklume_images.store.images import Images
 from anklume_images.store.repair import repair
 from anklume_images.store.store import Store
+from anklume_images.store.summaries import summaries
 from anklume_images.store.verify import verify_store
 from tests.support.blobs import put_blob
 from tests.support.stored_images import put
@@ -218,3 +219,24 @@ def test_blobs_may_be_shared_by_images(store: Store, images: Images) -> None:
     assert hashlib.sha256(b"rootfs of one " + ONE.encode()).hexdigest() == shared
     assert len(list(store.blobs)) == 2
     assert len(list(images)) == 1
+
+
+def test_summaries_follow_the_manifests(store: Store, images: Images) -> None:
+    image = put(store, "debian", ONE)
+    other = put(store, "app", TWO, base=image)
+    first = summaries(store, images)
+    assert [one.ref for one in first] == [other.ref, image.ref]
+    for one, whole in zip(first, (other, image), strict=True):
+        assert {name: getattr(whole, name) for name in asdict(whole) if hasattr(one, name)} == {
+            name: getattr(one, name) for name in asdict(whole) if hasattr(one, name)
+        }
+    assert summaries(store, images) == first
+    manifest = images.folder("debian", ONE, "amd64") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("The image debian", "Another one"))
+    assert [one.description for one in summaries(store, images)] == ["The image app", "Another one"]
+    images.remove(other)
+    assert [one.name for one in summaries(store, images)] == ["debian"]
+    manifest.write_text("{}")
+    with pytest.raises(StoreError) as caught:
+        summaries(store, images)
+    assert str(manifest) in str(caught.value)

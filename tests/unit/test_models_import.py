@@ -19,7 +19,7 @@ from anklume_images.models.gguf import read_gguf
 from anklume_images.models.importing import ModelNameError, import_file
 from anklume_images.models.library import Models, UnknownModelError
 from anklume_images.settings import Settings
-from anklume_images.store.gc import collect
+from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
@@ -69,7 +69,7 @@ def take(store: Store, file: Path, name: str = "tiny", **options: Any) -> ModelR
 
 
 def gc(store: Store, models: Models) -> tuple[str, ...]:
-    return collect(store, Images(store), set(), models.needed()).removed
+    return collect(store, Images(store), Wants(blobs=dict.fromkeys(models.needed(), "a model"))).removed
 
 
 # what a file says

@@ -19,7 +19,7 @@ from anklume_images.models.library import Models
 from anklume_images.models.pulling import Wanted
 from anklume_images.models.pulling import pull as pull_all
 from anklume_images.settings import Settings
-from anklume_images.store.gc import collect
+from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
@@ -160,7 +160,7 @@ def test_a_model_of_a_registry_with_all_that_goes_with_it(
     asked = len(server.requests)
     pull(store, f"{registry.host}/library/m:1b", name=record.name)
     assert len(server.requests) == asked + 1
-    assert collect(store, Images(store), set()).removed == ()
+    assert collect(store, Images(store), Wants()).removed == ()
     assert models.remove(record.name) > len(TINY)
     assert list(store.blobs) == []
 
@@ -170,7 +170,7 @@ def test_a_tag_that_moved_moves_here(store: Store, registry: Registry) -> None:
     pull(store, f"{registry.host}/library/m:1b")
     registry.publish(OTHER)
     assert pull(store, f"{registry.host}/library/m:1b").sha256 == sha256(OTHER)
-    assert f"blob {sha256(TINY)}" in collect(store, Images(store), set()).removed
+    assert f"blob {sha256(TINY)}" in collect(store, Images(store), Wants()).removed
     with pytest.raises(FetchError, match="another file") as failed:
         pull(store, f"{registry.host}/library/m:1b", sha256=sha256(TINY))
     assert failed.value.changed == ("m",)

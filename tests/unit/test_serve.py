@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import http.client
 import json
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.errors import AnklumeError, HostError, InvalidFileError
-from anklume_images.ship.certificate import certificate_for, read_certificate
+from anklume_images.ship.certificate import certificate_for, made, read_certificate
 from anklume_images.ship.index import write_index
 from anklume_images.ship.ranges import Part, part_of
 from anklume_images.ship.serve import StoreServer
@@ -335,6 +336,10 @@ def test_a_certificate_of_ones_own(tmp_path: Path, certificate: Certificate) -> 
     with pytest.raises(AnklumeError):
         read_certificate(certificate.chain, other.key)
     (tmp_path / "none.pem").write_text("no certificate")
+    expired = tmp_path / "expired.pem"
+    expired.write_bytes(made(["x"], dt.datetime(2000, 1, 1, tzinfo=dt.UTC)))
+    with pytest.raises(AnklumeError, match="expired"):
+        certificate_for(expired, ["x"])
     with pytest.raises(InvalidFileError):
         read_certificate(tmp_path / "none.pem", other.key)
 

@@ -16,8 +16,8 @@ import pytest
 from anklume_images.ship.index import write_index
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS
 from anklume_images.store.deltas import Delta, write_delta
-from anklume_images.store.gc import collect
-from anklume_images.store.images import Images, Package
+from anklume_images.store.gc import Wants, collect
+from anklume_images.store.images import Images, Package, StoredFile
 from anklume_images.store.store import Store
 from tests.support.blobs import put_blob
 from tests.support.stored_images import put
@@ -178,7 +178,7 @@ def test_gc_stops_naming_images_before_their_files_go(store: Store) -> None:
         write_index(store)
         assert set(products(store)) == {f"anklume:debian:{TWO}:amd64"}
 
-    collect(store, Images(store), set(), unlist=unlist)
+    collect(store, Images(store), Wants(), unlist=unlist)
     assert not store.blobs.has(one.rootfs.sha256)
     assert set(products(store)) == {f"anklume:debian:{TWO}:amd64"}
 
@@ -186,11 +186,11 @@ def test_gc_stops_naming_images_before_their_files_go(store: Store) -> None:
 def test_gc_keeps_the_delta_of_what_it_keeps(store: Store) -> None:
     one, two = put(store, "debian", ONE, channels=("prod",)), put(store, "debian", TWO)
     kept, gone = with_delta(store, two, ONE, b"from one to two"), put_blob(store.blobs, b"of nobody")
-    collect(store, Images(store), set())
+    collect(store, Images(store), Wants())
     assert store.blobs.has(kept.sha256)
     assert not store.blobs.has(gone)
     Images(store).set_channel("debian", "amd64", "prod", TWO)
-    report = collect(store, Images(store), set())
+    report = collect(store, Images(store), Wants())
     assert f"image {one.ref} (amd64)" in report.removed
     assert not store.blobs.has(kept.sha256)
 
@@ -295,6 +295,17 @@ def test_the_page_says_what_changed_since_the_version_before(store: Store) -> No
     assert f"Since {TWO} apt: 1 → 2 come: 3 is new gone: 1 is gone" in text
     assert f"Since {THREE} The same packages" in text
     assert "same: 7" not in text
+
+
+def test_the_page_says_how_much_larger_a_version_is(store: Store) -> None:
+    one = put(store, "debian", ONE, epoch=1)
+    data = store.blobs.path(one.rootfs.sha256).read_bytes() + bytes(2048)
+    put(store, "debian", TWO, epoch=2, rootfs=StoredFile(put_blob(store.blobs, data), len(data)))
+    put(store, "debian", THREE, epoch=3)
+    write_index(store)
+    text = (store.home / "index.html").read_text()
+    assert f"Since {ONE}, 2.0 KiB larger<" in text
+    assert f"Since {TWO}, 2.0 KiB smaller<" in text
 
 
 def test_the_page_shows_some_of_many_changes(store: Store) -> None:
