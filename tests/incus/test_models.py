@@ -23,7 +23,9 @@ from launcher.apply.run import launch
 from launcher.infra.host import HostFacts
 from launcher.infra.load import load_infra
 from launcher.observe import volumes
+from launcher.private_incus import storage
 from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import STATE
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.launching import Launcher, clear
 from tests.support.tiny_store import put_tiny
@@ -116,8 +118,10 @@ def write_specs(folder: Path) -> Path:
     return folder
 
 
-def make_world(incus: PrivateIncus, rootfs: Path, folder: Path) -> World:
-    store = Store(folder / "store")
+def make_world(incus: PrivateIncus, rootfs: Path, place: Path, *, beside: Path | None = None) -> World:
+    """A store in `place`; what else a test writes lies there, too, or beside."""
+    store = Store(place / "store")
+    folder = beside or place
     variables = {
         name: {"type": kind, "default": None, "description": "A model", "secret": False}
         for name, kind in VARIABLES.items()
@@ -291,3 +295,23 @@ def test_on_a_pool_of_plain_directories(
         assert world.sha256("file", PLACE) == world.small.sha256
         assert world.sh("manifest", f"stat -c '%a %u %g' {MANIFESTS}/small/1b") == "644 0 0\n"
         world.launcher.settled()
+
+
+def test_on_one_file_system_with_the_pool_a_model_takes_no_room(
+    incus_tree: Callable[[str], Path], home: Path, tiny_rootfs: Path, tmp_path: Path
+) -> None:
+    with PrivateIncus(tree=incus_tree("incus-7"), home=home) as private:
+        if private.storage != "btrfs":
+            return
+        # The store lies in the file system of the pool, as one on a host that is all btrfs would.
+        place = private.socket.parents[3] / str(storage.MOUNT).lstrip("/") / "of-the-host"
+        place.mkdir()
+        world = make_world(private, tiny_rootfs, place, beside=tmp_path)
+        world.launcher.write(ONE, zone=158)
+        world.launcher("apply")
+        folder = f"{STATE}/storage-pools/default/custom/lab_file-models"
+        said = private.run(["btrfs", "filesystem", "du", "--raw", folder], capture_output=True, check=True).stdout
+        total, exclusive = next(line.split()[:2] for line in said.decode().splitlines() if "small-1b.gguf" in line)
+        assert int(total) >= world.small.size
+        assert int(exclusive) == 0
+        assert world.sha256("file", PLACE) == world.small.sha256
