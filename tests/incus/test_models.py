@@ -256,7 +256,8 @@ def test_a_volume_that_is_too_small_is_told(world: World) -> None:
     assert list(world.folder("own").iterdir()) == []
 
 
-def test_where_the_files_are_out_of_reach_a_volume_is_made_with_them(
+@pytest.mark.both_versions
+def test_where_the_files_are_out_of_reach_they_come_through_incus(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(volumes, "_REACHABLE", frozenset())  # as with a driver that mounts a volume only in use
@@ -271,18 +272,33 @@ def test_where_the_files_are_out_of_reach_a_volume_is_made_with_them(
         assert not prepared.plan.todo
         assert world.sha256("file", PLACE) == world.small.sha256
         assert world.sh("manifest", f"ls {MANIFESTS}/other") == "latest\n"
-        # What it was made without, it cannot be given: that is told, and nothing else stops for it.
-        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[third]"), zone=156)
+        # What it was made without comes through Incus, by way of the machine that runs.
         import_third(world)
+        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[other, third]"), zone=156)
+        infra, _ = load_infra(file, catalog, host=HostFacts())
+        launch(infra, world.store, client, Console(quiet=True), models=models)
+        manifest = json.loads(world.sh("manifest", f"cat {MANIFESTS}/third/latest"))
+        path = "/root/.ollama/models/blobs/" + manifest["layers"][0]["digest"].replace(":", "-")
+        assert world.sha256("manifest", path) == manifest["layers"][0]["digest"].partition(":")[2]
+        assert world.sh("manifest", f"stat -c '%a %u %g' {path}") == "644 0 0\n"
+        assert world.sh("manifest", "stat -c '%a %u %g' /root/.ollama/models/blobs") == "755 0 0\n"
+        prepared, _ = launch(infra, world.store, client, Console(quiet=True), models=models)
+        assert not prepared.plan.todo
+        # While nobody runs with it, it is told, and nothing else stops for it.
+        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[other, third, fourth]"), zone=156)
+        import_third(world, "fourth")
+        client.within("lab").stop("manifest", force=True)
         infra, _ = load_infra(file, catalog, host=HostFacts())
         prepared, _ = launch(infra, world.store, client, Console(quiet=True), models=models)
-    assert any("out of reach" in notice and "third" in notice for notice in prepared.plan.notices)
+        assert any("out of reach" in notice and "fourth" in notice for notice in prepared.plan.notices)
+        launch(infra, world.store, client, Console(quiet=True), models=models)
+    assert world.sh("manifest", f"ls {MANIFESTS}/fourth") == "latest\n"
 
 
-def import_third(world: World) -> None:
+def import_third(world: World, name: str = "third") -> None:
     path = world.launcher.folder / "third.gguf"
     path.write_bytes(tiny_gguf(seed=3))
-    import_file(world.store, path, "third", progress=Console(quiet=True))
+    import_file(world.store, path, name, progress=Console(quiet=True))
 
 
 def test_on_a_pool_of_plain_directories(

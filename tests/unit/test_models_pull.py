@@ -93,7 +93,7 @@ def nothing_is_there(store: Store) -> bool:
         ("llama3.2", "https://registry.ollama.ai/v2/library/llama3.2/manifests/latest"),
         ("user/m:x", "https://registry.ollama.ai/v2/user/m/manifests/x"),
         ("models.example/org/m:x", "https://models.example/v2/org/m/manifests/x"),
-        ("models.example:5000/m", "https://models.example:5000/v2/library/m/manifests/latest"),
+        ("models.example:5000/org/m", "https://models.example:5000/v2/org/m/manifests/latest"),
         ("hf.co/org/repo:Q4_K_M", "https://hf.co/v2/org/repo/manifests/Q4_K_M"),
         ("https://models.example/org/m:x", "https://models.example/v2/org/m/manifests/x"),
     ],
@@ -123,6 +123,7 @@ def test_files_of_a_hub_and_elsewhere() -> None:
     "text",
     [
         "http://models.example/org/m",
+        "models.example:5000/m",
         "ftp://x/y.gguf",
         "a b",
         "a/b/c/d/e",
