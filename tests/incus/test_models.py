@@ -228,7 +228,7 @@ def test_a_model_that_was_damaged_in_the_store_is_not_brought(world: World) -> N
 
 
 def test_killed_in_the_middle_it_is_whole_or_not_there(world: World, tmp_path: Path) -> None:
-    content = tiny_gguf() + bytes(64 << 20)
+    content = tiny_gguf() + bytes(32 << 20)
     (tmp_path / "large.gguf").write_bytes(content)
     import_file(world.store, tmp_path / "large.gguf", "large", progress=Console(quiet=True))
     world.launcher.write(ONE.replace("small:1b", "large"), zone=154)
