@@ -195,6 +195,19 @@ class Requests:
             answer = self._node(path).post(data=_Pieces(body, progress), headers=dict(headers)).json()
         return self.wait(answer["operation"])
 
+    def post_stream(
+        self,
+        path: str,
+        body: Any,
+        headers: Mapping[str, str],
+        params: Mapping[str, str],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """POST a stream, or nothing (None), below /1.0, which is done when it is answered."""
+        data = None if body is None else _Pieces(body, progress)
+        with translated(self.address):
+            self._node(path).post(data=data, headers=dict(headers), params=dict(params))
+
     def wait(
         self, operation: str, progress: Callable[[dict[str, Any]], None] | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:

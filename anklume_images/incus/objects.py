@@ -6,16 +6,16 @@ API: https://linuxcontainers.org/incus/docs/main/rest-api-spec/. Bodies and answ
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from anklume_images.errors import IncusError
 from anklume_images.incus.api import Requests
 from anklume_images.incus.errors import is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Kind", "ObjectId", "Objects"]
+__all__ = ["Kind", "ObjectId", "Objects", "instances_in"]
 
 Kind = Literal["acl", "certificate", "image", "instance", "network", "pool", "profile", "project", "volume"]
 _COLLECTIONS: dict[Kind, str] = {
@@ -54,6 +54,18 @@ class ObjectId(NamedTuple):
     def params(self) -> dict[str, str]:
         """The parameters of a request about it."""
         return {"project": self.project} if self.project else {}
+
+
+def instances_in(urls: Iterable[str]) -> list[ObjectId]:
+    """The instances among URLs of the API, as an object's `used_by` lists them."""
+    found = []
+    for url in urls:
+        parts = urlsplit(url)
+        collection, _, name = parts.path.removeprefix("/1.0/").partition("/")
+        if collection == _COLLECTIONS["instance"] and "/" not in name:
+            project = parse_qs(parts.query).get("project", ["default"])[0]
+            found.append(ObjectId("instance", unquote(name), project))
+    return found
 
 
 def _quoted(name: str) -> str:
@@ -156,6 +168,22 @@ class Objects(Requests):
     def delete_snapshot(self, what: ObjectId, snapshot: str) -> None:
         """Delete a snapshot of an instance or of a volume."""
         self.send("delete", f"{what.path}/snapshots/{_quoted(snapshot)}", params=what.params)
+
+    def push_file(
+        self, what: ObjectId, path: str, body: Any, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Put a file into a running instance, of root's and for all to read; `body` has a `len` and `read`.
+
+        It appears under its name at once, and grows.
+        """
+        headers = {"X-Incus-type": "file", "X-Incus-uid": "0", "X-Incus-gid": "0", "X-Incus-mode": "0644"}
+        headers |= {"X-Incus-write": "overwrite", "Content-Type": "application/octet-stream"}
+        self.post_stream(f"{what.path}/files", body, headers, {"path": path, **what.params}, progress)
+
+    def make_folder(self, what: ObjectId, path: str) -> None:
+        """Have a folder in a running instance, and those above it."""
+        headers = {"X-Incus-type": "directory", "X-Incus-uid": "0", "X-Incus-gid": "0", "X-Incus-mode": "0755"}
+        self.post_stream(f"{what.path}/files", None, headers, {"path": path, **what.params})
 
     def console_log(self, name: str) -> bytes:
         """What an instance wrote on its console since its last start."""

@@ -112,8 +112,8 @@ def _at_registry(text: str, name: str, scheme: str, *, insecure: bool) -> Regist
     parts = head.split("/")
     if len(parts) > 3:
         raise AddressError(f"'{text}' has more parts than a registry knows", hint="[HOST/][NAMESPACE/]MODEL[:TAG]")
-    if len(parts) == 2 and re.search(r"[.:]", parts[0]):  # a host, of the usual namespace
-        parts.insert(1, _NAMESPACE)
+    if len(parts) == 2 and re.search(r"[.:]", parts[0]):
+        raise AddressError(f"'{text}' is a host and a model", hint=f"{parts[0]}/{_NAMESPACE}/{parts[1]}, say")
     host, namespace, model = [_REGISTRY, _NAMESPACE][: 3 - len(parts)] + parts
     return RegistryModel(f"{scheme}://{host}/v2/{namespace}/{model}", tag, name)
 

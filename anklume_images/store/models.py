@@ -79,7 +79,7 @@ class ModelRecords:
 
     def get(self, name: str) -> ModelRecord | None:
         """The record of that name, or None; StoreError for a file that is none."""
-        return self._read(self.path(name))
+        return self._read(self.path(name)) if MODEL_NAME.fullmatch(name) else None
 
     def __iter__(self) -> Iterator[ModelRecord]:
         for path in sorted(self._folder.glob("*.json")):

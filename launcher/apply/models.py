@@ -1,24 +1,25 @@
 """Models of the store into the volumes of machines, with nothing started inside: what is missing, and that only.
 
-Where the pool's folders can be reached, files are put there, also while an engine runs; where not, a volume is made
-with its models in it.
+Where the pool's folders can be reached, files are put there, also while an engine runs. Where not, a volume is made
+with its models in it, and one that is there gets them through Incus, by way of a machine that has it and runs.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from anklume_images.console import human_size
 from anklume_images.errors import AnklumeError
 from anklume_images.incus.objects import ObjectId
 from anklume_images.ship.fill import fill, missing_files
 from anklume_images.ship.volume import VolumeFile, make_volume
-from launcher.observe.volumes import MODELS_MARK, absent, marked, owner_in, pool_folder, volume_folder
+from launcher.observe.volumes import MODELS_MARK, absent, marked, owner_in, pool_folder, users_of, volume_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+    from typing import Any
 
     from anklume_images.incus.client import Incus
     from anklume_images.store.models import ModelFile
@@ -35,12 +36,8 @@ def bring_models(resource: Resource, incus: Incus, store: Store, tell: Callable[
     volume, files = incus.get_object(resource.key.object), _files(resource)
     folder = _reached(resource, incus)
     if folder is None:
-        if absent(volume, None, files):
-            raise AnklumeError(
-                f"the files of volume {resource.key.name} are out of reach",
-                where=incus.address,
-                hint="push them into the running machine: incus file push",
-            )
+        if missing := absent(volume, None, files):
+            _push(resource, volume, missing, incus, store)
         return
     with store.lease() as lease:
         lease.add(file.sha256 for file in files if file.source is None)
@@ -62,6 +59,47 @@ def make_with_models(resource: Resource, incus: Incus, store: Store) -> bool:
         description = resource.body["description"]
         make_volume(incus.within(resource.key.project), pool, name, sources, config=config, description=description)
     return True
+
+
+def _push(
+    resource: Resource, volume: Mapping[str, Any], files: Iterable[ModelFile], incus: Incus, store: Store
+) -> None:
+    """Bring files through Incus; each is there under its name while it grows, a manifest after its blobs."""
+    machine, place = _running_user(volume, incus)
+    if machine is None:
+        raise AnklumeError(
+            f"the files of volume {resource.key.name} are out of reach, and no machine that has it runs",
+            where=incus.address,
+            hint="run it again when one does",
+        )
+    with store.lease() as lease, store.scratch("models") as scratch:
+        lease.add(file.sha256 for file in files if file.source is None)
+        for file in files:
+            path = f"{place}/{file.path}"
+            source = _source(file, store, scratch)
+            with source.open("rb") as stream:
+                incus.make_folder(machine, path.rpartition("/")[0])
+                incus.push_file(machine, path, _Body(stream, source.stat().st_size))
+    config = {**volume["config"], MODELS_MARK: marked(_files(resource))}
+    incus.put_object(resource.key.object, {"description": volume["description"], "config": config})
+
+
+def _running_user(volume: Mapping[str, Any], incus: Incus) -> tuple[ObjectId | None, str]:
+    """An instance that runs with the volume, and the volume's path in it."""
+    for user in users_of(volume):
+        instance = incus.find_object(user.object) or {}
+        for device in (instance.get("expanded_devices") or {}).values() if instance.get("status") == "Running" else ():
+            if device.get("type") == "disk" and device.get("source") == volume["name"]:
+                return user.object, device["path"].rstrip("/")
+    return None, ""
+
+
+class _Body:
+    """A file as something to send."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self.len = size
+        self.read = stream.read
 
 
 def _source(file: ModelFile, store: Store, scratch: Path) -> Path:

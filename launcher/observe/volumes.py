@@ -3,7 +3,7 @@
 A daemon on this host has them in a folder of its pool: `storage-pools/<pool>/custom/<project>_<volume>` (read in its
 source, internal/server/storage/drivers/utils.go and project/project.go of https://github.com/lxc/incus). That is so at
 all times with the drivers `dir` and `btrfs`; others mount a volume only while it is used. Where the files are out of
-reach, the volume's own mark says what it was made with.
+reach, the volume's own mark says what was brought there.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from anklume_images.incus.objects import instances_in
 from anklume_images.ship.fill import missing_files
 from launcher.infra.names import UNFINISHED
 from launcher.observe.daemon import daemon_root
+from launcher.resources import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from launcher.observe.live import Live
     from launcher.resources import Resource
 
-__all__ = ["MODELS_MARK", "absent", "look_at_models", "marked", "owner_in", "pool_folder", "volume_folder"]
+__all__ = ["MODELS_MARK", "absent", "look_at_models", "marked", "owner_in", "pool_folder", "users_of", "volume_folder"]
 
 MODELS_MARK = "user.anklume-models"
-"""On a volume that was made with models in it: `{path: sha256}`."""
+"""On a volume whose models were brought through Incus: `{path: sha256}`."""
 _REACHABLE = frozenset({"dir", "btrfs"})
 _STATE = "/var/lib/incus"
 
@@ -77,8 +79,13 @@ def owner_in(volume: Mapping[str, Any]) -> int:
     return next((int(entry["Hostid"]) for entry in entries if entry.get("Isuid") and entry.get("Nsid") == 0), 0)
 
 
+def users_of(volume: Mapping[str, Any]) -> list[Key]:
+    """The instances that have a volume as a device."""
+    return [Key("machine", instance.project, instance.name) for instance in instances_in(volume.get("used_by") or ())]
+
+
 def marked(files: Iterable[ModelFile]) -> str:
-    """The mark of a volume that was made with these."""
+    """The mark of a volume that has these."""
     return json.dumps({file.path: file.sha256 for file in files}, sort_keys=True)
 
 
@@ -109,11 +116,12 @@ def look_at_models(resources: Iterable[Resource], live: Live, address: str) -> t
         own = folder and volume_folder(folder, key.project, name)
         files = [file for model in resource.models for file in model.files]
         missing = {file.path for file in absent(volume, own, files)}
-        if missing and folder is None:
+        runs = any((live.get(user) or {}).get("status") == "Running" for user in users_of(volume))
+        if missing and folder is None and not runs:
             names = ", ".join(model.name for model in resource.models)
             notices.append(
-                f"the files of volume {key.name} (project {key.project}) are out of reach, and it was made without "
-                f"{names}: incus file push brings a file into a running machine"
+                f"the files of volume {key.name} (project {key.project}) are out of reach while no machine that has it "
+                f"runs: when one does, the next apply brings {names}"
             )
             missing = set()
         objects[key] = {"missing": missing}

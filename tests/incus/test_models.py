@@ -23,7 +23,9 @@ from launcher.apply.run import launch
 from launcher.infra.host import HostFacts
 from launcher.infra.load import load_infra
 from launcher.observe import volumes
+from launcher.private_incus import storage
 from launcher.private_incus.daemon import PrivateIncus
+from launcher.private_incus.init import STATE
 from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.launching import Launcher, clear
 from tests.support.tiny_store import put_tiny
@@ -116,8 +118,10 @@ def write_specs(folder: Path) -> Path:
     return folder
 
 
-def make_world(incus: PrivateIncus, rootfs: Path, folder: Path) -> World:
-    store = Store(folder / "store")
+def make_world(incus: PrivateIncus, rootfs: Path, place: Path, *, beside: Path | None = None) -> World:
+    """A store in `place`; what else a test writes lies there, too, or beside."""
+    store = Store(place / "store")
+    folder = beside or place
     variables = {
         name: {"type": kind, "default": None, "description": "A model", "secret": False}
         for name, kind in VARIABLES.items()
@@ -224,7 +228,7 @@ def test_a_model_that_was_damaged_in_the_store_is_not_brought(world: World) -> N
 
 
 def test_killed_in_the_middle_it_is_whole_or_not_there(world: World, tmp_path: Path) -> None:
-    content = tiny_gguf() + bytes(64 << 20)
+    content = tiny_gguf() + bytes(32 << 20)
     (tmp_path / "large.gguf").write_bytes(content)
     import_file(world.store, tmp_path / "large.gguf", "large", progress=Console(quiet=True))
     world.launcher.write(ONE.replace("small:1b", "large"), zone=154)
@@ -252,7 +256,8 @@ def test_a_volume_that_is_too_small_is_told(world: World) -> None:
     assert list(world.folder("own").iterdir()) == []
 
 
-def test_where_the_files_are_out_of_reach_a_volume_is_made_with_them(
+@pytest.mark.both_versions
+def test_where_the_files_are_out_of_reach_they_come_through_incus(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(volumes, "_REACHABLE", frozenset())  # as with a driver that mounts a volume only in use
@@ -267,18 +272,33 @@ def test_where_the_files_are_out_of_reach_a_volume_is_made_with_them(
         assert not prepared.plan.todo
         assert world.sha256("file", PLACE) == world.small.sha256
         assert world.sh("manifest", f"ls {MANIFESTS}/other") == "latest\n"
-        # What it was made without, it cannot be given: that is told, and nothing else stops for it.
-        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[third]"), zone=156)
+        # What it was made without comes through Incus, by way of the machine that runs.
         import_third(world)
+        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[other, third]"), zone=156)
+        infra, _ = load_infra(file, catalog, host=HostFacts())
+        launch(infra, world.store, client, Console(quiet=True), models=models)
+        manifest = json.loads(world.sh("manifest", f"cat {MANIFESTS}/third/latest"))
+        path = "/root/.ollama/models/blobs/" + manifest["layers"][0]["digest"].replace(":", "-")
+        assert world.sha256("manifest", path) == manifest["layers"][0]["digest"].partition(":")[2]
+        assert world.sh("manifest", f"stat -c '%a %u %g' {path}") == "644 0 0\n"
+        assert world.sh("manifest", "stat -c '%a %u %g' /root/.ollama/models/blobs") == "755 0 0\n"
+        prepared, _ = launch(infra, world.store, client, Console(quiet=True), models=models)
+        assert not prepared.plan.todo
+        # While nobody runs with it, it is told, and nothing else stops for it.
+        world.launcher.write(FILE.replace('[other, "nobody:has"]', "[other, third, fourth]"), zone=156)
+        import_third(world, "fourth")
+        client.within("lab").stop("manifest", force=True)
         infra, _ = load_infra(file, catalog, host=HostFacts())
         prepared, _ = launch(infra, world.store, client, Console(quiet=True), models=models)
-    assert any("out of reach" in notice and "third" in notice for notice in prepared.plan.notices)
+        assert any("out of reach" in notice and "fourth" in notice for notice in prepared.plan.notices)
+        launch(infra, world.store, client, Console(quiet=True), models=models)
+    assert world.sh("manifest", f"ls {MANIFESTS}/fourth") == "latest\n"
 
 
-def import_third(world: World) -> None:
+def import_third(world: World, name: str = "third") -> None:
     path = world.launcher.folder / "third.gguf"
     path.write_bytes(tiny_gguf(seed=3))
-    import_file(world.store, path, "third", progress=Console(quiet=True))
+    import_file(world.store, path, name, progress=Console(quiet=True))
 
 
 def test_on_a_pool_of_plain_directories(
@@ -291,3 +311,23 @@ def test_on_a_pool_of_plain_directories(
         assert world.sha256("file", PLACE) == world.small.sha256
         assert world.sh("manifest", f"stat -c '%a %u %g' {MANIFESTS}/small/1b") == "644 0 0\n"
         world.launcher.settled()
+
+
+def test_on_one_file_system_with_the_pool_a_model_takes_no_room(
+    incus_tree: Callable[[str], Path], home: Path, tiny_rootfs: Path, tmp_path: Path
+) -> None:
+    with PrivateIncus(tree=incus_tree("incus-7"), home=home) as private:
+        if private.storage != "btrfs":
+            return
+        # The store lies in the file system of the pool, as one on a host that is all btrfs would.
+        place = private.socket.parents[3] / str(storage.MOUNT).lstrip("/") / "of-the-host"
+        place.mkdir()
+        world = make_world(private, tiny_rootfs, place, beside=tmp_path)
+        world.launcher.write(ONE, zone=158)
+        world.launcher("apply")
+        folder = f"{STATE}/storage-pools/default/custom/lab_file-models"
+        said = private.run(["btrfs", "filesystem", "du", "--raw", folder], capture_output=True, check=True).stdout
+        total, exclusive = next(line.split()[:2] for line in said.decode().splitlines() if "small-1b.gguf" in line)
+        assert int(total) >= world.small.size
+        assert int(exclusive) == 0
+        assert world.sha256("file", PLACE) == world.small.sha256

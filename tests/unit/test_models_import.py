@@ -103,7 +103,7 @@ def test_it_is_a_model_of_the_store_then_and_the_file_may_go(store: Store, model
 def test_latest_is_the_same_as_no_tag(store: Store, models: Models, file: Path) -> None:
     take(store, file, "tiny:latest")
     assert models.model("tiny").name == models.model("tiny:latest").name == "tiny:latest"
-    assert models.find("tiny:other") is None
+    assert models.find("tiny:other") is models.find("x" * 5000) is models.find("../tiny") is None
     with pytest.raises(UnknownModelError):
         models.model("tin")
 

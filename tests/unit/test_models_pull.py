@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -91,7 +93,7 @@ def nothing_is_there(store: Store) -> bool:
         ("llama3.2", "https://registry.ollama.ai/v2/library/llama3.2/manifests/latest"),
         ("user/m:x", "https://registry.ollama.ai/v2/user/m/manifests/x"),
         ("models.example/org/m:x", "https://models.example/v2/org/m/manifests/x"),
-        ("models.example:5000/m", "https://models.example:5000/v2/library/m/manifests/latest"),
+        ("models.example:5000/org/m", "https://models.example:5000/v2/org/m/manifests/latest"),
         ("hf.co/org/repo:Q4_K_M", "https://hf.co/v2/org/repo/manifests/Q4_K_M"),
         ("https://models.example/org/m:x", "https://models.example/v2/org/m/manifests/x"),
     ],
@@ -121,6 +123,7 @@ def test_files_of_a_hub_and_elsewhere() -> None:
     "text",
     [
         "http://models.example/org/m",
+        "models.example:5000/m",
         "ftp://x/y.gguf",
         "a b",
         "a/b/c/d/e",
@@ -376,6 +379,30 @@ def test_from_https_to_http_is_not_followed(
 
 
 # the command
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(
+    store: Store, registry: Registry, server: FaultyMirror, anklume: Cli
+) -> None:
+    registry.publish(TINY)
+    path = registry.data_path(TINY)
+    server.fault(path, Fault(hold=200_000))
+    name = f"{registry.host}/library/m:1b"
+    command = [sys.executable, "-m", "anklume_images", "--store", str(store.home), "models", "pull", name, "--insecure"]
+    part = store.blobs.partial / f"{sha256(TINY)}.part"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        end = time.monotonic() + 60
+        while not (part.exists() and part.stat().st_size == 200_000):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.kill()
+    server.release.set()
+    assert list(ModelRecords(store)) == []
+    type(anklume)(store.home)("models", "pull", name, "--insecure")
+    assert server.ranges(path)[-1] == "bytes=200000-"
+    assert store.blobs.path(sha256(TINY)).read_bytes() == TINY
+    assert list((store.home / "scratch").iterdir()) == []
 
 
 def test_the_command(store: Store, registry: Registry, server: FaultyMirror, anklume: Cli) -> None:
