@@ -16,7 +16,7 @@ import pytest
 from anklume_images.ship.index import write_index
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS
 from anklume_images.store.deltas import Delta, write_delta
-from anklume_images.store.gc import collect
+from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images, Package
 from anklume_images.store.store import Store
 from tests.support.blobs import put_blob
@@ -178,7 +178,7 @@ def test_gc_stops_naming_images_before_their_files_go(store: Store) -> None:
         write_index(store)
         assert set(products(store)) == {f"anklume:debian:{TWO}:amd64"}
 
-    collect(store, Images(store), set(), unlist=unlist)
+    collect(store, Images(store), Wants(keep=1), unlist=unlist)
     assert not store.blobs.has(one.rootfs.sha256)
     assert set(products(store)) == {f"anklume:debian:{TWO}:amd64"}
 
@@ -186,11 +186,11 @@ def test_gc_stops_naming_images_before_their_files_go(store: Store) -> None:
 def test_gc_keeps_the_delta_of_what_it_keeps(store: Store) -> None:
     one, two = put(store, "debian", ONE, channels=("prod",)), put(store, "debian", TWO)
     kept, gone = with_delta(store, two, ONE, b"from one to two"), put_blob(store.blobs, b"of nobody")
-    collect(store, Images(store), set())
+    collect(store, Images(store), Wants(keep=1))
     assert store.blobs.has(kept.sha256)
     assert not store.blobs.has(gone)
     Images(store).set_channel("debian", "amd64", "prod", TWO)
-    report = collect(store, Images(store), set())
+    report = collect(store, Images(store), Wants(keep=1))
     assert f"image {one.ref} (amd64)" in report.removed
     assert not store.blobs.has(kept.sha256)
 
