@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import StoreError
-from anklume_images.files import write_atomic
+from anklume_images.store.sums import replace_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,4 +43,4 @@ def read_delta(folder: Path) -> Delta | None:
 
 def write_delta(folder: Path, delta: Delta) -> None:
     """Note the delta of the image in that folder; call it with gc.lock held."""
-    write_atomic(folder / DELTA, json.dumps(asdict(delta), sort_keys=True, indent=1).encode() + b"\n")
+    replace_document(folder, DELTA, json.dumps(asdict(delta), sort_keys=True, indent=1).encode() + b"\n")

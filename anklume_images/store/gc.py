@@ -121,6 +121,7 @@ def collect(
         freed += sum(item.bytes for item in items)
         if not dry_run:
             _remove(store, images, items, unlist)
+            _prune(store.home / "images")
         lines = [line for item in items for line in _lines(item)]
     left = None if size is None else size - freed
     kinds = ("image", "tree", "blob")
@@ -183,6 +184,14 @@ def _remove(store: Store, images: Images, items: list[_Item], unlist: Callable[[
             shutil.rmtree(item.tree)
         for sha256 in item.blobs:
             store.blobs.remove(sha256)
+
+
+def _prune(folder: Path) -> None:
+    """Remove the empty folders of versions and names that a killed removal left."""
+    for pattern in ("*/*", "*"):
+        for place in folder.glob(pattern):
+            with contextlib.suppress(OSError):  # it is not empty
+                place.rmdir()
 
 
 def _documents(store: Store, image: Image) -> Path:

@@ -6,6 +6,7 @@ neither and is not looked at.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ from anklume_images.store.blobs import hash_file
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["SUMS", "damaged_files", "write_sums", "write_tree_sums"]
+__all__ = ["SUMS", "damaged_files", "replace_document", "write_sums", "write_tree_sums"]
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)", re.DOTALL)
@@ -26,6 +27,19 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)", re.DOTALL)
 def write_sums(folder: Path) -> None:
     """Hash every document in an image's folder."""
     _write(folder, sorted(path.name for path in folder.glob("*.json")))
+
+
+def replace_document(folder: Path, name: str, data: bytes) -> None:
+    """Write a document that comes after the others; what the list says of those stays as it is.
+
+    The list does without it while it changes, so that a kill leaves nothing that looks damaged.
+    """
+    path = folder / SUMS
+    end = f"  {name}\n".encode()
+    others = [line for line in path.read_bytes().splitlines(keepends=True) if not line.endswith(end)]
+    write_atomic(path, b"".join(others))
+    write_atomic(folder / name, data)
+    write_atomic(path, b"".join([*others, hashlib.sha256(data).hexdigest().encode() + end]))
 
 
 def write_tree_sums(folder: Path) -> None:

@@ -143,7 +143,11 @@ def carry_out_plan(
     )
     unchanged = [step for step in prepared.plan.steps if step.key.kind == "machine" and step.action == "none"]
     run = _Run(steps, halting, incus, context, console, wait=wait, timeout=timeout)
-    return run.run(() if kinds or not wait else unchanged)
+    images = [step.resource.image for step in steps if step.key.kind == "image" and step.resource.image]
+    with store.lease() if images else contextlib.nullcontext() as lease:
+        if lease:  # gc leaves them until their turn comes
+            lease.add(file.sha256 for image in images for file in (image.metadata, image.rootfs))
+        return run.run(() if kinds or not wait else unchanged)
 
 
 class _Run:

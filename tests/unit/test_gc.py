@@ -185,7 +185,7 @@ def test_it_is_killed_at_any_line(store: Store, tmp_path: Path, monkeypatch: pyt
     gc(Store(expected))
     line, killed, changed = 2, True, 0
     while killed:
-        line += 19
+        line += 11
         copy = tmp_path / f"copy-{line}"
         shutil.copytree(store.home, copy, symlinks=True)
         other = Store(copy)
@@ -196,7 +196,7 @@ def test_it_is_killed_at_any_line(store: Store, tmp_path: Path, monkeypatch: pyt
         gc(other)
         assert everything(other) == everything(Store(expected))
         shutil.rmtree(copy)
-    assert changed > 5, "some were killed in the middle"
+    assert changed > 3, "some were killed in the middle"
 
 
 def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
@@ -204,10 +204,11 @@ def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
 
     def build() -> None:
         for number in range(1, rounds + 1):
-            data = {part: f"{part} {number}".encode() for part in ("metadata", "rootfs", "input")}
+            version = f"{number}.0-00000000000a"
+            files = [f"{part} of debian {version}".encode() for part in ("metadata", "rootfs")]
             with store.lease() as lease:
-                lease.add(hashlib.sha256(one).hexdigest() for one in data.values())
-                put(store, "debian", f"{number}.0-00000000000a", channels=("latest", "prod"), inputs=(data["input"],))
+                lease.add(hashlib.sha256(data).hexdigest() for data in (*files, version.encode()))
+                put(store, "debian", version, channels=("latest", "prod"), inputs=(version.encode(),))
 
     def collect_often() -> None:
         for _ in range(rounds):

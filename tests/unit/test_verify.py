@@ -13,6 +13,7 @@ import pytest
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.inputs.lockfile import Lock, save_lock
 from anklume_images.store.channel_log import Place
+from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.images import Images
 from anklume_images.store.repair import locked_files, repair
 from anklume_images.store.store import Store
@@ -74,7 +75,8 @@ def full(tmp_path: Path) -> Full:
     store = Store(tmp_path / "store")
     base = put(store, "debian", ONE, channels=("latest", "prod"), inputs=(b"an input", b"another"))
     put(store, "debian", TWO, inputs=(b"a third",))
-    put(store, "app", ONE, base=base)
+    app = put(store, "app", ONE, base=base)
+    write_delta(Images(store).folder(*app.key), Delta("0.9-000000000000", "d" * 64, 100))
     root = store.home / "trees" / TREE / "root"
     (root / "usr" / "bin").mkdir(parents=True)
     (root / "usr" / "bin" / "tool").write_bytes(b"a program" * 20)
@@ -153,6 +155,16 @@ def test_it_changes_nothing(full: Full) -> None:
     assert {path: path.stat().st_mtime_ns for path in full.store.home.rglob("*")} == before
 
 
+def test_a_later_document_is_replaced_without_damage_and_hides_none(full: Full) -> None:
+    folder = full.images.folder(*full.images.resolve("app", "amd64").key)
+    for size in (200, 300):
+        write_delta(folder, Delta("0.9-000000000000", "d" * 64, size))
+        assert full.report().damaged == ()
+    (folder / "recipe.json").write_bytes(b"x")
+    write_delta(folder, Delta("0.9-000000000000", "d" * 64, 400))
+    assert full.report().damaged == (f"app@{ONE}: recipe.json or its hash in SHA256SUMS was changed",)
+
+
 # -- repair
 
 
@@ -190,7 +202,7 @@ def test_what_is_damaged_there_too_is_not_taken(full: Full, other: Full) -> None
     assert other.store.blobs.path(image.rootfs.sha256).read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "recipe.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["manifest.json", "recipe.json", "delta", "SHA256SUMS"])
 def test_documents_are_taken_from_another_store(name: str, full: Full, other: Full) -> None:
     folder = full.images.folder(*image_of(full).key)
     before = (folder / name).read_bytes()
