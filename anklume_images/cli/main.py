@@ -19,6 +19,7 @@ _TABLE = {
     name: f"anklume_images.cli.{place}"
     for name, place in {
         "build": "build:build",
+        "bundle": "bundle:bundle",
         "enter": "build:enter",
         "fetch": "build:fetch",
         "gc": "store:gc",
