@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PYTHONS", "make_tool"]
 
-PYTHONS = {"3.11": "bookworm", "3.13": "trixie"}
-"""Pythons that the wheels are for, each of a release of Debian."""
+PYTHONS = {"3.11": "bookworm", "3.12": "bookworm", "3.13": "trixie"}
+"""Pythons that the wheels are for, each with the Debian whose libc is the oldest that it is found with."""
 
 # What installs the rest where a Python has no pip. It is not part of the tool, so its lock is here.
 _PIP = "pip==25.3"
