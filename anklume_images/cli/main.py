@@ -20,9 +20,10 @@ _TABLE = {
     for name, place in {
         "attest": "promote:attest",
         "build": "build:build",
+        "bundle": "bundle:bundle",
         "channel": "channel:channel",
-        "diff": "evidence:diff",
         "deltas": "deltas:deltas",
+        "diff": "evidence:diff",
         "enter": "build:enter",
         "fetch": "build:fetch",
         "gc": "gc:gc",

@@ -26,6 +26,7 @@ KEYS = click.option(
 )
 _ROLE = click.argument("role", type=click.Choice(_ROLES))
 _PLACE = click.argument("place", metavar="PLACE")
+_KNOWN = click.argument("place", metavar="PLACE|FINGERPRINT")
 
 
 @click.group(cls=CommandTable, table=_TABLE)
@@ -52,12 +53,12 @@ def init(session: Session, public: tuple[str, ...], keys: Path | None, *, strict
     word = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
     repository = session.repository(keys)
     session.store().create()
-    outcome = _begin(session, repository, STRICT if strict else ONE, public, word)
+    outcome = begin(session, repository, STRICT if strict else ONE, public, word)
     _tell(session, repository, outcome)
 
 
-def _begin(session: Session, repository: Repository, policy: Any, public: tuple[str, ...], word: str | None) -> Outcome:
-    """Make a repository with the given public keys, and with new ones where too few are given."""
+def begin(session: Session, repository: Repository, policy: Any, public: tuple[str, ...], word: str | None) -> Outcome:
+    """Make the signed metadata of a store with the given public keys, and with new ones where too few are given."""
     from anklume_images.trust.keys import read_public_key
     from anklume_images.trust.repository import Outcome
 
@@ -97,7 +98,7 @@ def sign(session: Session, keys: Path | None, *, renew: bool) -> None:
 
     repository = session.repository(keys)
     if not repository.exists and repository.staged("root") is None:
-        outcome = _begin(session, repository, ONE, (), None)
+        outcome = begin(session, repository, ONE, (), None)
     elif repository.staged("root") or repository.staged("targets"):
         outcome = repository.sign()
         if not outcome.wanted and repository.current("targets") is None:
@@ -275,7 +276,7 @@ def accept(session: Session, place: str, fingerprint: str | None) -> None:
 
 
 @click.command()
-@_PLACE
+@_KNOWN
 @click.pass_obj
 def forget(session: Session, place: str) -> None:
     """Believe another store no more. What it has revoked stays revoked."""
@@ -287,7 +288,7 @@ def forget(session: Session, place: str) -> None:
 
 
 @click.command(name="allow-expired")
-@_PLACE
+@_KNOWN
 @click.option("--until", required=True, metavar="YYYY-MM-DD", help="The last day on which it counts.")
 @click.option("--why", required=True, help="The reason, which is kept and shown.")
 @click.pass_obj

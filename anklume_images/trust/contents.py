@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["DOCUMENTS", "channel_path", "signed_contents"]
 
 # Below the store's home; what is beside them concerns nobody else.
-DOCUMENTS = ("images/*/*/*/*.json", "models/*.json", "attestations/*/*/*/*.json", "history/channels.head")
+DOCUMENTS = (
+    "images/*/*/*/*.json",
+    "models/*.json",
+    "infra/*.json",
+    "tool/*.json",
+    "attestations/*/*/*/*.json",
+    "history/channels.head",
+)
 
 
 def channel_path(name: str, architecture: str, channel: str) -> str:

@@ -148,13 +148,16 @@ class Origin:
     def _revocations(self) -> tuple[Revocation, ...]:
         if REVOKED not in self._entries:
             return read_revocations(self._folder)
-        data = self._document(REVOKED)
+        data = self.document(REVOKED)
         found = parse_revocations(data, f"{self.place}/{REVOKED}")
         write_atomic(self._folder / REVOKED, data)
         return found
 
-    def _document(self, path: str) -> bytes:
-        entry = self._entries[path]
+    def document(self, path: str) -> bytes:
+        """A document by its path in the store, as it was signed; UntrustedError where it was not."""
+        entry = self._entries.get(path)
+        if entry is None:
+            raise UntrustedError(f"{path} was not signed", where=str(self.place), hint="ask its owner")
         try:
             data = self.place.read(path, entry.length)
             if data is None:
@@ -206,7 +209,7 @@ class Origin:
     def image(self, name: str, version: str, architecture: str) -> Image:
         """One image, by its signed manifest."""
         path = f"images/{name}/{version}/{architecture}/{_MANIFEST}.json"
-        image = parse_manifest(self._document(path), f"{self.place}/{path}")
+        image = parse_manifest(self.document(path), f"{self.place}/{path}")
         hashes = (image.metadata.sha256, image.rootfs.sha256)
         sound = all(isinstance(sha256, str) and _SHA256.fullmatch(sha256) for sha256 in hashes)
         if (image.name, image.version, image.architecture) != (name, version, architecture) or not sound:
@@ -220,7 +223,7 @@ class Origin:
         for path in self._entries:
             match = _IMAGE.fullmatch(path)
             if match and (match["name"], match["version"], match["arch"]) == wanted and match["document"] != _MANIFEST:
-                found[f"{match['document']}.json"] = self._document(path)
+                found[f"{match['document']}.json"] = self.document(path)
         return found
 
     def revoked(self, image: Image) -> Revocation | None:

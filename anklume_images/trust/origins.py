@@ -10,6 +10,7 @@ expired.json       until when its expired metadata is to be accepted, and why
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "Origins"]
 
 _ROOT_LIMIT = 512_000
+_FINGERPRINT = re.compile(r"[0-9a-f]{16,64}")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Origins:
         return next((accepted for accepted in self if accepted.place == place.url), None)
 
     def known(self, where: str) -> Accepted:
-        """The one at this place; StoreError when it is not believed."""
-        found = self.find(Place(where))
+        """The one at this place, or with a fingerprint that begins so; StoreError when it is not believed."""
+        identities = [one for one in self if _FINGERPRINT.fullmatch(where) and one.identity.startswith(where)]
+        found = identities[0] if len(identities) == 1 else self.find(Place(where))
         if found is None:
             raise StoreError(f"{where} is not believed here", hint=f"believed: {self._listed()}")
         return found
@@ -118,7 +121,10 @@ class Origins:
 
     def contact(self, where: str) -> Origin:
         """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
-        place = Place(where)
+        return self.at(Place(where))
+
+    def at(self, place: Place) -> Origin:
+        """The same for a place that is there already."""
         accepted = self.find(place)
         if accepted is None:
             identity = identity_of(self.first_root(place))

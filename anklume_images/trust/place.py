@@ -56,7 +56,12 @@ class Place:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise FetchError(f"{error.strerror or error}", where=f"{self}/{path}") from None
+            hint = "a bundle is brought in by: anklume-images bundle import FILE"
+            raise FetchError(
+                f"{error.strerror or error}",
+                where=f"{self}/{path}",
+                hint=hint if isinstance(error, NotADirectoryError) else None,
+            ) from None
         except TooLargeRefusal:
             data = bytes(limit + 1)
         except Refusal as refusal:

@@ -100,6 +100,13 @@ class Repository:
             found = self._read(f"{found.signed.meta['targets.json'].version}.targets.json")
         return found
 
+    def files(self) -> list[str]:
+        """The names of the files by which a reader checks what counts now; none before it is signed as a whole."""
+        current = {role: self.current(role) for role in ("snapshot", "targets")}
+        named = [f"{held.signed.version}.{role}.json" for role, held in current.items() if held is not None]
+        roots = [f"{version}.root.json" for version in self._versions("root")]
+        return [*roots, "timestamp.json", *named] if len(named) == len(current) else []
+
     def staged(self, role: str) -> Metadata[Any] | None:
         """What waits for signatures."""
         path = f"staged/{role}.json"

@@ -29,6 +29,7 @@ _TABLE = {
         "destroy": "apply:destroy",
         "doctor": "inspect:doctor",
         "gpu": "gpu:gpu",
+        "lock": "lock:lock",
         "logs": "inspect:logs",
         "plan": "apply:plan",
         "shell": "inspect:shell",

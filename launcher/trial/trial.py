@@ -21,6 +21,7 @@ from launcher.private_incus import storage
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from launcher.private_incus.init import HOME
 from launcher.private_incus.state_directory import default_parent
+from launcher.trial.build import build
 from launcher.trial.forward import LOOPBACK, Forwarder, Instance, listen
 from launcher.trial.neighbours import neighbours_of_host
 from launcher.trial.ports import environment_name, publications
@@ -144,7 +145,8 @@ def trial(pipeline: Pipeline, infra: Infra, options: TrialOptions, console: Cons
     _check_programs(pipeline)
     clock = _Clock()
     with _endable(), contextlib.ExitStack() as stack:
-        images = _build(pipeline, infra, console, clock)
+        images = build(pipeline, infra, console)
+        clock.lap("build")
         ports = publications(machines, {name: image.spec for name, image in images.items()}, options.publish)
         brought = _brought(infra, machines, images, options.models) if options.models else {}
         named = _named_models(infra, images, options)
@@ -242,33 +244,6 @@ def _check_programs(pipeline: Pipeline) -> None:
             where=str(pipeline.store.home),
             hint="name a folder on another file system: TMPDIR=/root/tmp anklume-launch try …",
         )
-
-
-def _build(pipeline: Pipeline, infra: Infra, console: Console, clock: _Clock) -> dict[str, Image]:
-    """Build what is to be the latest of its kind, and what the store lacks; the image of each machine."""
-    from anklume_images.errors import StoreError
-    from anklume_images.store.images import LATEST
-    from launcher.prepare import choose_images
-
-    images = pipeline.images
-    names: dict[str, None] = {}
-    for machine in infra.machines():
-        choice = machine.image
-        if choice.store is None:
-            continue
-        if choice.version != LATEST:
-            with contextlib.suppress(StoreError):
-                images.resolve(choice.ref)
-                continue
-        names[choice.store] = None
-    results = pipeline.build(list(names)) if names else []
-    errors = [result.error for result in results if result.error]
-    for error in errors[1:]:
-        console.error(error)
-    if errors:
-        raise errors[0]
-    clock.lap("build")
-    return choose_images(infra, images)
 
 
 def _brought(

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-__all__ = ["example_store"]
+__all__ = ["example_store", "linked_store"]
 
 
 @contextlib.contextmanager
-def example_store(shared: Pipeline, images: Sequence[Image]) -> Iterator[Path]:
-    """The folder of such a store, with these images of the shared one; gone when left."""
+def linked_store(shared: Pipeline, images: Sequence[Image]) -> Iterator[Path]:
+    """The folder of a store with these images of the shared one, and its inputs and trees; gone when left."""
     origin = shared.store.home
     with tempfile.TemporaryDirectory(prefix="anklume-test-", dir=origin.parent) as folder:
         home = Path(folder) / "store"
@@ -48,8 +48,15 @@ def example_store(shared: Pipeline, images: Sequence[Image]) -> Iterator[Path]:
         if (origin / "locks").is_dir():
             shutil.copytree(origin / "locks", home / "locks")
         (home / "trees").symlink_to(origin / "trees")
+        yield home
+
+
+@contextlib.contextmanager
+def example_store(shared: Pipeline, images: Sequence[Image]) -> Iterator[Path]:
+    """The folder of such a store, with these images of the shared one; gone when left."""
+    with linked_store(shared, images) as home:
         own = Pipeline(Store(home), Catalog.load([builtin_specs()]), load_settings(), shared.options, Console())
-        work = Path(folder) / "stand-in"
+        work = home.parent / "stand-in"
         work.mkdir()
         build_images(own, make_tarball(shared.toolchain().root, work), work, ("ollama",))
         yield home

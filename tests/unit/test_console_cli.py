@@ -24,6 +24,7 @@ PROGRAM = str(Path(sys.executable).with_name("anklume-images"))
 COMMANDS = [
     "attest",
     "build",
+    "bundle",
     "channel",
     "deltas",
     "diff",

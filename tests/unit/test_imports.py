@@ -32,6 +32,7 @@ BELOW_IMAGES = {
     "models": {"models", "store", "inputs", "specs", *LEAVES},
     "trust": {"trust", "store", "inputs", *LEAVES},
     "ship": {"ship", "evidence", "trust", "store", "inputs", "incus", *LEAVES},
+    "bundle": {"bundle", "ship", "trust", "store", "inputs", "specs", "settings", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
     "pipeline": {"ship", "locking", "builder", "store", "inputs", "specs", *LEAVES},
     "updates": {"locking", "evidence", "inputs", *LEAVES},
@@ -152,7 +153,12 @@ PATHS = re.compile(
 
 
 # The adapter itself, and the store, whose folders have such names.
-HAVE_SUCH_FOLDERS = ("anklume_images.incus.", "anklume_images.store.", "anklume_images.trust.")
+HAVE_SUCH_FOLDERS = (
+    "anklume_images.incus.",
+    "anklume_images.store.",
+    "anklume_images.trust.",
+    "anklume_images.bundle.",
+)
 
 
 def test_no_path_of_the_api_is_written_outside_the_adapter() -> None:

@@ -22,8 +22,9 @@ from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
 from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
-from anklume_images.trust.roles import ONE, ROLES, STRICT
+from anklume_images.trust.roles import STRICT
 from tests.support.faulty_mirror import Fault, FaultyMirror
+from tests.support.publisher import Publisher
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -34,27 +35,6 @@ if TYPE_CHECKING:
     from anklume_images.trust.origin import Origin
 
 FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
-
-
-class Publisher:
-    """A store that is signed by one person, at a time that the test chooses."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "theirs")
-        self.images = Images(self.store)
-        self.ring = KeyRing(folder / "keys")
-        self.now = datetime.now(UTC)
-        self.repository = Repository(self.store.home, self.ring, lambda: self.now)
-
-    def sign(self, *, renew: bool = False) -> None:
-        if not self.repository.exists:
-            self.store.create()
-            self.repository.init(ONE, {role: [self.ring.make(role)] for role in ROLES})
-        outcome = self.repository.publish(signed_contents(self.store, self.images), renew=renew)
-        assert not outcome.wanted
-
-    def put(self, version: str) -> Image:
-        return put(self.store, "box", version, inputs=(version.encode(),))
 
 
 @pytest.fixture

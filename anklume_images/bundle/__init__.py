@@ -1,0 +1,1 @@
+"""One file that carries images, models and the tool to a host without a network."""

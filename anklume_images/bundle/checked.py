@@ -1,0 +1,146 @@
+"""A bundle as far as its signatures hold: its small files are read, and what it may bring is known before the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from anklume_images.bundle.index import BundleError
+from anklume_images.bundle.infra import infra_path
+from anklume_images.bundle.tool import parse_tool
+from anklume_images.errors import FetchError
+from anklume_images.ship.pull import RevokedError
+from anklume_images.store.models import ModelRecords
+from anklume_images.store.store import Store
+from anklume_images.trust.place import LargerError, Place
+from anklume_images.trust.revoked import known_revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anklume_images.bundle.index import Contents, Member
+    from anklume_images.bundle.reader import BundleReader
+    from anklume_images.bundle.tool import Tool
+    from anklume_images.store.images import Image
+    from anklume_images.store.models import ModelRecord
+    from anklume_images.trust.origin import Origin
+
+__all__ = ["BundlePlace", "Checked", "Opened", "check"]
+
+
+class BundlePlace(Place):
+    """The small files of a bundle, in a folder, as a place to check signatures at; called as the bundle is."""
+
+    def __init__(self, folder: Path, url: str, name: str) -> None:
+        super().__init__(url)
+        self._folder = folder
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """One of them, of `limit` bytes at most; None where there is none."""
+        try:
+            with (self._folder / path).open("rb") as stream:
+                data = stream.read(limit + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FetchError(f"{error.strerror or error}", where=f"{self}/{path}") from None
+        if len(data) > limit:
+            raise LargerError(f"larger than {limit} bytes", where=f"{self}/{path}")
+        return data
+
+
+class Opened:
+    """A bundle whose small files lie in `folder`; `rest` are the others, which are yet to be read."""
+
+    def __init__(self, reader: BundleReader, folder: Path) -> None:
+        self.reader = reader
+        self.folder = folder
+        self.place = BundlePlace(folder, reader.source.url, reader.source.name)
+        self._members = iter(reader)
+        self._next: Member | None = None
+        for member in self._members:
+            if member.kind not in ("metadata", "document"):
+                self._next = member
+                break
+            path = folder / member.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(reader.data(member))
+
+    @property
+    def contents(self) -> Contents:
+        """What it says of itself."""
+        return self.reader.contents
+
+    def rest(self) -> Iterator[Member]:
+        """The other files, to be read one after the other."""
+        if self._next is not None:
+            yield self._next
+            yield from self._members
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a bundle brings, by signed documents; `blobs` are sizes by sha256, `absent` those that it leaves out."""
+
+    origin: Origin
+    images: tuple[tuple[Image, dict[str, bytes]], ...] = ()
+    models: tuple[ModelRecord, ...] = ()
+    infra: tuple[tuple[str, bytes], ...] = ()
+    tool: Tool | None = None
+    blobs: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
+
+
+def check(opened: Opened, origin: Origin, home: Path) -> Checked:
+    """Hold the index against what was signed; `home` is the store that knows of further revocations.
+
+    UntrustedError for a document that was not signed, BundleError for files that no document names, RevokedError.
+    """
+    contents, where = opened.contents, str(origin.place)
+    images = [origin.image(one.name, one.version, one.architecture) for one in contents.images]
+    revoked = {*origin.revocations, *known_revocations(home)}
+    for image in images:
+        if found := next((entry for entry in revoked if entry.concerns(image)), None):
+            raise RevokedError(
+                f"{image.ref} was revoked on {found.since[:10]}: {found.why}",
+                where=where,
+                hint="have a bundle made with another version of it",
+            )
+    models = tuple(_model(opened, origin, name) for name in contents.models)
+    infra = tuple((name, origin.document(infra_path(name))) for name in contents.infra)
+    tool = None
+    if contents.tool is not None:
+        path = f"tool/{quote(contents.tool, safe='')}.json"
+        tool = parse_tool(origin.document(path), path, where)
+    blobs: dict[str, int] = {}
+    for image in images:
+        blobs |= {file.sha256: file.size for file in (image.metadata, image.rootfs)}
+    for model in models:
+        blobs |= model.blobs()
+    blobs |= tool.blobs if tool else {}
+    wheels = {f"tool/wheels/{name}": sha256 for name, sha256 in (tool.wheels if tool else {}).items()}
+    here = set()
+    for member in contents.members:
+        named = {"blob": blobs.get(member.sha256) == member.size, "wheel": wheels.get(member.path) == member.sha256}
+        if not named.get(member.kind or "", True):
+            raise BundleError(f"{member.path}: no signed document names it", where=where, hint="do not use it")
+        here.add(member.sha256)
+    absent = {sha256: size for sha256, size in blobs.items() if sha256 not in here}
+    documents = tuple((image, origin.documents(image)) for image in images)
+    return Checked(origin, documents, models, infra, tool, blobs, absent)
+
+
+def _model(opened: Opened, origin: Origin, name: str) -> ModelRecord:
+    records = ModelRecords(Store(opened.folder))
+    path = records.path(name).relative_to(opened.folder).as_posix()
+    origin.document(path)  # as signed
+    record = records.get(name)
+    if record is None or record.name != name:
+        raise BundleError(f"{path} describes another model", where=str(origin.place), hint="do not use it")
+    return record

@@ -1,0 +1,77 @@
+"""What a host has already: a small file that it sends, so that a bundle for it leaves that out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata
+
+from anklume_images.bundle.index import BundleError
+from anklume_images.canonical import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from anklume_images.store.store import Store
+
+__all__ = ["Inventory", "read_inventory", "take_inventory"]
+
+SCHEMA = 1
+_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Blobs (sizes by sha256), and by stores' fingerprints how new a state of each was seen."""
+
+    blobs: Mapping[str, int]
+    seen: Mapping[str, int]
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        document = {"schema": SCHEMA, "blobs": dict(self.blobs), "seen": dict(self.seen)}
+        return (json.dumps(document, sort_keys=True, indent=1) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """What a bundle knows it by: the sha256 of what it says."""
+        return hashlib.sha256(canonical({"blobs": dict(self.blobs), "seen": dict(self.seen)})).hexdigest()
+
+
+def take_inventory(store: Store) -> Inventory:
+    """What a store has; its files are not read."""
+    blobs = {sha256: store.blobs.path(sha256).stat().st_size for sha256 in store.blobs}
+    seen = {}
+    for folder in sorted((store.home / "trust").glob("*/")):
+        try:
+            identity = json.loads((folder / "origin.json").read_bytes())["identity"]
+            seen[identity] = Metadata[Any].from_file(str(folder / "timestamp.json")).signed.version
+        except (OSError, ValueError, KeyError, RepositoryError):  # nothing was seen of it yet
+            continue
+    return Inventory(blobs, seen)
+
+
+def read_inventory(path: Path) -> Inventory:
+    """The inventory in a file; BundleError when there is none in it."""
+    try:
+        with path.open("rb") as stream:
+            document = json.loads(stream.read(_LIMIT))
+        if document["schema"] != SCHEMA:
+            raise BundleError(
+                f"an inventory of schema {document['schema']}, this program knows {SCHEMA}",
+                where=str(path),
+                hint="update anklume-images",
+            )
+        blobs, seen = document["blobs"], document["seen"]
+        return Inventory({key: int(blobs[key]) for key in blobs}, {key: int(seen[key]) for key in seen})
+    except OSError as error:
+        raise BundleError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BundleError(
+            "this is no inventory", where=str(path), hint="the target makes it: anklume-images bundle needs"
+        ) from None
