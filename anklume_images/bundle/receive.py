@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
 
-__all__ = ["Received", "ReceivedImage", "ReceivedModel", "receive"]
+__all__ = ["Moves", "Received", "ReceivedImage", "ReceivedModel", "receive"]
 
 _MARGIN = 64 << 20  # bytes of the disk that are left to others
 
@@ -55,7 +55,17 @@ class Received:
     bytes: int
 
 
-def receive(opened: Opened, checked: Checked, images: Images, store: Store, progress: Progress) -> Received:
+@dataclass(frozen=True)
+class Moves:
+    """Which channel an import moves, in place of those that the bundle has, and why."""
+
+    channel: str | None = None
+    why: str = ""
+
+
+def receive(
+    opened: Opened, checked: Checked, images: Images, store: Store, progress: Progress, moves: Moves | None = None
+) -> Received:
     """Take all of it; BundleError where it is damaged, or leaves out what is not here. Nothing appears then.
 
     Blobs that have arrived are kept, so after any end the next run goes on from there.
@@ -74,7 +84,7 @@ def receive(opened: Opened, checked: Checked, images: Images, store: Store, prog
                 taker.take(member)
         finally:
             progress.finish()
-        return _appear(checked, images, store, sum(new.values()))
+        return _appear(checked, images, store, sum(new.values()), moves or Moves())
 
 
 def _check_complete(checked: Checked, new: dict[str, int]) -> None:
@@ -145,7 +155,7 @@ class _Taker:
         self._blobs.adopt(part.path, member.sha256)
 
 
-def _appear(checked: Checked, images: Images, store: Store, size: int) -> Received:
+def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Moves) -> Received:
     """Images and models, then channels: each names only what is whole."""
     before = [images.present(image.name, image.version, image.architecture) for image, _ in checked.images]
     for image, documents in checked.images:
@@ -157,13 +167,17 @@ def _appear(checked: Checked, images: Images, store: Store, size: int) -> Receiv
     for (image, _), existing in zip(checked.images, before, strict=True):
         here = images.channels(image.name, image.architecture)
         theirs = checked.origin.channels(image.name, image.architecture)
+        wanted = theirs if moves.channel is None else {moves.channel: image.version}
         moved = {
             channel: here.get(channel)
-            for channel, version in sorted(theirs.items())
+            for channel, version in sorted(
+                theirs.items() if moves.channel is None else [(moves.channel, image.version)]
+            )
             if version == image.version != here.get(channel)
         }
         for channel in moved:
-            images.set_channel(image.name, image.architecture, channel, image.version)
+            place = (image.name, image.architecture, channel)
+            images.set_channel(*place, image.version, command="bundle import", why=moves.why)
         done.append(ReceivedImage(image, existing is None, moved))
     return Received(tuple(done), models, tuple(name for name, _ in checked.infra), size)
 

@@ -154,16 +154,27 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 @click.command(name="import")
 @_FILE
 @click.option("--fingerprint", help="What the sender says its store's is; without it you are asked the first time.")
+@click.option("--channel", help="Move this channel, in place of those that the bundle has.")
+@click.option("--why", default="", help="The reason, for the record.")
 @click.option("--dry-run", is_flag=True, help="Only check the signatures, and say what it would bring.")
 @JSON
 @click.pass_obj
-def import_(session: Session, bundle: str, fingerprint: str | None, *, dry_run: bool, as_json: bool) -> None:
+def import_(
+    session: Session,
+    bundle: str,
+    fingerprint: str | None,
+    channel: str | None,
+    why: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Take a bundle into the store: a file, one of its parts, or - for standard input.
 
     Signatures are checked before anything else, and nothing appears before all of it was. Run it again after any end.
     """
     from anklume_images.bundle.checked import check
-    from anklume_images.bundle.receive import receive
+    from anklume_images.bundle.receive import Moves, receive
     from anklume_images.console import human_size
     from anklume_images.ship.index import write_index
     from anklume_images.trust.origins import Origins
@@ -182,7 +193,7 @@ def import_(session: Session, bundle: str, fingerprint: str | None, *, dry_run: 
             document = index_document(opened.contents) | {"dry_run": True, "new_bytes": sum(missing.values())}
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
-            received = receive(opened, checked, session.images(), store, session.console)
+            received = receive(opened, checked, session.images(), store, session.console, Moves(channel, why))
             write_index(store)
             document = {"from": opened.contents.store, "dry_run": False} | _document(received)
             text = "\n".join(_lines(received))

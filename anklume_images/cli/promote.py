@@ -54,7 +54,9 @@ def is_incus(place: str) -> bool:
 @click.option(
     "--from", "source", metavar="A", help="A store (folder, https address) or an Incus (REMOTE:); else this store."
 )
-@click.option("--to", "target", metavar="B", required=True, help="A store's folder, or an Incus (REMOTE:).")
+@click.option(
+    "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
+)
 @click.option("--channel", help="The channel to move there; else the one that REF names, or latest.")
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option("--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Must be passed first (repeatable).")
@@ -148,6 +150,8 @@ def _from_store(
         way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
     if is_incus(way.target):
         return _to_incus(session, image, images, store, way, dry_run=dry_run)
+    if way.target.startswith("ssh:"):
+        return _over_ssh(session, image, way, keys, dry_run=dry_run)
     return _to_store(session, image, images, way, keys, dry_run=dry_run)
 
 
@@ -223,6 +227,22 @@ def _progress(session: Session) -> Callable[[int, int], None]:
             session.console.finish()
 
     return progress
+
+
+def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
+    from anklume_images.ship.ssh import host_of, send
+
+    host = host_of(way.target)
+    if dry_run:
+        raise click.UsageError("over ssh there is no --dry-run")
+    repository = session.repository(keys)
+    if not repository.exists:
+        raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
+    own = ["--store", str(session.store().home), "--arch", image.architecture]
+    received = send(image.ref, own, host, channel=way.channel, why=way.why, fingerprint=repository.identity)
+    (there,) = (one for one in received["images"] if one["ref"] == image.ref)
+    moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in there["channels"].items()]
+    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": there["new"], "moved": moved}
 
 
 def _to_store(

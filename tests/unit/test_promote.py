@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,7 @@ from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, names_of
+from anklume_images.ship.ssh import host_of
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.trust.attest import add_attestation, attest, read_attestation
@@ -22,8 +25,6 @@ from tests.conftest import Cli
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anklume_images.store.images import Image
 
 FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
@@ -181,3 +182,48 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     target = "two:" if "one:" in options else str(prod.home)
     said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", target, *options, check=False)
     assert said.returncode == 2, said.stderr
+
+
+SSH = """#!/bin/sh
+# Stands in for ssh: what it is to run on the other host runs here, as a login shell there would run it.
+echo "$@" >> {log}
+while [ "$1" != -- ]; do shift; done
+shift 2
+PATH={bin}:$PATH ANKLUME_KEYS={keys} exec sh -c "$1"
+"""
+
+
+def test_a_store_on_another_host_takes_what_it_lacks_over_ssh(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log, theirs = tmp_path / "log", tmp_path / "their-keys"
+    program = Path(sys.executable).with_name("anklume-images").parent
+    (folder / "ssh").write_text(SSH.format(log=log, bin=program, keys=theirs))
+    (folder / "ssh").chmod(0o755)
+    env = keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    here, there = Cli(dev.home), Cli(prod.home)
+    asked = ("--arch", "amd64", "promote", "box", "--to", f"ssh://me@far:2022{prod.home}", "--channel", "prod")
+    unsigned = here(*asked, env=env, check=False)
+    assert (unsigned.returncode, "trust sign" in unsigned.stderr) == (2, True)
+    here("trust", "sign", env=keys)
+    did = here.json(*asked, "--why", "it's time", env=env)
+    assert (did["sent"], did["moved"]) == (True, [["box@prod", None, FIRST]])
+    assert channels(prod) == {"prod": FIRST}
+    assert log.read_text().startswith("-p 2022 -- me@far anklume-images --store")
+    there("trust", "sign", env=dict(os.environ) | {"ANKLUME_KEYS": str(theirs)})
+    put(dev, "box", SECOND)
+    did = here.json(*asked, env=env)
+    assert (did["sent"], did["moved"]) == (True, [["box@prod", FIRST, SECOND]])
+    assert there.json("trust", "show")["own"]["roles"][1]["version"] == 2
+    assert here.json(*asked, env=env)["moved"] == []
+    (folder / "ssh").write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 255\n")
+    refused = here(*asked, env=env, check=False)
+    assert (refused.returncode, "no route to host" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("url", ["ssh://", "ssh://host", "ssh://host/", "ssh://me:secret@host/x", "ssh://host:x/y"])
+def test_what_names_no_store_on_another_host(url: str) -> None:
+    with pytest.raises(StoreError):
+        host_of(url)
