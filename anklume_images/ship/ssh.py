@@ -1,4 +1,4 @@
-"""A store on another host, over ssh: the program there says what it has, is sent a bundle of the rest, and checks it."""
+"""A store on another host, over ssh: the program there says what it has, gets a bundle of the rest, and checks it."""
 
 from __future__ import annotations
 
@@ -97,12 +97,8 @@ def _pipe(source: Sequence[str], sink: Sequence[str]) -> bytes:
 def _failure(argv: Sequence[str], code: int, stderr: bytes) -> SshError:
     there = argv[0] == "ssh"
     lines = "\n".join(f"  | {line}" for line in stderr.decode(errors="replace").strip().splitlines()[-_LINES:])
-    what = (
-        f"{argv[-2]} could not be reached"
-        if there and code == 255
-        else "anklume-images failed there"
-        if there
-        else ("the bundle could not be made")
-    )
+    what = "the bundle could not be made"
+    if there:
+        what = "it could not be reached" if code == 255 else "anklume-images failed there"
     hint = "ssh has to log in without asking, and find anklume-images in its PATH" if there else None
     return SshError(f"{what} (exit code {code})\n{lines}", where=argv[-2] if there else None, hint=hint)
