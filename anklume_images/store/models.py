@@ -5,12 +5,14 @@ A model that has a spec needs none: its lock says the same.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from anklume_images.canonical import canonical
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.images import StoredFile
@@ -88,13 +90,25 @@ class ModelRecords:
 
     def add(self, record: ModelRecord) -> None:
         """Let a model appear, or be another from now on; the caller holds a lease on its blobs."""
-        document = {"schema": SCHEMA, "model": asdict(record)}
+        model = asdict(record)
+        document = {"schema": SCHEMA, "model": model, "digest": _digest(model)}
         with self._store.guarded():
             write_atomic(self.path(record.name), (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())
 
     def remove(self, name: str) -> None:
         """Remove a record; its blobs are left to `rm` and gc."""
         self.path(name).unlink(missing_ok=True)
+
+    def problems(self) -> Iterator[tuple[Path, str]]:
+        """The records that are not as they were written, and why."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                record = self._read(path)
+            except StoreError as error:
+                yield path, error.message
+            else:
+                if record and self.path(record.name) != path:
+                    yield path, f"is the record of {record.name}"
 
     def needed(self) -> set[str]:
         """The blobs that the records name."""
@@ -111,6 +125,8 @@ class ModelRecords:
                     hint="update anklume-images, or import the model again",
                 )
             model = document["model"]
+            if document.keys() != {"schema", "model"} and document["digest"] != _digest(model):
+                raise ValueError("it was changed")  # noqa: TRY301  told as the others are
             manifest = model["manifest"] and StoredFile(**model["manifest"])
             layers = tuple(StoredFile(**layer) for layer in model["layers"])
             return ModelRecord(**{**model, "manifest": manifest, "layers": layers})
@@ -119,3 +135,8 @@ class ModelRecords:
         except (ValueError, KeyError, TypeError) as error:
             hint = "remove that file, and import or pull the model again"
             raise StoreError(f"not a model's record: {error!r}", where=str(path), hint=hint) from None
+
+
+def _digest(model: object) -> str:
+    """What a record says of itself, so that a changed one is found; records of earlier programs have none."""
+    return hashlib.sha256(canonical(model)).hexdigest()

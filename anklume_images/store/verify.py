@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.files import CHUNK
 from anklume_images.inputs.lockfile import load_locks
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.sums import SUMS, damaged_files
 
 if TYPE_CHECKING:
@@ -180,7 +181,11 @@ def verify_store(
             blobs = [pool.submit(run.blob, name) for name in sorted(names, key=lambda name: -sizes[name])]
             prints = [pool.submit(run.fingerprint, image) for image in chosen]
             documents = [pool.submit(run.documents, image) for image in listed]
-            others = [] if chosen else [pool.submit(_channels, store, images), pool.submit(_locks, store)]
+            others = (
+                []
+                if chosen
+                else [pool.submit(_channels, store, images), pool.submit(_locks, store), pool.submit(_models, store)]
+            )
             read = [one.result() for one in blobs]
             found = [damage for _, damage in read if damage]
             if not found:
@@ -241,6 +246,16 @@ def _locks(store: Store) -> list[Damage]:
         except AnklumeError as error:
             damage.append(Damage(str(error)))
     return damage
+
+
+def _models(store: Store) -> list[Damage]:
+    """Records of models, each with its own digest, and whether the files are there that they name."""
+    records = ModelRecords(store)
+    damage = [Damage(f"{path.relative_to(store.home)}: {problem}") for path, problem in records.problems()]
+    if damage:
+        return damage
+    missing = [(one.name, sha256) for one in records for sha256 in one.blobs() if not store.blobs.has(sha256)]
+    return [Damage(f"model {name}: blob {sha256} is missing", sha256) for name, sha256 in missing]
 
 
 def _listed_trees(store: Store) -> list[Path]:

@@ -15,6 +15,7 @@ from anklume_images.inputs.lockfile import Lock, save_lock
 from anklume_images.store.channel_log import Place
 from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.images import Images
+from anklume_images.store.models import ModelRecord, ModelRecords
 from anklume_images.store.repair import locked_files, repair
 from anklume_images.store.store import Store
 from anklume_images.store.sums import write_tree_sums
@@ -42,6 +43,7 @@ KINDS = {
     "history/": lambda _: "history/channels.jsonl",
     "locks/": lambda path: path.name,
     "trees/": lambda _: TREE,
+    "models/": lambda path: path.name,
     "schema": lambda _: "schema",
 }
 
@@ -85,6 +87,8 @@ def full(tmp_path: Path) -> Full:
     (root.parent / "tree.json").write_text(json.dumps({"name": "toolchain", "digest": TREE * 2}))
     write_tree_sums(root.parent)
     save_lock(store.home / "locks" / "debian" / "0123456789abcdef.json", Lock("debian", "amd64", "", 0, "1.0"))
+    weights = put_blob(store.blobs, b"the weights of a model")
+    ModelRecords(store).add(ModelRecord("llama:3b", weights, 22, "A model", "MIT", "made by hand"))
     full = Full(store)
     assert full.report().damaged == ()
     return full
@@ -112,7 +116,7 @@ def test_a_flipped_bit_is_found_and_named(begin: str, full: Full) -> None:
     assert full.report().damaged == ()
 
 
-@pytest.mark.parametrize("begin", [kind for kind in KINDS if kind not in ("schema", "locks/")])
+@pytest.mark.parametrize("begin", [kind for kind in KINDS if kind not in ("schema", "locks/", "models/")])
 def test_a_file_that_is_gone_is_found(begin: str, full: Full, tmp_path: Path) -> None:
     for number, path in enumerate(full.files(begin)):
         if path.name == "manifest.json" or (begin == "blobs/" and path.stat().st_size < 20):
@@ -163,6 +167,21 @@ def test_a_later_document_is_replaced_without_damage_and_hides_none(full: Full) 
     (folder / "recipe.json").write_bytes(b"x")
     write_delta(folder, Delta("0.9-000000000000", "d" * 64, 400))
     assert full.report().damaged == (f"app@{ONE}: recipe.json or its hash in SHA256SUMS was changed",)
+
+
+def test_a_model_whose_file_is_gone_is_found_and_had_again(full: Full, tmp_path: Path) -> None:
+    other = full.copy(tmp_path / "other")
+    (record,) = ModelRecords(full.store)
+    full.store.blobs.remove(record.sha256)
+    assert full.report().damaged == (f"model llama:3b: blob {record.sha256} is missing",)
+    assert list(mend(full, other).values()) == [f"taken from {other.store.home}"]
+    assert full.report().damaged == ()
+
+
+def test_a_record_of_a_model_by_another_name_is_found(full: Full) -> None:
+    (path,) = full.files("models/")
+    path.rename(path.with_name("other.json"))
+    assert full.report().damaged == ("models/other.json: is the record of llama:3b",)
 
 
 # -- repair
