@@ -170,9 +170,7 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
         wanted = theirs if moves.channel is None else {moves.channel: image.version}
         moved = {
             channel: here.get(channel)
-            for channel, version in sorted(
-                theirs.items() if moves.channel is None else [(moves.channel, image.version)]
-            )
+            for channel, version in sorted(wanted.items())
             if version == image.version != here.get(channel)
         }
         for channel in moved:
