@@ -113,10 +113,11 @@ def _check(wheels: Iterable[Wheel], locked: str, requirements: Path) -> None:
 def _build(project: Path, scratch: Path) -> Path:
     """The tool's own wheel, by hatchling, which is reproducible; it touches no network."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(scratch)]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=project, capture_output=True, check=False)
     if result.returncode != 0:
+        said = (result.stderr or result.stdout).decode(errors="replace").strip()
         raise HostError(
-            f"the tool's wheel cannot be built: {(result.stderr or result.stdout).strip()[-400:]}",
+            f"the tool's wheel cannot be built: {said[-400:]}",
             hint="make .venv of the checkout, and run that one's anklume-images",
         )
     (wheel,) = scratch.glob("*.whl")

@@ -81,7 +81,7 @@ def _run(argv: Sequence[str]) -> bytes:
 
 def _pipe(source: Sequence[str], sink: Sequence[str]) -> bytes:
     """What the second program says when it is given what the first one writes."""
-    with tempfile.TemporaryFile() as said, subprocess.Popen(source, stdout=subprocess.PIPE, stderr=said) as first:
+    with tempfile.TemporaryFile("w+b") as said, subprocess.Popen(source, stdout=subprocess.PIPE, stderr=said) as first:
         result = subprocess.run(sink, stdin=first.stdout, capture_output=True, check=False)
         if first.stdout is not None:
             first.stdout.close()  # so that the first one ends when the second has

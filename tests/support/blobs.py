@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 def put_blob(blobs: Blobs, data: bytes) -> str:
     """Make bytes a blob and return its name."""
     blobs.partial.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=blobs.partial, delete=False) as out:
-        out.write(data)
     name = hashlib.sha256(data).hexdigest()
-    blobs.adopt(Path(out.name), name)
+    with tempfile.NamedTemporaryFile(dir=blobs.partial, delete=False) as out:
+        fcntl.flock(out, fcntl.LOCK_EX)  # or a gc takes it for what a killed fetch left
+        out.write(data)
+        out.flush()
+        blobs.adopt(Path(out.name), name)
     return name
 
 

@@ -366,7 +366,7 @@ def test_completion(home: Path, images: dict[str, Image]) -> None:
     script = run(env=os.environ | {"_ANKLUME_IMAGES_COMPLETE": "bash_source"}).stdout
     assert "complete -o nosort -F" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    assert completions("anklume-images bu") == ["build"]
+    assert completions("anklume-images bui") == ["build"]
     assert completions("anklume-images build debian-") == ["debian-12"]
     store = {"ANKLUME_STORE": str(home)}
     assert completions("anklume-images show deb", store) == ["debian", f"debian@{ONE}", f"debian@{TWO}"]
