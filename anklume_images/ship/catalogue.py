@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anklume_images.ship.simplestreams import Listed
     from anklume_images.store.images import Summary
+    from anklume_images.trust.revoked import Revocation
 
 __all__ = ["PAGE", "Change", "changes_between", "page", "pair_key", "predecessors", "template_hash"]
 
@@ -109,7 +110,9 @@ def pair_key(earlier: Summary, later: Summary) -> str:
     return f"{earlier.fingerprint}:{later.fingerprint}"
 
 
-def page(listed: Sequence[Listed], changes: Mapping[str, tuple[Change, ...]]) -> str:
+def page(
+    listed: Sequence[Listed], changes: Mapping[str, tuple[Change, ...]], revoked: Sequence[Revocation] = ()
+) -> str:
     """The page; `changes` are those to each image from its predecessor, by `pair_key`."""
     from jinja2 import Environment, StrictUndefined
 
@@ -129,6 +132,7 @@ def page(listed: Sequence[Listed], changes: Mapping[str, tuple[Change, ...]]) ->
     style, script = _part("catalogue.css"), _part("catalogue.js")
     return environment.from_string(_part("catalogue.html.j2")).render(
         groups=groups,
+        revoked=revoked,
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; img-src data:",

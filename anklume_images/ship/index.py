@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.store.store import Store
+    from anklume_images.trust.revoked import Revocation
 
 __all__ = ["listed_images", "write_index"]
 
@@ -45,7 +46,8 @@ def write_index(store: Store) -> bool:
         listed = listed_images(store, images)
         notes = store.home / "cache" / "index.json"
         before = _read(notes)
-        state = _state(listed)
+        revoked = known_revocations(store.home)
+        state = _state(listed, revoked)
         targets = [store.home / place for place in (PRODUCTS, INDEX, PAGE)]
         if before.get("state") == state and all(target.exists() for target in targets):
             return False
@@ -54,7 +56,11 @@ def write_index(store: Store) -> bool:
                 left.unlink()
         changes = _changes(images, listed, before.get("changes", {}))
         products = products_document(listed)
-        documents = [_json(products), _json(index_document(products["products"])), page(listed, changes).encode()]
+        documents = [
+            _json(products),
+            _json(index_document(products["products"])),
+            page(listed, changes, revoked).encode(),
+        ]
         for target, data in zip(targets, documents, strict=True):
             if not _has(target, data):
                 write_atomic(target, data)
@@ -92,13 +98,13 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _state(listed: Sequence[Listed]) -> str:
+def _state(listed: Sequence[Listed], revoked: Sequence[Revocation]) -> str:
     """A hash of all that the documents are made from."""
     images = [
         [one.image.ref, one.image.architecture, one.image.fingerprint, one.image.stored, one.channels, str(one.delta)]
         for one in listed
     ]
-    return hashlib.sha256(canonical(images)).hexdigest()
+    return hashlib.sha256(canonical([images, [str(entry) for entry in revoked]])).hexdigest()
 
 
 def _changes(images: Images, listed: Sequence[Listed], noted: dict[str, Any]) -> dict[str, tuple[Change, ...]]:

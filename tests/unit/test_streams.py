@@ -19,6 +19,7 @@ from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images, Package, StoredFile
 from anklume_images.store.store import Store
+from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.support.blobs import put_blob
 from tests.support.stored_images import put
 
@@ -201,6 +202,7 @@ from pathlib import Path
 from anklume_images.ship.index import write_index
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from anklume_images.trust.revoked import Revocation, write_revocations
 
 store, channel, rounds = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
@@ -313,6 +315,22 @@ def test_the_page_shows_some_of_many_changes(store: Store) -> None:
     put(store, "debian", TWO, epoch=2, packages=tuple(Package("deb", f"p{n}", "1") for n in range(100)))
     write_index(store)
     assert "and 40 more" in (store.home / "index.html").read_text()
+
+
+def test_a_revoked_image_is_told_and_not_served(store: Store) -> None:
+    one, two = put(store, "debian", ONE, epoch=1), put(store, "debian", TWO, epoch=2)
+    with_delta(store, two, ONE)
+    write_index(store)
+    entry = Revocation("debian", ONE, "amd64", one.fingerprint, "a hole in <it>", "2026-11-29T16:00:00Z")
+    write_revocations(store.home, [entry])
+    assert write_index(store)
+    assert list(products(store)) == [f"anklume:debian:{TWO}:amd64"]
+    assert one.fingerprint not in (store.home / PRODUCTS).read_text()
+    text = " ".join("".join(Page((store.home / "index.html").read_text()).words).split())
+    assert f"debian {ONE} (amd64), 2026-11-29: a hole in <it> fingerprint {one.fingerprint}" in text
+    Images(store).remove(two)
+    write_index(store)
+    assert "a hole in" in (store.home / "index.html").read_text()
 
 
 def test_words_of_an_image_are_no_html(store: Store) -> None:
