@@ -44,6 +44,8 @@ def deltas(session: Session, names: tuple[str, ...], *, most: int, offline: bool
         if name not in {one.image.name for one in listed}:
             raise StoreError(f"the store has no {name}", hint="anklume-images list says what it has")
     found = pairs(listed, names)
+    if not found:
+        session.console.note("no version that a channel names has one before it")
     reports: list[DeltaReport] = []
     pipeline = session.pipeline(offline=offline)
     with pipeline.leased():

@@ -120,7 +120,7 @@ def _check(argv: Sequence[str], later: Summary) -> None:
 
 def _run(argv: Sequence[str], take: Callable[[bytes], object] = bytes) -> None:
     """Run xdelta3, which ends with this process, and hand on what it writes to its output."""
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile("w+b") as errors:
         with subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

@@ -39,6 +39,7 @@ MACHINE = {"logs": ["web"], "shell": ["web", "--", NAME], "chat": [NAME]}
 IMAGE = {
     "show",
     "sbom",
+    "deltas",
     "render",
     "enter",
     "publish",
