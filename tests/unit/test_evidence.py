@@ -313,7 +313,8 @@ class TestWhy:
 
     def test_wheels_and_their_extras(self, image: Image) -> None:
         inside = contents(
-            wheel("server", "1", "Web-Core[fast]>=1"),
+            wheel("server", "1", "Web-Core[fast]>=1", 'plain; extra == "fast"'),
+            wheel("plain"),
             wheel("web-core", "1", 'quick; extra == "fast"', 'other; extra == "slow"', 'win; os_name == "nt"'),
             wheel("quick"),
             wheel("other"),
@@ -326,6 +327,7 @@ class TestWhy:
         assert self.chains("Quick", image, inside, spec) == [(("server", "web-core", "quick"), "spec of app")]
         assert self.chains("other", image, inside, spec) == [(("other",), "spec of app")]
         assert self.chains("win", image, inside, spec) == []
+        assert self.chains("plain", image, inside, spec) == [], "nobody asks for that extra of the server"
 
     def test_a_release_file_is_a_root(self, image: Image) -> None:
         spec = {"release_files": [{"name": "tool"}]}
@@ -379,10 +381,10 @@ class TestDiff:
         image = put(store, "app", ONE)
         one, other = FileEntry("-rw-r--r--", "0:0", 1), FileEntry("-rw-r--r--", "0:0", 2)
         link = FileEntry("lrwxrwxrwx", "0:0", target="a")
-        before = {"/same": one, "/gone": one, "/size": one, "/kind": one}
-        after = {"/same": one, "/new": one, "/size": other, "/kind": link}
+        before = {"/same": one, "/gone": one, "/size": one, "/kind": one, "/mode": one}
+        after = {"/same": one, "/new": one, "/size": other, "/kind": link, "/mode": FileEntry("-rwxr-xr-x", "0:0", 1)}
         found = compare(self.side(image, before, {}), self.side(image, after, {}))
-        assert (found.added, found.removed, found.changed) == (("/new",), ("/gone",), ("/kind", "/size"))
+        assert (found.added, found.removed, found.changed) == (("/new",), ("/gone",), ("/kind", "/mode", "/size"))
         assert not found.empty
 
     def test_settings_are_told_by_their_paths(self, store: Store) -> None:

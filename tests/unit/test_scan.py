@@ -300,6 +300,11 @@ def test_two_databases_that_tell_of_one_hole_make_one_finding() -> None:
     ]
 
 
+def test_a_rating_beats_none() -> None:
+    (found,) = merged([finding(severity="low"), finding(severity="unknown")])
+    assert found.severity == "low"
+
+
 @pytest.mark.parametrize(
     ("least", "count"), [("negligible", 5), ("low", 4), ("medium", 3), ("high", 1), ("critical", 0)]
 )
