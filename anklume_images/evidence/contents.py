@@ -65,13 +65,17 @@ class InstalledDeb:
 
 @dataclass(frozen=True)
 class InstalledWheel:
-    """A wheel that is installed; `size` in bytes of all its files, `requires` as in its metadata."""
+    """A wheel that is installed; `size` in bytes of all its files, `requires` as in its metadata.
+
+    `python` is the version that it is installed for, as its path says (`3.11`).
+    """
 
     name: str
     version: str
     size: int
     requires: tuple[str, ...]
     licences: tuple[str, ...] = ()
+    python: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,10 @@ def _wheels(reader: _Reader, entries: dict[str, Any], names: Iterable[str]) -> d
             metadata: Message = HeaderParser().parsestr(text)
             requires = tuple(metadata.get_all("Requires-Dist", ()))
             size = _recorded(reader.text(f"{path}/RECORD") or "")
-            found[name] = InstalledWheel(name, metadata["Version"] or "", size, requires, wheel_licences(metadata))
+            python = re.search(r"/python(\d+\.\d+)/", path)
+            found[name] = InstalledWheel(
+                name, metadata["Version"] or "", size, requires, wheel_licences(metadata), python[1] if python else ""
+            )
     return found
 
 

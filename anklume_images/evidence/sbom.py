@@ -1,7 +1,8 @@
 """The software bill of materials of an image: CycloneDX 1.6 JSON, the same bytes for the same recipe.
 
-Package URLs follow the purl specification's types `deb`, `pypi` and `generic`. A package's licences are those that it
-states itself; the source package of a .deb is its property `anklume:source`.
+Package URLs follow the purl specification's types `deb`, `pypi` and `generic`. Packages depend on what they say they
+need, as far as it is there; the image on all. A package's licences are those that it states itself; the source package
+of a .deb is its property `anklume:source`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
+
+from anklume_images.evidence.why import deb_graph, wheel_graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from anklume_images.evidence.contents import Contents, InstalledDeb, InstalledWheel
     from anklume_images.inputs.lockfile import LockedFile
-    from anklume_images.store.images import Image
+    from anklume_images.store.images import Image, Package
 
 __all__ = ["Digests", "digests_of", "digests_of_document", "make_sbom"]
 
@@ -73,9 +76,20 @@ def make_sbom(image: Image, digests: Digests, contents: Contents) -> bytes:
     bom = Bom(components=components, serial_number=uuid5(NAMESPACE_URL, f"anklume:{image.recipe}"))
     bom.metadata.component = root
     bom.register_dependency(root, components)
+    graphs = {"deb": deb_graph(contents), "wheel": wheel_graph(contents, ())}
+    by_name = {(p.kind, _known_as(p)): c for p, c in zip(image.packages, components, strict=True)}
+    for (kind, name), component_ in by_name.items():
+        needed = (by_name.get((kind, other)) for other in sorted(graphs.get(kind, {}).get(name, ())))
+        bom.register_dependency(component_, [other for other in needed if other and other is not component_])
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     document["metadata"].pop("timestamp", None)  # the one thing in it that is not of the recipe
     return json.dumps(document, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def _known_as(package: Package) -> str:
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(package.name) if package.kind == "wheel" else package.name
 
 
 def _licenses(package: InstalledDeb | InstalledWheel | None) -> list[License]:

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.architectures import MACHINES
 from anklume_images.errors import StoreError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from anklume_images.evidence.contents import Contents, InstalledWheel
     from anklume_images.store.images import Image
 
-__all__ = ["Chain", "Root", "chains_to", "roots_of"]
+__all__ = ["Chain", "Root", "chains_to", "deb_graph", "roots_of", "wheel_graph"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def chains_to(name: str, image: Image, contents: Contents, roots: Iterable[Root]
         raise StoreError(f"{image.ref} has no package {name}", hint=hint)
     if target == "wheel":
         name = canonicalize_name(name)
-    graph = _wheel_graph(contents, roots) if target == "wheel" else _deb_graph(contents) if target == "deb" else {}
+    graph = wheel_graph(contents, roots) if target == "wheel" else deb_graph(contents) if target == "deb" else {}
     onward = _towards(name, graph)
     chains = []
     for root in roots:
@@ -125,7 +126,7 @@ def _towards(name: str, graph: Mapping[str, Iterable[str]]) -> dict[str, str]:
     return onward
 
 
-def _deb_graph(contents: Contents) -> dict[str, set[str]]:
+def deb_graph(contents: Contents) -> dict[str, set[str]]:
     """Who depends on whom, as far as it is installed; a name that is only provided leads to those that provide it."""
     providers: dict[str, list[str]] = {}
     for deb in contents.debs.values():
@@ -139,16 +140,18 @@ def _deb_graph(contents: Contents) -> dict[str, set[str]]:
     return graph
 
 
-def _wheel_graph(contents: Contents, roots: Iterable[Root]) -> dict[str, set[str]]:
+def wheel_graph(contents: Contents, roots: Iterable[Root]) -> dict[str, set[str]]:
     """Who requires whom; an extra's requirements count where somebody asks for that extra."""
     graph: dict[str, set[str]] = {name: set() for name in contents.wheels}
     left = [(root.name, "") for root in roots if root.kind == "wheel"] + [(name, "") for name in contents.wheels]
     seen = set(left)
+    architectures = (deb.architecture for deb in contents.debs.values())
+    machine = next((MACHINES[each] for each in architectures if each in MACHINES), "")
     while left:
         name, extra = left.pop()
         if name not in contents.wheels:
             continue
-        for needed, extras in _required(contents.wheels[name], extra):
+        for needed, extras in _required(contents.wheels[name], machine, extra):
             if needed in contents.wheels:
                 graph[name].add(needed)
                 new = {(needed, wanted) for wanted in extras} - seen
@@ -157,7 +160,25 @@ def _wheel_graph(contents: Contents, roots: Iterable[Root]) -> dict[str, set[str
     return graph
 
 
-def _required(wheel: InstalledWheel, extra: str) -> Iterator[tuple[str, set[str]]]:
+def _environment(wheel: InstalledWheel, machine: str) -> dict[str, str]:
+    """What a marker may ask about (PEP 508), of the image's Python: an answer must not depend on this host's."""
+    version = wheel.python or "3.11"
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": f"{version}.0",
+        "os_name": "posix",
+        "platform_machine": machine,
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": f"{version}.0",
+        "python_version": version,
+        "sys_platform": "linux",
+    }
+
+
+def _required(wheel: InstalledWheel, machine: str, extra: str) -> Iterator[tuple[str, set[str]]]:
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -166,6 +187,5 @@ def _required(wheel: InstalledWheel, extra: str) -> Iterator[tuple[str, set[str]
             requirement = Requirement(line)
         except InvalidRequirement:
             continue
-        # Of this host's Python where a marker asks; whatever it answers, only what is installed counts.
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+        if requirement.marker is None or requirement.marker.evaluate(_environment(wheel, machine) | {"extra": extra}):
             yield canonicalize_name(requirement.name), {"", *requirement.extras}

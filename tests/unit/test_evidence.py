@@ -125,6 +125,16 @@ class TestBillOfMaterials:
         assert "licenses" not in found["tzdata"]
         assert "licenses" not in found["tool"]
 
+    def test_packages_depend_on_what_they_need(self, image: Image) -> None:
+        inside = contents(
+            deb("curl", "8.14.1-2", needs="tzdata, absent"),
+            deb("tzdata", provides=("zone",)),
+            wheel("flask", "3.1", "x"),
+        )
+        found = {d["ref"]: d.get("dependsOn", []) for d in json.loads(make_sbom(image, {}, inside))["dependencies"]}
+        assert found["deb/curl@8.14.1-2"] == ["deb/tzdata@1:2026a-0+deb13u1"]
+        assert found["wheel/flask@3.1"] == []
+
     def test_a_name_that_is_no_identifier_is_a_name(self, image: Image) -> None:
         odd = contents(deb("curl", "8.14.1-2", licences=("public-domain",)))
         (found,) = (c for c in json.loads(make_sbom(image, {}, odd))["components"] if c["name"] == "curl")
@@ -328,6 +338,13 @@ class TestWhy:
         assert self.chains("other", image, inside, spec) == [(("other",), "spec of app")]
         assert self.chains("win", image, inside, spec) == []
         assert self.chains("plain", image, inside, spec) == [], "nobody asks for that extra of the server"
+
+    @pytest.mark.parametrize(("python", "there"), [("3.9", True), ("3.13", False)])
+    def test_markers_ask_about_the_images_python(self, python: str, there: bool, image: Image) -> None:
+        marker = 'needed; python_version < "3.11" and platform_machine == "x86_64"'
+        inside = contents(deb("any"), wheel("server", "1", marker, python=python), wheel("needed"))
+        spec = {"python": {"requires": ["server"]}}
+        assert bool(self.chains("needed", image, inside, spec)) is there
 
     def test_a_release_file_is_a_root(self, image: Image) -> None:
         spec = {"release_files": [{"name": "tool"}]}
