@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.console import Console
+from anklume_images.models.importing import import_file
+from anklume_images.models.library import Models
+from anklume_images.settings import Settings
+from anklume_images.store.store import Store
 from launcher.private_incus.certificate import make_client_certificate
 from launcher.private_incus.init import HOME
+from launcher.trial.tiny_gguf import tiny_gguf
 from tests.support.ollama.release import build_images, make_tarball
 from tests.support.ollama.running import model_files
 from tests.support.terminal import SECONDS
@@ -94,6 +100,7 @@ def refused(llm: Launcher, *arguments: str) -> str:
 
 def test_it_answers_in_pieces_and_tells_what_failed(llm: Launcher, tmp_path: Path) -> None:
     answers(llm)
+    answers_from_the_store(llm, tmp_path)
     fails(llm)
     answers_over_a_remote(llm, tmp_path)
     llm.execute("chat", "llm", "systemctl", "stop", "ollama")
@@ -126,6 +133,27 @@ def answers(llm: Launcher) -> None:
     assert found, told.stderr
     assert found[1] == "3"
     interrupted(llm.argv("chat", "Long?", "--model", "slow"), llm.environment())
+
+
+def answers_from_the_store(llm: Launcher, folder: Path) -> None:
+    """A model of the store is there before the engine starts with it: nothing is pulled."""
+    store, name = Store(llm.store), "of-the-store:1b"
+    (folder / "model.gguf").write_bytes(tiny_gguf())
+    import_file(store, folder / "model.gguf", name, progress=Console(quiet=True))
+    try:
+        llm.write(INFRA.replace("tiny}}", f'tiny, ollama_extra_models: ["{name}"]}}}}'), zone=150)
+        assert "models in volume default/llm-models: of-the-store:1b" in llm("plan", code=3).stdout
+        llm("apply", "--yes")
+        # Of no form of conversation that Ollama knows, it would never end by itself.
+        answer = llm.json("chat", "From where?", "--model", name, "--max-tokens", "4")["answer"]
+        assert answer.startswith("stand-in: From where")
+        end = time.monotonic() + SECONDS
+        while f"{name} is there" not in (said := llm("logs", "llm", "--unit", "ollama-models").stdout):
+            assert time.monotonic() < end, said
+            time.sleep(0.2)
+        assert f"{name} is missing" not in said
+    finally:
+        Models(store, [], Settings(), Console(quiet=True)).remove(name)
 
 
 def fails(llm: Launcher) -> None:
