@@ -15,7 +15,7 @@ import pytest
 
 from anklume_images.errors import StoreError
 from anklume_images.store.channel_log import Head, Move, Place
-from anklume_images.store.generations import ROLLBACK, generations, versions
+from anklume_images.store.generations import ROLLBACK, TAKEN_BACK, generations, versions
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from tests.support.killed import killed_at, started
@@ -336,6 +336,7 @@ def test_a_second_rollback_goes_back_further() -> None:
     told = moves(("1", "set"), ("2", "set"), ("3", "set"), ("2", ROLLBACK))
     assert versions(told) == ("1", "2")
     assert versions([*told, *moves(("1", ROLLBACK))]) == ("1",)
+    assert versions(moves(("1", "set"), ("2", "promote"), ("1", TAKEN_BACK))) == ("1",)
 
 
 def test_a_channel_that_was_removed_begins_anew() -> None:
