@@ -14,6 +14,7 @@ from anklume_images.incus.client import ObjectId
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.pull import missing
+from anklume_images.store.generations import TAKEN_BACK
 from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _point_channel(images: Images, image: Image, channel: str, why: str) -> Iter
         yield
     except BaseException:
         if before is None:
-            images.remove_channel(*place, command="promote", why="it could not be signed")
+            images.remove_channel(*place, command=TAKEN_BACK, why="it could not be signed")
         else:
-            images.set_channel(*place, before, command="promote", why="it could not be signed")
+            images.set_channel(*place, before, command=TAKEN_BACK, why="it could not be signed")
         raise

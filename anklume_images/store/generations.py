@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
     from anklume_images.store.channel_log import Move
 
-__all__ = ["GENERATIONS", "ROLLBACK", "generations", "versions"]
+__all__ = ["GENERATIONS", "ROLLBACK", "TAKEN_BACK", "generations", "versions"]
 
 GENERATIONS = 2  # versions that a channel keeps, the one that it names included
-ROLLBACK = "channel rollback"  # the command by which a move counts as one back
+# Commands by which a move counts as one back: what came after the version that it went to counts no more.
+ROLLBACK = "channel rollback"
+TAKEN_BACK = "promote, taken back"
 
 
 def versions(moves: Sequence[Move]) -> tuple[str, ...]:
@@ -25,7 +27,7 @@ def versions(moves: Sequence[Move]) -> tuple[str, ...]:
     for move in moves:
         if move.after is None:
             stack = []
-        elif move.command == ROLLBACK and move.after in stack:
+        elif move.command in (ROLLBACK, TAKEN_BACK) and move.after in stack:
             del stack[stack.index(move.after) + 1 :]
         else:
             stack = [version for version in stack if version != move.after] + [move.after]

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -91,6 +92,7 @@ class _Run:
     images: Images
     progress: Progress | None
     owners: dict[str, list[Image]] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def blob(self, sha256: str) -> tuple[int, Damage | None]:
         """Bytes read, and what is wrong with a blob; -1 bytes for one that gc took meanwhile."""
@@ -139,6 +141,8 @@ class _Run:
         return f"{owner.ref}: " if owner else ""
 
     def _advance(self, n: int) -> None:
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
         if self.progress:
             self.progress.advance(n)
 
@@ -181,17 +185,18 @@ def verify_store(
             blobs = [pool.submit(run.blob, name) for name in sorted(names, key=lambda name: -sizes[name])]
             prints = [pool.submit(run.fingerprint, image) for image in chosen]
             documents = [pool.submit(run.documents, image) for image in listed]
-            others = (
-                []
-                if chosen
-                else [pool.submit(_channels, store, images), pool.submit(_locks, store), pool.submit(_models, store)]
-            )
-            read = [one.result() for one in blobs]
-            found = [damage for _, damage in read if damage]
-            if not found:
-                found += [damage for damage in (one.result() for one in prints) if damage]
-            found += unreadable
-            found += [damage for one in (*documents, *others, *trees) for damage in one.result()]
+            others = [pool.submit(check, store, images) for check in (() if chosen else (_channels, _locks, _models))]
+            try:
+                read = [one.result() for one in blobs]
+                found = [damage for _, damage in read if damage]
+                if not found:
+                    found += [damage for damage in (one.result() for one in prints) if damage]
+                found += unreadable
+                found += [damage for one in (*documents, *others, *trees) for damage in one.result()]
+            except BaseException:  # an interrupt above all: what is being read now is the last
+                run.stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         if progress:
             progress.finish()
@@ -237,7 +242,7 @@ def _channels(store: Store, images: Images) -> list[Damage]:
     return damage + [Damage(f"channel {place} is missing", channel=place) for place in gone]
 
 
-def _locks(store: Store) -> list[Damage]:
+def _locks(store: Store, _images: Images) -> list[Damage]:
     """Locks that were made anew; each has a digest of its own."""
     damage = []
     for path in sorted(store.home.glob("locks/*/*.json")):
@@ -248,7 +253,7 @@ def _locks(store: Store) -> list[Damage]:
     return damage
 
 
-def _models(store: Store) -> list[Damage]:
+def _models(store: Store, _images: Images) -> list[Damage]:
     """Records of models, each with its own digest, and whether the files are there that they name."""
     records = ModelRecords(store)
     damage = [Damage(f"{path.relative_to(store.home)}: {problem}") for path, problem in records.problems()]

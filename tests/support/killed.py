@@ -1,4 +1,4 @@
-"""Something that is killed at a line of its code: in a process of its own, by SIGKILL, at each line in turn."""
+"""Actions in processes of their own: beside each other, or killed at a line of their code."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ def killed_at(line: int, action: Callable[[], object]) -> bool:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def started(action: Callable[[], object]) -> int:
+    """Run an action in a process of its own, which ends well unless the action fails; its id is for `waitpid`."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        action()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _count_lines(line: int) -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from anklume_images.errors import StoreError
 from anklume_images.store.channel_log import Head, Move, Place
-from anklume_images.store.generations import ROLLBACK, generations, versions
+from anklume_images.store.generations import ROLLBACK, TAKEN_BACK, generations, versions
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
-from tests.support.killed import killed_at
+from tests.support.killed import killed_at, started
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -215,6 +215,18 @@ def test_a_move_is_killed_at_any_line(store: Store, tmp_path: Path) -> None:
     assert line > 50
 
 
+def test_moves_of_several_processes_are_all_told(store: Store, images: Images) -> None:
+    def often(channel: str) -> None:
+        for number in range(20):
+            assert move(Images(store), (TWO, THREE)[number % 2], channel=channel)
+
+    children = [started(partial(often, channel)) for channel in ("dev", "staging", "test")]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    history = images.log.read()
+    assert (len(history.moves), history.breaks) == (61, ())
+    assert images.channels("debian", "amd64") == {"dev": THREE, "prod": ONE, "staging": THREE, "test": THREE}
+
+
 def test_a_line_that_was_written_in_part_does_not_count(store: Store, images: Images) -> None:
     move(images, TWO)
     for part in (b"{", b'{"architecture":"amd64"', b"x" * 1000 + b"\n"):
@@ -324,6 +336,7 @@ def test_a_second_rollback_goes_back_further() -> None:
     told = moves(("1", "set"), ("2", "set"), ("3", "set"), ("2", ROLLBACK))
     assert versions(told) == ("1", "2")
     assert versions([*told, *moves(("1", ROLLBACK))]) == ("1",)
+    assert versions(moves(("1", "set"), ("2", "promote"), ("1", TAKEN_BACK))) == ("1",)
 
 
 def test_a_channel_that_was_removed_begins_anew() -> None:

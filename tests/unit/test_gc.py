@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,11 @@ from anklume_images.store.gc import Wants, collect, reasons, reasons_of_name
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
-from tests.support.killed import killed_at
+from tests.support.killed import killed_at, started
 from tests.support.stored_images import put
 from tests.unit.test_store import holder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from anklume_images.store.gc import GcReport
@@ -199,8 +199,14 @@ def test_it_is_killed_at_any_line(store: Store, tmp_path: Path, monkeypatch: pyt
     assert changed > 3, "some were killed in the middle"
 
 
-def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
+def test_two_of_them_and_a_build_at_once(
+    store: Store, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     rounds = 12
+    for number in range(40):
+        put(store, "old", f"{number}.0-00000000000a", channels=())
+    go = tmp_path / "go"
 
     def build() -> None:
         for number in range(1, rounds + 1):
@@ -211,10 +217,13 @@ def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
                 put(store, "debian", version, channels=("latest", "prod"), inputs=(version.encode(),))
 
     def collect_often() -> None:
+        while not go.exists():
+            time.sleep(0.001)
         for _ in range(rounds):
             gc(store, keep=2)
 
     children = [started(action) for action in (build, collect_often, collect_often)]
+    go.touch()
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
     gc(store, keep=2)
     assert verify_store(store, images, [], "amd64").damaged == ()
@@ -222,19 +231,6 @@ def test_two_of_them_and_a_build_at_once(store: Store, images: Images) -> None:
     assert all(images.present(*image.key) for image in images)
     history = images.log.read()
     assert (len(history.moves), history.breaks) == (2 * rounds, ())
-
-
-def started(action: Callable[[], object]) -> int:
-    """Run an action in a process of its own, which ends well unless the action fails."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        action()
-        status = 0
-    finally:
-        os._exit(status)
 
 
 def test_why_a_blob_or_a_tree_stays(store: Store, images: Images) -> None:
