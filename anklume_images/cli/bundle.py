@@ -170,7 +170,7 @@ def _lock(session: Session, file: Path) -> InfraLock:
     sys.stderr.flush()
     result = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
-        raise click.exceptions.Exit(result.returncode)  # it has said why
+        sys.exit(result.returncode)  # it has said why
     lock = parse_lock(result.stdout, str(file))
     keep_lock(session.store(), lock)
     return lock
