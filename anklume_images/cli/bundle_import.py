@@ -165,6 +165,7 @@ def import_(session: Session, bundle: str, fingerprint: str | None, *, dry_run: 
     from anklume_images.bundle.checked import check
     from anklume_images.bundle.receive import receive
     from anklume_images.console import human_size
+    from anklume_images.ship.index import write_index
     from anklume_images.trust.origins import Origins
 
     store = session.store()
@@ -182,6 +183,7 @@ def import_(session: Session, bundle: str, fingerprint: str | None, *, dry_run: 
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
             received = receive(opened, checked, session.images(), store, session.console)
+            write_index(store)
             document = {"from": opened.contents.store, "dry_run": False} | _document(received)
             text = "\n".join(_lines(received))
     if as_json:
