@@ -67,7 +67,10 @@ def reproduced(image: Image, home: Path, builders: Sequence[Key]) -> str:
 
 
 def scanned(image: Image, store: Store, databases: Sequence[Path], severity: str) -> str:
-    """No known vulnerability of that severity or over that has been fixed somewhere."""
+    """No known vulnerability of that severity or over that has been fixed somewhere.
+
+    Refused, too, where the databases do not speak of what is in the image: that nothing is found then means nothing.
+    """
     from anklume_images.evidence.scan import scan_image
 
     verdict = scan_image(store, image, databases)
@@ -78,7 +81,14 @@ def scanned(image: Image, store: Store, databases: Sequence[Path], severity: str
         )
         raise GateError(
             f"{image.ref} has known vulnerabilities that are fixed elsewhere\n{listed}",
-            hint="lock newer inputs and build again: anklume-images update",
+            hint="lock newer inputs and build again: anklume-images update --write",
+        )
+    unknown = {package.kind for package in image.packages if not verdict.checked.get(package.kind, 1)}
+    if unknown:
+        raise GateError(
+            f"no database that you gave knows about {' and '.join(verdict.unchecked)} of {image.ref}",
+            hint="bring one for Debian's release and, where there are wheels, one for PyPI (--db, repeatable)",
         )
     checked = sum(verdict.checked.values())
-    return f"{checked} packages, no vulnerability of severity {severity} or over that is fixed elsewhere"
+    left_out = f"; not checked: {', '.join(verdict.unchecked)}" if verdict.unchecked else ""
+    return f"{checked} packages, no vulnerability of severity {severity} or over that is fixed elsewhere{left_out}"

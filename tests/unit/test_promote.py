@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from anklume_images.evidence.scan import Scan
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, names_of
 from anklume_images.ship.ssh import host_of
-from anklume_images.store.images import Images
+from anklume_images.store.images import Images, Package
 from anklume_images.store.store import Store
 from anklume_images.trust.attest import add_attestation, attest, read_attestation
 from anklume_images.trust.keys import KeyRing, read_public_key
@@ -173,6 +174,21 @@ def test_a_known_vulnerability_that_is_fixed_elsewhere_stops_it(
         scanned(image, dev, [], "medium")
     assert "CVE-2026-2" not in caught.value.message
     assert scanned(image, dev, [], "critical").startswith("7 packages")
+
+
+def test_databases_that_know_nothing_of_the_image_are_no_pass(
+    monkeypatch: pytest.MonkeyPatch, dev: Store, image: Image
+) -> None:
+    with_wheel = replace(image, packages=(Package("deb", "bash", "5"), Package("wheel", "flask", "3")))
+    files = ("release file tool",)
+    for checked, unchecked in (({"deb": 7, "wheel": 0}, ("1 wheels",)), ({"deb": 0, "wheel": 1}, ("7 packages",))):
+        verdict = Scan((), checked, (*unchecked, *files), ())
+        monkeypatch.setattr("anklume_images.evidence.scan.scan_image", lambda *_, verdict=verdict: verdict)
+        with pytest.raises(GateError, match=unchecked[0]):
+            scanned(with_wheel, dev, [], "medium")
+    verdict = Scan((), {"deb": 7, "wheel": 1}, files, ())
+    monkeypatch.setattr("anklume_images.evidence.scan.scan_image", lambda *_: verdict)
+    assert scanned(with_wheel, dev, [], "medium").endswith("not checked: release file tool")
 
 
 @pytest.mark.parametrize(
