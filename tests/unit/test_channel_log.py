@@ -15,6 +15,7 @@ import pytest
 
 from anklume_images.errors import StoreError
 from anklume_images.store.channel_log import Head, Move, Place
+from anklume_images.store.gc import Wants, collect, reasons
 from anklume_images.store.generations import ROLLBACK, TAKEN_BACK, generations, versions
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
@@ -278,6 +279,15 @@ def test_an_older_store_is_read_as_it_is(store: Store) -> None:
     assert images.resolve("debian@prod", "amd64").version == ONE
     assert images.log.read().moves == ()
     assert (store.home / "schema").read_text() == "1\n"
+
+
+def test_a_dry_run_leaves_an_older_store_as_it_is(store: Store) -> None:
+    as_of_schema_1(store)
+    other = Store(store.home)
+    assert len(collect(other, Images(other), Wants(), dry_run=True).removed) > 0
+    assert reasons(other, Images(other), Images(other).resolve("debian@prod", "amd64")) == ["channel prod"]
+    assert (store.home / "schema").read_text() == "1\n"
+    assert not (store.home / "history").exists()
 
 
 def test_an_older_store_is_migrated_at_the_first_write(store: Store) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.console import Console
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.inputs.lockfile import Lock, save_lock
 from anklume_images.store.channel_log import Place
@@ -182,6 +185,32 @@ def test_a_record_of_a_model_by_another_name_is_found(full: Full) -> None:
     (path,) = full.files("models/")
     path.rename(path.with_name("other.json"))
     assert full.report().damaged == ("models/other.json: is the record of llama:3b",)
+
+
+def test_an_interrupt_ends_it_in_the_middle_of_a_blob(full: Full) -> None:
+    size = 1 << 30
+    blob = full.store.blobs.path("e" * 64)
+    blob.parent.mkdir()
+    with blob.open("wb") as stream:
+        stream.truncate(size)
+    read = 0
+
+    class Interrupted(Console):
+        """Is told of the first bytes, and has the process interrupted."""
+
+        def advance(self, n: int) -> None:
+            nonlocal read
+            if not read:
+                os.kill(os.getpid(), signal.SIGINT)
+            read += n
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verify_store(full.store, full.images, [], "amd64", progress=Interrupted(quiet=True), jobs=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert 0 < read < size
 
 
 # -- repair
