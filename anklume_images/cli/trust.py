@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from anklume_images.cli.program import CommandTable
 from anklume_images.cli.session import JSON, REF, Session, user
 
 if TYPE_CHECKING:
+    from anklume_images.trust.origins import Origins
+    from anklume_images.trust.place import Place
     from anklume_images.trust.repository import Outcome, Repository
 
 _TABLE = {
@@ -253,26 +257,50 @@ def _set_threshold(root: Any, role: str, threshold: int) -> None:
 @click.option("--fingerprint", help="What its owner says it is (trust show there); without it you are asked.")
 @click.pass_obj
 def accept(session: Session, place: str, fingerprint: str | None) -> None:
-    """Believe another store, a folder or an https address, from now on."""
-    import sys
+    """Believe another store, a folder or an https address, from now on.
 
+    The certificate of its server is kept, where this host trusts no authority of it.
+    """
     from anklume_images.trust.origins import Origins
-    from anklume_images.trust.place import Place
     from anklume_images.trust.repository import identity_of
 
-    store, where = session.store(), Place(place)
+    store = session.store()
     store.create()
     origins = Origins(store)
-    if fingerprint is None:
-        identity = identity_of(origins.first_root(where))
-        if not sys.stdin.isatty():
-            raise click.UsageError(f"its fingerprint is {identity}: compare it with its owner's, and say --fingerprint")
-        click.echo(f"The fingerprint of {where} is\n  {identity}", err=True)
-        if not click.confirm("Is that what its owner says?", err=True):
-            raise click.Abort
-        fingerprint = identity
-    accepted = origins.accept(where, fingerprint, user())
+    with tempfile.TemporaryDirectory(prefix="anklume-accept-") as folder:
+        where, certificate = _reached(place, origins, Path(folder))
+        if fingerprint is None:
+            identity = identity_of(origins.first_root(where))
+            if not sys.stdin.isatty():
+                raise click.UsageError(
+                    f"its fingerprint is {identity}: compare it with its owner's, and say --fingerprint"
+                )
+            click.echo(f"The fingerprint of {where} is\n  {identity}", err=True)
+            if not click.confirm("Is that what its owner says?", err=True):
+                raise click.Abort
+            fingerprint = identity
+        accepted = origins.accept(where, fingerprint, user(), certificate)
     session.console.result(f"accepted {where} ({accepted.identity[:16]}…)")
+
+
+def _reached(where: str, origins: Origins, folder: Path) -> tuple[Place, bytes | None]:
+    """The store's place, and its server's certificate where that is one that only its owner vouches for."""
+    from anklume_images.errors import FetchError
+    from anklume_images.inputs.answers import Why
+    from anklume_images.trust.place import Place, shown_certificate
+
+    place = Place(where)
+    try:
+        origins.first_root(place)
+    except FetchError as error:
+        certificate = shown_certificate(where) if error.hint == Why.CERTIFICATE.value else None
+        if certificate is None:
+            raise
+        (folder / "server.pem").write_bytes(certificate)
+        place = Place(where, folder / "server.pem")
+        origins.first_root(place)
+        return place, certificate
+    return place, None
 
 
 @click.command()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Accepted", "Origins"]
 
+CERTIFICATE = "server.pem"
 _ROOT_LIMIT = 512_000
 _FINGERPRINT = re.compile(r"[0-9a-f]{16,64}")
 
@@ -93,8 +94,11 @@ class Origins:
             raise UntrustedError(f"its metadata cannot be read: {error}", where=str(place)) from None
         return data
 
-    def accept(self, place: Place, fingerprint: str, by: str) -> Accepted:
-        """Believe the store at a place from now on; UntrustedError when its identity is another one."""
+    def accept(self, place: Place, fingerprint: str, by: str, certificate: bytes | None = None) -> Accepted:
+        """Believe the store at a place from now on; UntrustedError when its identity is another one.
+
+        `certificate` is the only one that its server may show from then on.
+        """
         root = self.first_root(place)
         identity = identity_of(root)
         if identity != fingerprint.lower().replace(" ", ""):
@@ -105,6 +109,10 @@ class Origins:
             )
         folder = self.folder / identity[:32]
         write_atomic(folder / "first.json", root)
+        if certificate is not None:
+            write_atomic(folder / CERTIFICATE, certificate)
+        else:
+            (folder / CERTIFICATE).unlink(missing_ok=True)
         accepted = Accepted(identity, place.url, now(), by)
         write_atomic(folder / "origin.json", json.dumps(asdict(accepted), indent=1).encode() + b"\n")
         return accepted
@@ -121,7 +129,10 @@ class Origins:
 
     def contact(self, where: str) -> Origin:
         """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
-        return self.at(Place(where))
+        place = Place(where)
+        accepted = self.find(place)
+        pinned = self.folder / accepted.identity[:32] / CERTIFICATE if accepted else None
+        return self.at(Place(where, pinned) if pinned and pinned.exists() else place)
 
     def at(self, place: Place) -> Origin:
         """The same for a place that is there already."""

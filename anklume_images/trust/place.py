@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from anklume_images.errors import FetchError, StoreError
-from anklume_images.inputs.access import environment_access
+from anklume_images.inputs.access import Access, environment_access, environment_proxy, netrc_login
 from anklume_images.inputs.answers import Refusal, TooLargeRefusal
 from anklume_images.inputs.python_index import local_path
 from anklume_images.inputs.redaction import redact
@@ -16,11 +16,10 @@ from anklume_images.inputs.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anklume_images.inputs.access import Access
     from anklume_images.inputs.answers import Attempt
     from anklume_images.inputs.lockfile import LockedFile
 
-__all__ = ["LargerError", "Place"]
+__all__ = ["LargerError", "Place", "shown_certificate"]
 
 
 class LargerError(FetchError):
@@ -28,9 +27,12 @@ class LargerError(FetchError):
 
 
 class Place:
-    """A store at a path or an `https://` address; it is a source of blobs for `inputs.fetch`, too."""
+    """A store at a path or an `https://` address; it is a source of blobs for `inputs.fetch`, too.
 
-    def __init__(self, where: str) -> None:
+    `certificate` is a file with the one certificate that its server may show, in place of those that this host trusts.
+    """
+
+    def __init__(self, where: str, certificate: Path | None = None) -> None:
         if "://" not in where:
             where = Path(where).expanduser().absolute().as_uri()
         if urlsplit(where).scheme not in ("file", "https", "http"):
@@ -39,7 +41,10 @@ class Place:
                 hint="write a path, or https://HOST:PORT",
             )
         self.url = where.rstrip("/")
-        self._transport = Transport()
+        self._access = environment_access()
+        if certificate is not None:
+            self._access = Access(environment_proxy, netrc_login, lambda _: str(certificate))
+        self._transport = Transport(self._access)
 
     def __str__(self) -> str:
         folder = local_path(self.url)
@@ -80,8 +85,8 @@ class Place:
         yield f"{self.url}/{file.path}"
 
     def access_of(self, _file: LockedFile) -> Access:
-        """How it is reached: as the environment says."""
-        return environment_access()
+        """How its server is reached."""
+        return self._access
 
     def hint(self, _archive: str) -> str:
         """What to do when a blob could not be had."""
@@ -90,3 +95,16 @@ class Place:
     def passed_over(self, _archive: str) -> list[str]:
         """Addresses that were not asked: none."""
         return []
+
+
+def shown_certificate(where: str) -> bytes | None:
+    """The certificate that the server of an `https://` address shows, as PEM; None where none answers."""
+    import ssl
+
+    parts = urlsplit(where)
+    if parts.scheme != "https" or not parts.hostname:
+        return None
+    try:
+        return ssl.get_server_certificate((parts.hostname, parts.port or 443), timeout=10).encode()
+    except OSError:
+        return None

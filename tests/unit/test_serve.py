@@ -350,22 +350,25 @@ def test_a_port_that_is_taken(store: Store, server: StoreServer, certificate: Ce
     assert "--port" in str(caught.value.hint)
 
 
-def test_signed_images_are_pulled_from_it(
-    store: Store, server: StoreServer, tmp_path: Path, certificate: Certificate
+def test_signed_images_are_pulled_from_it_by_the_certificate_that_was_accepted(
+    store: Store, server: StoreServer, tmp_path: Path
 ) -> None:
-    (tmp_path / "authority.pem").write_text(certificate.pem)
-    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # whichever of them the host has set
-    keys = os.environ | dict.fromkeys(names, str(tmp_path / "authority.pem")) | {"ANKLUME_KEYS": str(tmp_path / "keys")}
+    keys = os.environ | {"ANKLUME_KEYS": str(tmp_path / "keys")}
     theirs, mine = Cli(store.home), Cli(tmp_path / "mine")
     theirs("trust", "sign", env=keys)
     fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
     place = f"https://127.0.0.1:{server.port}"
-    mine("trust", "accept", place, "--fingerprint", fingerprint, env=keys)
-    (had,) = mine.json("--arch", "amd64", "pull", "debian", env=keys)["images"]
+    mine("trust", "accept", place, "--fingerprint", fingerprint)
+    (had,) = mine.json("--arch", "amd64", "pull", "debian")["images"]
     assert had["fingerprint"] in (tmp_path / "mine/streams/v1/images.json").read_text()
     theirs("--arch", "amd64", "revoke", "debian", "--why", "a test", env=keys)
     assert had["fingerprint"] not in (store.home / "streams/v1/images.json").read_text()
-    assert mine("--arch", "amd64", "pull", "debian", env=keys, check=False).returncode == 4
+    assert mine("--arch", "amd64", "pull", "debian", check=False).returncode == 4
+
+    (pinned,) = mine.store.glob("trust/*/server.pem")
+    pinned.write_text(certificate_for(tmp_path / "another.pem", ("127.0.0.1",)).pem)
+    refused = mine("--arch", "amd64", "pull", "debian", check=False)
+    assert (refused.returncode, "certificate" in refused.stderr) == (1, True)
 
 
 def started(home: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
