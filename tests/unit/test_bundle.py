@@ -36,6 +36,7 @@ from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.revoked import Revocation, write_revocations
+from tests.conftest import Cli
 from tests.support.blobs import put_blob
 from tests.support.publisher import Publisher
 
@@ -125,6 +126,12 @@ def test_it_comes_out_as_it_went_in(theirs: Publisher, far: Far, site: Path) -> 
         assert far.images.document(image, name) == theirs.images.document(image, name)
     again = far.take(site)
     assert (again.bytes, again.images[0].new, again.images[0].channels, again.models[0].state) == (0, False, {}, "here")
+
+
+def test_incus_finds_an_imported_image_in_the_index(theirs: Publisher, site: Path, tmp_path: Path) -> None:
+    Cli(tmp_path / "far")("bundle", "import", str(site), "--fingerprint", theirs.repository.identity)
+    image = theirs.images.resolve("box", "amd64")
+    assert image.fingerprint in (tmp_path / "far/streams/v1/images.json").read_text()
 
 
 def test_a_newer_version_moves_the_channel_and_an_older_one_by_its_version_does_not(
