@@ -17,7 +17,11 @@ from anklume_images.specs.model import Spec, Variable, request_of
 from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anklume_images.specs.stored import StoredSpec
+
+    Received = Mapping[str, StoredSpec]
 
 __all__ = ["Catalog", "UnknownImageError", "builtin_specs"]
 
@@ -38,15 +42,22 @@ def builtin_specs() -> Path:
 class Catalog:
     """The specs in `folders`; make one with `load`."""
 
-    def __init__(self, folders: Sequence[Path], spec_folders: dict[str, Path]) -> None:
+    def __init__(
+        self, folders: Sequence[Path], spec_folders: dict[str, Path], received: Callable[[set[str]], Received] | None
+    ) -> None:
         self.folders = tuple(folders)
+        self._received = received
+        self._without_spec: Received | None = None
         self._spec_folders = spec_folders
         self._read: dict[Path, tuple[Spec, ...] | InvalidFileError] = {}
         self._chains: dict[str, tuple[Spec, ...]] = {}
 
     @classmethod
-    def load(cls, folders: Sequence[Path]) -> Catalog:
-        """See which specs there are, reading none; UnknownImageError when a folder is not there."""
+    def load(cls, folders: Sequence[Path], received: Callable[[set[str]], Received] | None = None) -> Catalog:
+        """See which specs there are, reading none; UnknownImageError when a folder is not there.
+
+        `received` gives images that have no spec, by their names, without those that it is told.
+        """
         spec_folders: dict[str, Path] = {}
         for folder in folders:
             try:
@@ -58,7 +69,7 @@ class Catalog:
             for entry in entries:
                 if entry.name[0] not in "._" and (entry / "spec.yml").is_file():
                     spec_folders.setdefault(entry.name, entry)
-        return cls(folders, spec_folders)
+        return cls(folders, spec_folders, received)
 
     @property
     def partials(self) -> tuple[Path, ...]:
@@ -93,15 +104,30 @@ class Catalog:
             merged.update(spec.variables)
         return merged
 
+    def is_root(self, name: str) -> bool:
+        """Whether the image is made of no other one."""
+        stored = self.without_spec.get(name)
+        return stored.is_root if stored else self.get(name).base is None
+
+    @property
+    def without_spec(self) -> Received:
+        """Images that have no spec here; nobody can build them."""
+        if self._without_spec is None:
+            self._without_spec = self._received(set(self._with_spec())) if self._received else {}
+        return self._without_spec
+
     def names(self) -> tuple[str, ...]:
         """Every image, variants included; a broken spec counts by its folder's name."""
+        return tuple(sorted({*self._with_spec(), *self.without_spec}))
+
+    def _with_spec(self) -> list[str]:
         names: list[str] = []
         for name, folder in self._spec_folders.items():
             try:
                 names += [spec.name for spec in self._specs(folder) if spec.name not in names]
             except InvalidFileError:
                 names.append(name)
-        return tuple(sorted(names))
+        return names
 
     def defaults(self) -> tuple[str, ...]:
         """The images that are built when none is named; a broken spec is among them, so that it is reported."""
@@ -133,7 +159,7 @@ class Catalog:
                 for spec in self._specs(folder):
                     if spec.name == name:
                         return spec
-        return None
+        return self.without_spec[name].spec if name in self.without_spec else None
 
     def _make_chain(self, name: str) -> tuple[Spec, ...]:
         spec = self._find(name)

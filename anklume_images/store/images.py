@@ -22,7 +22,7 @@ from anklume_images.store.channel_log import ChannelLog, Place
 from anklume_images.store.sums import write_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
     from pathlib import Path
 
     from anklume_images.store.channel_log import Move
@@ -272,6 +272,17 @@ class Images:
             with contextlib.suppress(StoreError):
                 if image := self.get(*key):
                     yield image
+
+    def newest(self, without: Container[str]) -> Iterator[Image]:
+        """One image of each name but these, for this machine: the latest, or the last by its version."""
+        architecture = host_architecture()
+        for folder in sorted(self._images.glob("*")):
+            versions = sorted(path.parent.name for path in folder.glob(f"*/{architecture}/manifest.json"))
+            if folder.name in without or not versions:
+                continue
+            version = self.channels(folder.name, architecture).get(LATEST, versions[-1])
+            if image := self.get(folder.name, version, architecture):
+                yield image
 
     def add(self, image: Image, documents: dict[str, bytes]) -> None:
         """Make an image appear whose blobs are there; the same version with the same files is left as it is."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
+    from anklume_images.specs.stored import StoredSpec
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
     from launcher.infra.model import Infra
@@ -42,10 +43,20 @@ class Session:
     console: Console
 
     def catalog(self) -> Catalog:
-        """The specs, the user's own folders first."""
+        """The specs, the user's own folders first, and images of the store that have none."""
         from anklume_images.specs.catalog import Catalog, builtin_specs
 
-        return Catalog.load([*self.specs, builtin_specs()])
+        return Catalog.load([*self.specs, builtin_specs()], self._without_spec)
+
+    def _without_spec(self, names: set[str]) -> dict[str, StoredSpec]:
+        from anklume_images.specs.stored import stored_spec
+
+        found = {}
+        for image in self.images().newest(names):
+            spec = stored_spec(image.name, image.description, image.spec, self.store().home, is_root=image.base is None)
+            if spec:
+                found[image.name] = spec
+        return found
 
     def store(self) -> Store:
         """The store."""

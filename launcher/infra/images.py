@@ -94,7 +94,7 @@ class ImageIndex:
             return None
         release = _RELEASES.get(parts[1], parts[1]) if parts[0] == "debian" else parts[1]
         for name, spec in self.specs.items():
-            if spec.base is None and (spec.distribution, spec.release) == (parts[0], release):
+            if (spec.distribution, spec.release) == (parts[0], release) and self._catalog.is_root(name):
                 return name
         return None
 

@@ -27,7 +27,7 @@ def build(pipeline: Pipeline, infra: Infra, console: Console) -> dict[str, Image
         choice = machine.image
         if choice.store is None:
             continue
-        if choice.version != LATEST:
+        if choice.version != LATEST or choice.store in pipeline.catalog.without_spec:
             with contextlib.suppress(StoreError):
                 images.resolve(choice.ref)
                 continue

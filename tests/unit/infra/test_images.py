@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.console import Console
 from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from launcher.cli.session import Session
 from launcher.infra.host import HostFacts
 from launcher.infra.load import Checked, check_infra
+from tests.support.stored_images import put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +28,12 @@ default: {default}
 """
 
 
+HEAD = "project_name: p\nglobal: {addressing: {}}\ndomains:\n  lab:\n    machines:\n      web: "
+
+
 def check(folder: Path, machine: str) -> Checked:
     file = folder / "infra.yml"
-    file.write_text(
-        f"project_name: p\nglobal: {{addressing: {{}}}}\ndomains:\n  lab:\n    machines:\n      web: {machine}\n"
-    )
+    file.write_text(f"{HEAD}{machine}\n")
     return check_infra(file, Catalog.load([folder / "specs", builtin_specs()]), host=HostFacts())
 
 
@@ -114,3 +121,33 @@ def test_tags_are_those_of_the_image(tmp_path: Path):
     assert infra is not None
     (machine,) = infra.machines()
     assert machine.tags == ("llm",)
+
+
+def test_an_image_that_was_only_received_is_known_by_its_manifest(tmp_path: Path):
+    """Its roles and variables count; an image with a spec comes first for a role that both have."""
+    store = Store(tmp_path / "store")
+    debian = put(store, "debian")
+    for name, roles, base in (
+        ("wiki", ["wiki"], debian),
+        ("ollama-theirs", ["ollama_server"], debian),
+        ("own", [], None),
+    ):
+        own = put(store, name, base=base)
+        manifest = Images(store).folder(name, own.version, own.architecture) / "manifest.json"
+        document = json.loads(manifest.read_bytes())
+        variable = {"type": "string", "default": "x", "description": "Its name", "secret": False}
+        document["spec"] |= {"provides": roles, "variables": {"wiki_name": variable}}
+        manifest.write_text(json.dumps(document))
+    file = tmp_path / "infra.yml"
+    session = Session((), store.home, Console())
+
+    def ask(machine: str) -> Checked:
+        file.write_text(HEAD + machine + "\n")
+        return check_infra(file, session.catalog(), host=HostFacts())
+
+    checked = ask("{roles: [wiki], vars: {wiki_name: ours}}")
+    assert image(checked) == "wiki@latest"
+    assert image(ask("{roles: [ollama_server]}")) == "ollama@latest"
+    assert image(ask("{image: ollama-theirs}")) == "ollama-theirs@latest"
+    assert image(ask("{os_image: 'images:debian/13'}")) == "debian@latest"  # no other root is of that release
+    assert only(ask("{image: wikki}")) == "unknown-image"
