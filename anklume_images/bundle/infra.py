@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
 from anklume_images.files import write_atomic
+from anklume_images.store.infra_locks import FOLDER
 
 if TYPE_CHECKING:
     from anklume_images.store.store import Store
@@ -32,7 +33,7 @@ class InfraLock:
 def infra_path(project: str) -> str:
     """Where the lock of a project is in a store; a name that is none for a file goes by its hash."""
     name = project if _PLAIN.fullmatch(project) else hashlib.sha256(project.encode()).hexdigest()
-    return f"infra/{name}.json"
+    return f"{FOLDER}/{name}.json"
 
 
 def parse_lock(data: bytes, where: str) -> InfraLock:

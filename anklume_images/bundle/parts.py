@@ -100,6 +100,8 @@ class Source:
     def at(cls, where: str) -> Source:
         """The one that the word names: a path, or `-` for standard input."""
         if where == "-":
+            if sys.stdin is None:
+                raise BundleError("standard input is closed", hint="name a file, or send it one")
             return cls("standard input", None)
         path = Path(where).absolute()
         return cls(str(path), parts_of(path))
@@ -181,6 +183,9 @@ class Sink:
         self._path = path
         self._stream: IO[bytes] | None = None
 
+    def __str__(self) -> str:
+        return str(self._path or "standard output")
+
     def write(self, data: bytes) -> None:
         """Write these bytes."""
         if self._path is None:
@@ -188,7 +193,7 @@ class Sink:
             return
         if self._stream is None:
             self._stream = _beside(self._path)
-        self._stream.write(data)
+        _write(self._stream, data)
 
     def finish(self) -> None:
         """Let it appear."""
@@ -217,6 +222,9 @@ class PartsSink:
         self._digest = hashlib.sha256()
         self._length = 0
 
+    def __str__(self) -> str:
+        return str(self._path)
+
     def write(self, data: bytes) -> None:
         """Write these bytes."""
         view = memoryview(data)
@@ -224,7 +232,7 @@ class PartsSink:
             if self._stream is None:
                 self._stream, self._digest, self._length = _beside(self._path), hashlib.sha256(), 0
             piece = view[: self._size - self._length]
-            self._stream.write(piece)
+            _write(self._stream, piece)
             self._digest.update(piece)
             self._length += len(piece)
             view = view[len(piece) :]
@@ -264,6 +272,12 @@ class PartsSink:
 
 def _beside(path: Path) -> IO[bytes]:
     return tempfile.NamedTemporaryFile("wb", buffering=0, dir=path.parent, prefix=f".{path.name}.", delete=False)
+
+
+def _write(stream: IO[bytes], data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:  # an unbuffered stream may take a part
+        view = view[stream.write(view) :]
 
 
 def _appear(stream: IO[bytes], path: Path) -> None:

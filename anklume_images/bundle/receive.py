@@ -163,6 +163,8 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
     models = tuple(_add_model(record, store) for record in checked.models)
     for name, data in checked.infra:
         write_atomic(store.home / infra_path(name), data)
+    if checked.tool:  # which keeps its packages from gc
+        write_atomic(store.home / checked.tool.path, checked.tool.to_bytes())
     done = []
     for (image, _), existing in zip(checked.images, before, strict=True):
         here = images.channels(image.name, image.architecture)

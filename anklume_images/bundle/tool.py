@@ -14,9 +14,10 @@ from urllib.parse import quote
 from anklume_images.bundle.index import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-__all__ = ["Tool", "parse_tool"]
+__all__ = ["Tool", "parse_tool", "tools_of"]
 
 SCHEMA = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -70,3 +71,9 @@ def parse_tool(data: bytes, path: str, where: str) -> Tool:
     if not sound:
         raise BundleError(f"{path} says nothing of the tool", where=where, hint="do not use it")
     return tool
+
+
+def tools_of(home: Path) -> Iterator[Tool]:
+    """Those that the store at `home` has; BundleError for a document that is none."""
+    for path in sorted((home / "tool").glob("*.json")):
+        yield parse_tool(path.read_bytes(), path.relative_to(home).as_posix(), str(home))

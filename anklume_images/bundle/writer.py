@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anklume_images.bundle.index import BLOCK, END, FILE, header
-from anklume_images.errors import StoreError
+from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.files import CHUNK
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def write_bundle(gathered: Gathered, sink: Sink | PartsSink, progress: Progress)
     contents = gathered.contents
 
     def write(data: bytes) -> None:
-        sink.write(data)
+        try:
+            sink.write(data)
+        except OSError as error:
+            raise _medium_error(error, sink) from error
         progress.advance(len(data))
 
     progress.start(contents.size, len(contents.members), "writing")
@@ -48,6 +52,19 @@ def write_bundle(gathered: Gathered, sink: Sink | PartsSink, progress: Progress)
         raise
     finally:
         progress.finish()
+
+
+def _medium_error(error: OSError, sink: Sink | PartsSink) -> AnklumeError:
+    """What to tell when no more can be written there."""
+    hints = {
+        errno.EFBIG: "its file system takes no file of that size: add --split 4GiB",
+        errno.ENOSPC: "free some space there, name another --output, or leave out what the target has (--for)",
+    }
+    if isinstance(error, BrokenPipeError):
+        raise error
+    return AnklumeError(
+        f"it cannot be written: {error.strerror or error}", where=str(sink), hint=hints.get(error.errno or 0)
+    )
 
 
 def _pour(member: Member, path: Path, write: Callable[[bytes], None]) -> None:

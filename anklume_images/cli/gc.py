@@ -113,7 +113,7 @@ def _wants(session: Session, keep: int | None) -> Wants:
     from anklume_images.settings import load_settings
     from anklume_images.store.gc import Wants
 
-    blobs = _locked_inputs(session) | dict.fromkeys(session.models().needed(), "a model")
+    blobs = _locked_inputs(session) | _of_tools(session) | dict.fromkeys(session.models().needed(), "a model")
     return Wants(_trees_in_use(session), blobs, keep or load_settings(os.environ).generations)
 
 
@@ -133,6 +133,14 @@ def _locked_inputs(session: Session) -> dict[str, str]:
             for lock in load_locks(path).values():
                 found |= dict.fromkeys((entry.sha256 for entry in lock), f"the lock of {name}")
     return found
+
+
+def _of_tools(session: Session) -> dict[str, str]:
+    """The packages of the private Incus that came in a bundle: nobody could fetch them again."""
+    from anklume_images.bundle.tool import tools_of
+
+    home = session.store().home
+    return {sha256: f"the tool {tool.name}" for tool in tools_of(home) for sha256 in tool.blobs}
 
 
 def _trees_in_use(session: Session) -> dict[str, str]:

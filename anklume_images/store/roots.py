@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
+from anklume_images.store.infra_locks import locked_by_infra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,6 +102,8 @@ def _named(images: Images, keep: int) -> Iterator[tuple[Key, str, bool]]:
         if place in there:
             for version in sorted(generations(history.of(place), keep) - {images.log.version(place)}):
                 yield (place.image, version, place.architecture), f"channel {place.channel} can go back to it", False
+    for key, project in locked_by_infra(images.home):
+        yield key, f"the lock of the infra {project}", False
 
 
 def _keep_bases(kept: dict[Key, Kept], known: Mapping[Key, Image]) -> None:

@@ -81,6 +81,9 @@ def test_a_file_with_all_that_it_means_goes_to_another_host(
     (lock,) = there.store.glob("infra/*.json")
     assert json.loads(lock.read_bytes())["machines"]["two"]["image"] == f"debian@{FIRST}"
     assert there.json("bundle", "verify", str(site))["accepted"]
+    assert f"image debian@{FIRST} (amd64)" not in there.json("gc")["removed"]
+    lock.unlink()
+    assert f"image debian@{FIRST} (amd64)" in there.json("gc", "--dry-run")["removed"]
 
 
 def test_an_infra_that_no_bundle_can_carry(here: Cli, keys: dict[str, str], tmp_path: Path) -> None:
@@ -147,6 +150,23 @@ def test_parts_and_what_the_options_refuse(here: Cli, keys: dict[str, str], tmp_
     ):
         assert here("bundle", "create", *wrong, env=keys, check=False).returncode == 2
     assert here("bundle", "create", "nothing", "-o", site, env=keys, check=False).returncode == 1
+
+
+def test_a_medium_that_takes_no_more(here: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    """As on FAT, which has a largest file; and one that is full."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); {MAIN}"
+    full = here("bundle", "create", "debian", "-o", "-", env=keys)  # to make the keys
+    assert full.returncode == 0
+    for program, output, hint in ((limited, str(tmp_path / "x"), "--split"), (MAIN, "-", "--output")):
+        argv = [sys.executable, "-c", program, "--store", str(here.store), "bundle", "create", "debian", "-o", output]
+        with Path("/dev/full").open("wb") as sink:
+            done = subprocess.run(argv, stdout=sink, stderr=subprocess.PIPE, env=keys, cwd=ROOT, check=False, text=True)
+        assert done.returncode == 1
+        assert hint in done.stderr
+    assert not list(tmp_path.glob("*x*"))
+
+
+MAIN = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from anklume_images.cli.main import main; main()"
 
 
 # Killed
