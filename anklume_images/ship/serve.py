@@ -170,6 +170,7 @@ class StoreServer(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the end of an answer waits for the client to confirm its beginning
     server: StoreServer
 
     def version_string(self) -> str:
