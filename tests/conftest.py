@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import pytest
+from hypothesis import HealthCheck, settings
 
 from anklume_images.architectures import host_architecture
 from anklume_images.console import Console
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from anklume_images.builder.trees import Tree
 
 pytest_plugins = ["tests.support.suite"]
+
+# How long an example takes says how busy the host is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ class Catalog:
     """The specs in `folders`; make one with `load`."""
 
     def __init__(
-        self, folders: Sequence[Path], spec_folders: dict[str, Path], received: Callable[[set[str]], Received] | None
+        self,
+        folders: Sequence[Path],
+        spec_folders: dict[str, Path],
+        received: Callable[[set[str]], Received] | None = None,
     ) -> None:
         self.folders = tuple(folders)
         self._received = received

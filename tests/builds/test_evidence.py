@@ -265,7 +265,7 @@ def dpkg(toolchain: Tree) -> Callable[[list[tuple[str, str]]], list[int]]:
 
 
 @given(pairs=st.lists(st.tuples(VERSION, VERSION), min_size=40, max_size=60))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_versions_are_ordered_as_dpkg_orders_them(
     pairs: list[tuple[str, str]], dpkg: Callable[[list[tuple[str, str]]], list[int]]
 ) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.specs.catalog import Catalog
@@ -99,19 +99,16 @@ def agree(folder: Path, cards: tuple[Card, ...], policy: str, machines: list[Ask
     assert by_file == by_host
 
 
-@settings(deadline=None)
 @given(file=st.one_of(files(BY_PCI), files(BY_UUID), files(BY_MIG), files(BY_ID)))
 def test_cards_named_in_one_way(folder: Path, file: tuple[str, list[Asking]]) -> None:
     agree(folder, CARDS, *file)
 
 
-@settings(deadline=None)
 @given(file=files(BY_NO_NAME))
 def test_the_only_card(folder: Path, file: tuple[str, list[Asking]]) -> None:
     agree(folder, CARDS[:1], *file)
 
 
-@settings(deadline=None)
 @given(file=files(BY_PCI, BY_UUID, BY_MIG, BY_ID, BY_NO_NAME))
 def test_what_a_file_may_a_host_may(folder: Path, file: tuple[str, list[Asking]]) -> None:
     """Cards named in several ways may be the same one: the file is stricter then, and never looser."""

@@ -88,19 +88,18 @@ def check(file: Path, text: str | bytes) -> Checked:
     return checked
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(file: Path, raw: bytes):
     check(file, raw)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.dictionaries(st.sampled_from(KEYS), DATA, max_size=6))
 def test_any_data(file: Path, data: Any):
     check(file, dumped(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(["addressing", "resource_policy", "base_subnet", "gpu_policy", "ai_access_policy"]),
@@ -125,7 +124,7 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.sampled_from(VALID), st.data())
 def test_a_valid_file_with_one_value_replaced_by_anything(file: Path, whole: Any, choose: st.DataObject):
     data = copy.deepcopy(whole)
@@ -172,7 +171,6 @@ def addresses(checked: Checked) -> dict[str, str]:
     }
 
 
-@settings(deadline=None)
 @given(infras(), st.data())
 def test_addresses_are_unique_and_in_their_subnet(file: Path, data: dict[str, Any], choose: st.DataObject):
     for domain in data["domains"].values():  # one machine of each domain says itself where it is
@@ -194,7 +192,6 @@ def test_addresses_are_unique_and_in_their_subnet(file: Path, data: dict[str, An
         assert all(ipaddress.IPv4Address(machine.address) in subnet for machine in domain.machines.values())
 
 
-@settings(deadline=None)
 @given(infras(), st.data())
 def test_no_address_moves_when_a_machine_is_appended(file: Path, data: dict[str, Any], choose: st.DataObject):
     before = addresses(check(file, dumped(data)))
@@ -206,7 +203,6 @@ def test_no_address_moves_when_a_machine_is_appended(file: Path, data: dict[str,
     assert before == {name: address for name, address in after.items() if name != "appended"}
 
 
-@settings(deadline=None)
 @given(infras(), st.booleans())
 def test_no_address_moves_when_a_domain_is_switched_off_or_on(file: Path, data: dict[str, Any], on: bool):
     before = addresses(check(file, dumped(data)))
@@ -216,7 +212,7 @@ def test_no_address_moves_when_a_domain_is_switched_off_or_on(file: Path, data: 
 
 
 @given(st.text("0123456789.:_-+xXabeEnNoOyYsStTrRuUlLfF~", min_size=1, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_config_holds_what_was_written_or_is_refused(tmp_path_factory: pytest.TempPathFactory, written: str):
     file = tmp_path_factory.mktemp("written") / "infra.yml"
     file.write_text(
