@@ -40,6 +40,13 @@ class _Way:
     evidence: list[str] = field(default_factory=list)
 
     @property
+    def note(self) -> str:
+        """Who did it, when and why, for places that keep a line of it."""
+        from anklume_images.trust.origin import now
+
+        return f"{user()} {now()} {self.why}".rstrip()
+
+    @property
     def ref(self) -> str:
         return f"{self.name}@{self.selector}"
 
@@ -129,7 +136,7 @@ def _between_incus(way: _Way, *, dry_run: bool) -> dict[str, Any]:
     if way.gates:
         raise click.UsageError("gates look at an image in a store: promote it from one")
     with Incus.find(way.source) as source, Incus.find(way.target) as target:
-        moved = within_incus(source, target, way.name, way.selector, way.channel, dry_run=dry_run)
+        moved = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
     rows = [(name, before and before[:12], moved.fingerprint[:12]) for name, before in moved.names]
     return {"ref": way.ref, "fingerprint": moved.fingerprint, "sent": moved.sent, "moved": rows}
 
@@ -208,7 +215,7 @@ def _to_incus(
             moved = [(name, aliases.get(name, "")[:12] or None, image.fingerprint[:12]) for name in names]
             sent = incus.image(image.fingerprint) is None
         else:
-            report = to_incus(image, images, store, incus, way.channel, _progress(session))
+            report = to_incus(image, images, store, incus, way.channel, _progress(session), note=way.note)
             moved = [(name, before and before[:12], image.fingerprint[:12]) for name, before in report.names]
             sent = report.sent
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}

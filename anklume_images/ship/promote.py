@@ -44,18 +44,28 @@ def names_of(name: str, version: str, channel: str, there: Sequence[str]) -> lis
 
 
 def to_incus(
-    image: Image, images: Images, store: Store, incus: Incus, channel: str, progress: Callable[[int, int], None] | None
+    image: Image,
+    images: Images,
+    store: Store,
+    incus: Incus,
+    channel: str,
+    progress: Callable[[int, int], None] | None,
+    *,
+    note: str = "",
 ) -> Moved:
-    """A store's image to an Incus; what was sent for it is taken back when a name could not be moved."""
+    """A store's image to an Incus; what was sent for it is taken back when a name could not be moved.
+
+    `note`, who did it and why, becomes the description of the aliases that move.
+    """
     files = replace(image_files(image, images, store), aliases=())
     report = publish(files, incus, progress)
     with _taken_back(incus, image.fingerprint, sent=report.imported):
         names = names_of(image.name, image.version, channel, list(incus.aliases()))
-        return Moved(image.fingerprint, report.imported, _move(incus, names, image.fingerprint))
+        return Moved(image.fingerprint, report.imported, _move(incus, names, image.fingerprint, note))
 
 
 def within_incus(
-    source: Incus, target: Incus, name: str, selector: str, channel: str, *, dry_run: bool = False
+    source: Incus, target: Incus, name: str, selector: str, channel: str, *, note: str = "", dry_run: bool = False
 ) -> Moved:
     """An image of one Incus to another, which fetches it itself; `selector` is a channel or a version of it there."""
     aliases = source.aliases()
@@ -79,7 +89,7 @@ def within_incus(
     if sent:
         target.pull_image(source, fingerprint)
     with _taken_back(target, fingerprint, sent=sent):
-        return Moved(fingerprint, sent, _move(target, names, fingerprint))
+        return Moved(fingerprint, sent, _move(target, names, fingerprint, note))
 
 
 @contextlib.contextmanager
@@ -93,12 +103,12 @@ def _taken_back(incus: Incus, fingerprint: str, *, sent: bool) -> Iterator[None]
         raise
 
 
-def _move(incus: Incus, names: Sequence[str], fingerprint: str) -> tuple[tuple[str, str | None], ...]:
+def _move(incus: Incus, names: Sequence[str], fingerprint: str, note: str) -> tuple[tuple[str, str | None], ...]:
     """Move aliases, each in one request; those that were moved go back when one cannot be."""
     moved: list[tuple[str, str | None]] = []
     try:
         for name in names:
-            before = incus.set_alias(name, fingerprint)
+            before = incus.set_alias(name, fingerprint, note)
             if before != fingerprint:
                 moved.append((name, before))
     except BaseException:

@@ -108,8 +108,11 @@ def test_from_dev_to_production_and_nothing_else_of_a_target_changes(site: Site,
         image = client.image(first.fingerprint)
         assert image is not None
         assert image.properties["os"] == "debian" or image.properties
-    site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "latest")
+    site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "latest", "--why", "release 7")
     assert aliases(site.prod)["tiny"] == first.fingerprint
+    with site.prod.client() as client:
+        told = {alias["name"]: alias["description"] for alias in client.get("images/aliases", recursion=1)}
+    assert told["tiny/latest"].endswith("Z release 7")
 
     second = put_tiny(Store(site.store), tiny_rootfs, site.folder, 2)
     site("tiny", "--to", "dev:", "--channel", "dev")
@@ -147,10 +150,10 @@ def test_when_a_name_cannot_be_moved_all_stay_and_what_was_sent_goes(
     with site.prod.client() as client:
         real = client.set_alias
 
-        def set_alias(name: str, fingerprint: str) -> str | None:
+        def set_alias(name: str, fingerprint: str, note: str = "") -> str | None:
             if name == failing and fingerprint == second.fingerprint:
                 raise AnklumeError("the database is locked")
-            return real(name, fingerprint)
+            return real(name, fingerprint, note)
 
         monkeypatch.setattr(client, "set_alias", set_alias)
         with pytest.raises(AnklumeError, match="locked"):
