@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 def put_blob(blobs: Blobs, data: bytes) -> str:
     """Make bytes a blob and return its name."""
-    blobs.partial.mkdir(parents=True, exist_ok=True)
+    home = blobs.partial.parent
+    home.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(data).hexdigest()
-    with tempfile.NamedTemporaryFile(dir=blobs.partial, delete=False) as out:
-        fcntl.flock(out, fcntl.LOCK_EX)  # or a gc takes it for what a killed fetch left
+    with tempfile.NamedTemporaryFile(dir=home, prefix=".", delete=False) as out:  # in partial/ a gc might remove it
         out.write(data)
         out.flush()
         blobs.adopt(Path(out.name), name)
