@@ -15,7 +15,7 @@ from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
 from tests.support import preloaded
-from tests.support.launching import clear
+from tests.support.launching import clear, images
 from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def hosts(
 def site(hosts: tuple[PrivateIncus, PrivateIncus, PrivateIncus], tiny_rootfs: Path, tmp_path: Path) -> Iterator[Site]:
     store = Store(tmp_path / "store")
     put_tiny(store, tiny_rootfs, tmp_path, 1)
+    before = {host: images(host) for host in hosts}
     yield Site(*hosts, store.home, tmp_path)
     for host in hosts:
-        clear(host)
+        clear(host, before[host])
 
 
 def aliases(host: PrivateIncus) -> dict[str, str]:
