@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["XDELTA_TREE", "import_", "index_document", "inspect", "summary", "verify"]
 
 XDELTA_TREE = "incus-7"  # the tree of the private Incus that goes with the tool; it has xdelta3
+_LACKS = "it leaves out {} files that this host lacks, so it cannot be imported here"
 _FILE = click.argument("bundle", metavar="FILE")
 
 
@@ -150,7 +151,7 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
     keys = "of a store that is accepted here" if believed else "of a store that nobody here has accepted yet"
     session.console.result(f"sound: every byte is what was signed by the keys {keys}")
     if lacks:
-        session.console.warn(f"it leaves out {len(lacks)} files that this host lacks, so it cannot be imported here")
+        session.console.warn(_LACKS.format(len(lacks)))
 
 
 @click.command(name="import")
@@ -191,8 +192,12 @@ def import_(
         for warning in checked.origin.warnings:
             session.console.warn(warning)
         if dry_run:
-            missing = {sha256: size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)}
-            document = index_document(opened.contents) | {"dry_run": True, "new_bytes": sum(missing.values())}
+            lacks = checked.lacking(store.blobs)
+            new = [size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)]
+            document = index_document(opened.contents) | {"dry_run": True, "new_bytes": sum(new)}
+            document |= {"left_out_and_not_here": len(lacks)}
+            if lacks:
+                session.console.warn(_LACKS.format(len(lacks)))
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
             moves = Moves(channel, why)
