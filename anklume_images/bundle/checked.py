@@ -117,6 +117,8 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
     UntrustedError for a document that was not signed, BundleError for files that no document names, RevokedError.
     """
     contents, where = opened.contents, str(origin.place)
+    if contents.store != origin.identity:
+        raise BundleError(f"it says that it comes from {contents.store}, and does not", where=where)
     images = [origin.image(one.name, one.version, one.architecture) for one in contents.images]
     revoked = {*origin.revocations, *known_revocations(home)}
     for image in images:
