@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from anklume_images.bundle.delta import BundledDelta, delta_path, parse_delta
 from anklume_images.bundle.index import BundleError
 from anklume_images.bundle.infra import infra_path
 from anklume_images.bundle.tool import parse_tool
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from anklume_images.bundle.index import Contents, Member
     from anklume_images.bundle.reader import BundleReader
     from anklume_images.bundle.tool import Tool
+    from anklume_images.store.blobs import Blobs
     from anklume_images.store.images import Image
     from anklume_images.store.models import ModelRecord
     from anklume_images.trust.origin import Origin
@@ -86,7 +88,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a bundle brings, by signed documents; `blobs` are sizes by sha256, `absent` those that it leaves out."""
+    """What a bundle brings, by signed documents; `blobs` are sizes by sha256, `absent` those that it leaves out.
+
+    `deltas` are by the files that they make.
+    """
 
     origin: Origin
     images: tuple[tuple[Image, dict[str, bytes]], ...] = ()
@@ -95,6 +100,15 @@ class Checked:
     tool: Tool | None = None
     blobs: dict[str, int] = field(default_factory=dict)
     absent: dict[str, int] = field(default_factory=dict)
+    deltas: dict[str, BundledDelta] = field(default_factory=dict)
+
+    def lacking(self, blobs: Blobs) -> list[str]:
+        """What is left out, is not among the blobs, and cannot be made of what is."""
+        return [
+            sha256
+            for sha256, size in self.absent.items()
+            if not blobs.has(sha256, size) and not (sha256 in self.deltas and blobs.has(self.deltas[sha256].earlier))
+        ]
 
 
 def check(opened: Opened, origin: Origin, home: Path) -> Checked:
@@ -103,6 +117,8 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
     UntrustedError for a document that was not signed, BundleError for files that no document names, RevokedError.
     """
     contents, where = opened.contents, str(origin.place)
+    if contents.store != origin.identity:
+        raise BundleError(f"it says that it comes from {contents.store}, and does not", where=where)
     images = [origin.image(one.name, one.version, one.architecture) for one in contents.images]
     revoked = {*origin.revocations, *known_revocations(home)}
     for image in images:
@@ -124,6 +140,10 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
     for model in models:
         blobs |= model.blobs()
     blobs |= tool.blobs if tool else {}
+    deltas = {later: parse_delta(origin.document(delta_path(later)), later, where) for later in contents.deltas}
+    if strange := [later for later in deltas if later not in blobs]:
+        raise BundleError(f"a delta to {strange[0]}, which no document names", where=where, hint="do not use it")
+    blobs |= {delta.sha256: delta.size for delta in deltas.values()}
     wheels = {f"tool/wheels/{name}": sha256 for name, sha256 in (tool.wheels if tool else {}).items()}
     here = set()
     for member in contents.members:
@@ -133,7 +153,7 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
         here.add(member.sha256)
     absent = {sha256: size for sha256, size in blobs.items() if sha256 not in here}
     documents = tuple((image, origin.documents(image)) for image in images)
-    return Checked(origin, documents, models, infra, tool, blobs, absent)
+    return Checked(origin, documents, models, infra, tool, blobs, absent, deltas)
 
 
 def _model(opened: Opened, origin: Origin, name: str) -> ModelRecord:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 
+from anklume_images.bundle.delta import BundledDelta, delta_path
 from anklume_images.bundle.index import BundledImage, BundleError, Contents, Member
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import PolicyError, StoreError
@@ -40,6 +41,7 @@ class Chosen:
     models: tuple[ModelRecord, ...] = ()
     infra: tuple[str, ...] = ()
     tool: Tool | None = None
+    deltas: tuple[BundledDelta, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,14 @@ def gather(
     sources |= _documents(store, repository, chosen)
     if chosen.tool:
         sources |= {f"tool/wheels/{name}": store.blobs.path(sha256) for name, sha256 in chosen.tool.wheels.items()}
+    made = {delta.later for delta in chosen.deltas}
     blobs = _blobs(chosen)
     lease.add([*blobs, *(chosen.tool.wheels.values() if chosen.tool else ())])
     members = [_member(path, source) for path, source in sources.items()]
     left_out = 0
     for sha256, size in blobs.items():
         path = store.blobs.path(sha256)
-        if inventory and inventory.blobs.get(sha256) == size:
+        if sha256 in made or (inventory and inventory.blobs.get(sha256) == size):
             left_out += size
         elif not store.blobs.has(sha256, size):
             raise StoreError(
@@ -103,6 +106,7 @@ def gather(
         infra=chosen.infra,
         tool=chosen.tool.name if chosen.tool else None,
         inventory=inventory.digest if inventory else None,
+        deltas=tuple(delta.later for delta in chosen.deltas),
         members=tuple(members),
     )
     return Gathered(Contents.from_bytes(contents.to_bytes(), str(store.home)), sources, left_out)
@@ -113,6 +117,7 @@ def _blobs(chosen: Chosen) -> dict[str, int]:
     blobs: dict[str, int] = {}
     for image in chosen.images:
         blobs |= {file.sha256: file.size for file in (image.metadata, image.rootfs)}
+    blobs |= {delta.sha256: delta.size for delta in chosen.deltas}
     for record in chosen.models:
         blobs |= record.blobs()
     return blobs | (dict(chosen.tool.blobs) if chosen.tool else {})
@@ -132,6 +137,7 @@ def _documents(store: Store, repository: Repository, chosen: Chosen) -> dict[str
     wanted += [records.path(record.name).relative_to(store.home).as_posix() for record in chosen.models]
     wanted += [infra_path(name) for name in chosen.infra]
     wanted += [chosen.tool.path] if chosen.tool else []
+    wanted += [delta_path(delta.later) for delta in chosen.deltas]
     documents: dict[str, bytes | Path] = {}
     for path in wanted:
         if path not in entries:

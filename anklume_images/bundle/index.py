@@ -41,7 +41,7 @@ _ORDER = (
         "document",
         re.compile(
             rf"revoked\.json|images/{_NAME}/{_VERSION}/[a-z0-9]+/[a-z0-9][a-z0-9.-]*\.json"
-            rf"|(?:models|infra|tool)/{_WORD}\.json"
+            rf"|(?:models|infra|tool|deltas)/{_WORD}\.json"
         ),
     ),
     ("wheel", re.compile(r"tool/wheels/[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")),
@@ -95,7 +95,7 @@ class Contents(_Part):
     """All of a bundle: `store` is the fingerprint of the store that it comes from.
 
     `models` and `infra` are names, `tool` is the version of the tool in it. `inventory` is the sha256 of the inventory
-    that it leaves out the files of; a bundle that has all has none.
+    that it leaves out the files of; a bundle that has all has none. `deltas` are the files to be made of earlier ones.
     """
 
     format: int = SCHEMA
@@ -105,6 +105,7 @@ class Contents(_Part):
     infra: tuple[_Line, ...] = ()
     tool: _Line | None = None
     inventory: _Sha256 | None = None
+    deltas: tuple[_Sha256, ...] = ()
     members: Annotated[tuple[Member, ...], Field(max_length=_MEMBERS)]
 
     def to_bytes(self) -> bytes:

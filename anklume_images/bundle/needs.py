@@ -27,24 +27,28 @@ _LIMIT = 64 << 20
 
 @dataclass(frozen=True)
 class Inventory:
-    """Blobs (sizes by sha256), and by stores' fingerprints how new a state of each was seen."""
+    """Blobs (sizes by sha256), how new a state was seen of stores (by fingerprint), and whether deltas are of use."""
 
     blobs: Mapping[str, int]
     seen: Mapping[str, int]
+    deltas: bool = False
+
+    def _document(self) -> dict[str, Any]:
+        return {"blobs": dict(self.blobs), "seen": dict(self.seen), "deltas": self.deltas}
 
     def to_bytes(self) -> bytes:
         """The file."""
-        document = {"schema": SCHEMA, "blobs": dict(self.blobs), "seen": dict(self.seen)}
+        document = {"schema": SCHEMA} | self._document()
         return (json.dumps(document, sort_keys=True, indent=1) + "\n").encode()
 
     @property
     def digest(self) -> str:
         """What a bundle knows it by: the sha256 of what it says."""
-        return hashlib.sha256(canonical({"blobs": dict(self.blobs), "seen": dict(self.seen)})).hexdigest()
+        return hashlib.sha256(canonical(self._document())).hexdigest()
 
 
-def take_inventory(store: Store) -> Inventory:
-    """What a store has; its files are not read."""
+def take_inventory(store: Store, *, deltas: bool = False) -> Inventory:
+    """What a store has; its files are not read. `deltas` says whether this host can apply such."""
     blobs = {sha256: store.blobs.path(sha256).stat().st_size for sha256 in store.blobs}
     seen = {}
     for folder in sorted((store.home / "trust").glob("*/")):
@@ -53,7 +57,7 @@ def take_inventory(store: Store) -> Inventory:
             seen[identity] = Metadata[Any].from_file(str(folder / "timestamp.json")).signed.version
         except (OSError, ValueError, KeyError, RepositoryError):  # nothing was seen of it yet
             continue
-    return Inventory(blobs, seen)
+    return Inventory(blobs, seen, deltas)
 
 
 def read_inventory(path: Path) -> Inventory:
@@ -68,7 +72,9 @@ def read_inventory(path: Path) -> Inventory:
                 hint="update anklume-images",
             )
         blobs, seen = document["blobs"], document["seen"]
-        return Inventory({key: int(blobs[key]) for key in blobs}, {key: int(seen[key]) for key in seen})
+        return Inventory(
+            {key: int(blobs[key]) for key in blobs}, {key: int(seen[key]) for key in seen}, document["deltas"] is True
+        )
     except OSError as error:
         raise BundleError(f"it cannot be read: {error.strerror}", where=str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

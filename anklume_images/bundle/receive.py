@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.bundle.delta import apply_delta
 from anklume_images.bundle.index import BundleError
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import StoreError
@@ -15,6 +16,8 @@ from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.store.models import ModelRecords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from anklume_images.bundle.checked import Checked, Opened
     from anklume_images.bundle.index import Member
     from anklume_images.bundle.reader import Progress
@@ -64,9 +67,17 @@ class Moves:
 
 
 def receive(
-    opened: Opened, checked: Checked, images: Images, store: Store, progress: Progress, moves: Moves | None = None
+    opened: Opened,
+    checked: Checked,
+    images: Images,
+    store: Store,
+    progress: Progress,
+    moves: Moves | None = None,
+    xdelta: Callable[[], Sequence[str]] = tuple,
 ) -> Received:
     """Take all of it; BundleError where it is damaged, or leaves out what is not here. Nothing appears then.
+
+    `xdelta` says how to run xdelta3, and is asked where a delta is to be applied.
 
     Blobs that have arrived are kept, so after any end the next run goes on from there.
     """
@@ -74,7 +85,8 @@ def receive(
     with store.lease() as lease:
         lease.add(checked.blobs)  # before the look: what is there then, stays
         new = {sha256: size for sha256, size in checked.blobs.items() if not blobs.has(sha256, size)}
-        _check_complete(checked, new)
+        lease.add(delta.earlier for delta in checked.deltas.values())
+        _check_complete(checked, store)
         _check_space(store, new)
         taker = _Taker(opened, store, progress)
         members = opened.contents.members
@@ -84,11 +96,17 @@ def receive(
                 taker.take(member)
         finally:
             progress.finish()
+        for later, delta in checked.deltas.items():
+            if not blobs.has(later, checked.blobs[later]):
+                try:
+                    apply_delta(delta, checked.blobs[later], blobs, xdelta())
+                except OSError as error:
+                    raise disk_error(error, store.home, checked.blobs[later]) from error
         return _appear(checked, images, store, sum(new.values()), moves or Moves())
 
 
-def _check_complete(checked: Checked, new: dict[str, int]) -> None:
-    missing = [sha256 for sha256 in checked.absent if sha256 in new]
+def _check_complete(checked: Checked, store: Store) -> None:
+    missing = checked.lacking(store.blobs)
     if missing:
         files = "a file" if len(missing) == 1 else f"{len(missing)} files"
         raise BundleError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,16 +59,19 @@ def make_tool(
     sources = Sources.of_host(settings)
     with store.scratch("wheels") as scratch:
         own = _build(project, scratch)
-        for python, release in PYTHONS.items():
-            asked = _asked(project, python, release, locked)
-            found = lock_wheels(
-                asked,
+
+        def lock(python: str) -> tuple[Wheel, ...]:
+            return lock_wheels(
+                _asked(project, python, PYTHONS[python], locked),
                 architecture,
                 places=sources.python(),
                 transport=Transport(sources.access(PYPI)),
                 cache=scratch / "uv",
             )
-            wheels |= {wheel.path.rpartition("/")[2]: wheel for wheel in found}
+
+        with ThreadPoolExecutor() as pool:  # most of it is waiting for the index
+            for found in pool.map(lock, PYTHONS):
+                wheels |= {wheel.path.rpartition("/")[2]: wheel for wheel in found}
         _check(wheels.values(), locked, requirements)
         lease.add(wheel.sha256 for wheel in wheels.values())
         fetch(wheels.values(), store.blobs, sources, progress=progress)

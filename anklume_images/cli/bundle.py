@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anklume_images.cli.bundle_import import index_document, summary
+from anklume_images.cli.bundle_import import XDELTA_TREE, index_document, summary
 from anklume_images.cli.program import CommandTable
 from anklume_images.cli.session import JSON, Session
 from anklume_images.cli.trust import KEYS
@@ -16,6 +16,7 @@ from anklume_images.cli.trust import KEYS
 if TYPE_CHECKING:
     from anklume_images.bundle.gather import Chosen, Gathered
     from anklume_images.bundle.infra import InfraLock
+    from anklume_images.bundle.needs import Inventory
     from anklume_images.bundle.tool import Tool
     from anklume_images.store.images import Image
     from anklume_images.store.models import ModelRecord
@@ -32,7 +33,7 @@ _TABLE = {
         "verify": "bundle_import:verify",
     }.items()
 }
-_INCUS = "incus-7"  # the tree of the private Incus that goes with the tool
+_INCUS = XDELTA_TREE  # the tree of the private Incus that goes with the tool
 
 
 @click.group(cls=CommandTable, table=_TABLE)
@@ -111,6 +112,8 @@ def create(
     store = session.store()
     with store.lease() as lease:
         chosen = _chosen(session, lease, names, infra, _tool(session, lease) if with_tool else None)
+        if held:
+            chosen = _with_deltas(session, chosen, held)
         repository = _signed(session, keys)
         gathered = gather(store, repository, chosen, lease, held)
         written: list[Path] = []
@@ -125,6 +128,16 @@ def create(
         session.console.note(summary(document))
     else:
         session.console.result(summary(document))
+
+
+def _with_deltas(session: Session, chosen: Chosen, inventory: Inventory) -> Chosen:
+    from dataclasses import replace
+
+    from anklume_images.bundle.delta import deltas_for, keep_deltas
+
+    deltas = tuple(deltas_for(session.images(), chosen.images, inventory))
+    keep_deltas(session.store(), deltas)
+    return replace(chosen, deltas=deltas)
 
 
 def _chosen(
@@ -246,9 +259,15 @@ def needs(session: Session, output: str | None) -> None:
     from anklume_images.bundle.needs import take_inventory
     from anklume_images.files import write_atomic
 
-    data = take_inventory(session.store()).to_bytes()
+    data = take_inventory(session.store(), deltas=_has_xdelta(session)).to_bytes()
     if output in (None, "-"):
         sys.stdout.write(data.decode())
     else:
         write_atomic(Path(output).absolute(), data)
         session.console.result(f"written  {output}")
+
+
+def _has_xdelta(session: Session) -> bool:
+    """Whether the tree that has it is here, or all of its packages."""
+    pipeline, blobs = session.pipeline(), session.store().blobs
+    return pipeline.unpacked(_INCUS) or all(blobs.has(deb.sha256, deb.size) for deb in pipeline.locks.get(_INCUS).debs)

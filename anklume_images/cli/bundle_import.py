@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from anklume_images.bundle.receive import Received
     from anklume_images.trust.origins import Origins
 
-__all__ = ["import_", "index_document", "inspect", "summary", "verify"]
+__all__ = ["XDELTA_TREE", "import_", "index_document", "inspect", "summary", "verify"]
 
+XDELTA_TREE = "incus-7"  # the tree of the private Incus that goes with the tool; it has xdelta3
+_LACKS = "it leaves out {} files that this host lacks, so it cannot be imported here"
 _FILE = click.argument("bundle", metavar="FILE")
 
 
@@ -35,6 +37,7 @@ def index_document(contents: Contents) -> dict[str, Any]:
         "bytes": contents.size,
         "files_in_it": len(contents.members),
         "inventory": contents.inventory,
+        "deltas": len(contents.deltas),
     }
 
 
@@ -135,7 +138,7 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
                 opened.reader.pour(member, lambda data: session.console.advance(len(data)))
         finally:
             session.console.finish()
-        lacks = [sha256 for sha256, size in checked.absent.items() if not store.blobs.has(sha256, size)]
+        lacks = checked.lacking(store.blobs)
     document = index_document(opened.contents) | {
         "sound": True,
         "accepted": believed,
@@ -148,7 +151,7 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
     keys = "of a store that is accepted here" if believed else "of a store that nobody here has accepted yet"
     session.console.result(f"sound: every byte is what was signed by the keys {keys}")
     if lacks:
-        session.console.warn(f"it leaves out {len(lacks)} files that this host lacks, so it cannot be imported here")
+        session.console.warn(_LACKS.format(len(lacks)))
 
 
 @click.command(name="import")
@@ -189,11 +192,18 @@ def import_(
         for warning in checked.origin.warnings:
             session.console.warn(warning)
         if dry_run:
-            missing = {sha256: size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)}
-            document = index_document(opened.contents) | {"dry_run": True, "new_bytes": sum(missing.values())}
+            lacks = checked.lacking(store.blobs)
+            new = [size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)]
+            document = index_document(opened.contents) | {"dry_run": True, "new_bytes": sum(new)}
+            document |= {"left_out_and_not_here": len(lacks)}
+            if lacks:
+                session.console.warn(_LACKS.format(len(lacks)))
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
-            received = receive(opened, checked, session.images(), store, session.console, Moves(channel, why))
+            moves = Moves(channel, why)
+            received = receive(
+                opened, checked, session.images(), store, session.console, moves, lambda: _xdelta(session)
+            )
             write_index(store)
             document = {"from": opened.contents.store, "dry_run": False} | _document(received)
             text = "\n".join(_lines(received))
@@ -201,6 +211,12 @@ def import_(
         session.console.json(document)
     else:
         session.console.result(text)
+
+
+def _xdelta(session: Session) -> list[str]:
+    from anklume_images.ship.deltas import xdelta_of
+
+    return xdelta_of(session.pipeline(offline=True).tree(XDELTA_TREE).root)
 
 
 def _accept(opened: Opened, origins: Origins, fingerprint: str | None, *, asked: bool) -> None:

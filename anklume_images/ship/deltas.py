@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Summary
     from anklume_images.store.store import Store
 
-__all__ = ["MOST", "DeltaReport", "Pair", "make_delta", "pairs", "xdelta_of"]
+__all__ = ["MOST", "DeltaReport", "Pair", "make_delta", "pairs", "run_xdelta", "xdelta_of"]
 
 MOST = 50  # percent of the whole file: what is larger does not pay
 # Level 1 and xdelta3's default window, 64 MiB of the earlier file: between versions of images as large as 266 MiB level
@@ -94,7 +94,7 @@ def make_delta(store: Store, pair: Pair, xdelta: Sequence[str], most: int = MOST
                     hint="anklume-images verify --repair, then build it again",
                 )
         file = scratch / "delta"
-        _run([*xdelta, *_ENCODE, "-s", str(before), str(after), str(file)])
+        run_xdelta([*xdelta, *_ENCODE, "-s", str(before), str(after), str(file)])
         size = file.stat().st_size
         if size * 100 > later.rootfs.size * most:
             return DeltaReport(pair, "too large", size)
@@ -113,12 +113,12 @@ def make_delta(store: Store, pair: Pair, xdelta: Sequence[str], most: int = MOST
 def _check(argv: Sequence[str], later: Summary) -> None:
     """Apply the delta and compare what comes out, as Incus will."""
     digest = hashlib.sha256()
-    _run(argv, digest.update)
+    run_xdelta(argv, digest.update)
     if digest.hexdigest() != later.rootfs.sha256:
         raise HostError(f"xdelta3 made a delta to {later.ref} that makes another file")
 
 
-def _run(argv: Sequence[str], take: Callable[[bytes], object] = bytes) -> None:
+def run_xdelta(argv: Sequence[str], take: Callable[[bytes], object] = bytes) -> None:
     """Run xdelta3, which ends with this process, and hand on what it writes to its output."""
     with tempfile.TemporaryFile("w+b") as errors:
         with subprocess.Popen(

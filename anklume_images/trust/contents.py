@@ -27,6 +27,7 @@ DOCUMENTS = (
     "models/*.json",
     "infra/*.json",
     "tool/*.json",
+    "deltas/*.json",
     "attestations/*/*/*/*.json",
     "history/channels.head",
 )

@@ -350,6 +350,24 @@ def test_an_index_that_is_none(site: Path, believing: Far, tmp_path: Path) -> No
     refused(believing, tmp_path / "w")
 
 
+@pytest.mark.parametrize("change", ["digest", "spelling", "store"])
+def test_an_index_that_was_changed_though_all_files_are_right(
+    site: Path, believing: Far, tmp_path: Path, change: str
+) -> None:
+    contents, files = members_of(site)
+    index = contents.to_bytes()
+    other = {
+        "digest": index[:-4] + (b"00" if index[-4:-2] != b"00" else b"11") + index[-2:],
+        "spelling": index.replace(b'{"bundle":', b'{"bundle": '),
+        "store": contents.model_copy(update={"store": "0" * 64}).to_bytes(),
+    }[change]
+    out = io.BytesIO()
+    for name, data in {"bundle.json": other, **files}.items():
+        out.write(header(name, len(data)) + data + bytes(-len(data) % 512))
+    (tmp_path / "w").write_bytes(out.getvalue() + bytes(1024))
+    refused(believing, tmp_path / "w")
+
+
 def signed_index(document: dict[str, object]) -> bytes:
     return canonical({"bundle": document, "digest": hashlib.sha256(canonical(document)).hexdigest()})
 
