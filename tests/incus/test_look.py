@@ -180,8 +180,9 @@ def test_trouble_1_and_2_no_nvidia_smi_and_the_engine_on_the_cpu(world: World) -
 
 
 def test_trouble_1_without_a_gpu_device(world: World) -> None:
-    (found,) = findings(world, changed(LLAMA, gpu=True))
+    found, follows = findings(world, changed(LLAMA, gpu=True))
     assert (found.code, found.cause) == ("nvidia-smi-not-found", "the instance has no gpu device")
+    assert follows.code == "engine-on-cpu"
 
 
 def test_trouble_3_the_engine_listens_on_loopback_only(world: World) -> None:
