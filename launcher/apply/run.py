@@ -341,6 +341,8 @@ class _Run:
             except IncusError as error:
                 lost = isinstance(error, IncusUnreachableError) or is_missing(error)
                 lost = lost or any(text in error.message for text in _PASSING)
+                # The daemon that went away had noted the machine after all, later than it was looked for.
+                lost = lost or (went_away and step.action == "create" and "already exists" in error.message)
                 rootless = step.key.kind == "machine" and step.action == "create" and is_without_root(error)
                 if not (lost or rootless) or attempt == _RETRIES:
                     raise

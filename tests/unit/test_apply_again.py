@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from anklume_images.console import Console
-from anklume_images.errors import IncusUnreachableError
+from anklume_images.errors import IncusError, IncusUnreachableError
 from launcher.apply import run
 from launcher.apply.health import UnhealthyError
 from launcher.apply.steps import Context
@@ -83,3 +83,35 @@ def test_nothing_else_is_stopped(
     monkeypatch: pytest.MonkeyPatch, action: Action, daemon_ends: bool, ill: int, healthy: bool
 ) -> None:
     assert carried_out(monkeypatch, action, daemon_ends=daemon_ends, ill=ill) == ([], healthy)
+
+
+@pytest.mark.parametrize("daemon_ends", [True, False])
+def test_a_machine_that_the_old_daemon_had_noted_after_all(monkeypatch: pytest.MonkeyPatch, daemon_ends: bool) -> None:
+    """It is not there when one looks, and there when it is made: then it is gone on with, unless nothing broke off."""
+    exists = IncusError('Instance "box" already exists')
+    answers = [IncusUnreachableError("the connection broke off"), exists, None] if daemon_ends else [exists]
+    seen = [None, {"status": "Stopped"}]
+    carried: list[Step] = []
+
+    def step_once(step: Step, *_arguments: object) -> None:
+        carried.append(step)
+        if error := answers.pop(0):
+            raise error
+
+    monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(run, "carry_out", step_once)
+    monkeypatch.setattr(run, "read_one", lambda *_arguments: seen.pop(0))
+    monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "create"))
+    step = Step(BOX, "create")
+    context = Context("demo", cast("Store", None), cast("Images", None))
+    carrier = run._Run([step], {}, cast("Incus", Server()), context, Console(), wait=True, timeout=None)
+    if daemon_ends:
+        assert carrier._persistently(step, cast("Incus", Server()))
+        assert [(one.action, one.stopped) for one in carried] == [
+            ("create", False),
+            ("create", False),
+            ("create", True),
+        ]
+    else:
+        with pytest.raises(IncusError, match="already exists"):
+            carrier._persistently(step, cast("Incus", Server()))
