@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,16 @@ from anklume_images.ship.promote import into_store, names_of
 from anklume_images.ship.ssh import host_of
 from anklume_images.store.images import Images, Package
 from anklume_images.store.store import Store
+from anklume_images.store.verify import verify_store
 from anklume_images.trust.attest import add_attestation, attest, read_attestation
+from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing, read_public_key
+from anklume_images.trust.origins import Origins
+from anklume_images.trust.place import Place
+from anklume_images.trust.repository import Repository
+from anklume_images.trust.roles import ONE, ROLES
 from tests.conftest import Cli
+from tests.support.killed import killed_at
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -107,6 +115,51 @@ def test_a_failure_at_the_end_leaves_the_old_channel(dev: Store, prod: Store, be
     with pytest.raises(StoreError, match="stick"):
         into_store(image, Images(dev), Images(prod), prod, channel="prod", why="", sign=fails, progress=None)
     assert channels(prod) == ({"prod": before} if before else {})
+
+
+def promoted(dev: Store, prod: Store, repository: Repository) -> None:
+    """Into a signed store, as the command does it."""
+    images, theirs = Images(dev), Images(prod)
+    image = images.resolve("box", "amd64")
+    theirs.settle()
+
+    def sign() -> None:
+        repository.publish(signed_contents(prod, theirs))
+
+    into_store(image, images, theirs, prod, channel="prod", why="", sign=sign, progress=None)
+
+
+def test_it_is_killed_at_any_line(dev: Store, prod: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The channel names the old version or the new one, whole either way, and doing it again ends it."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    put(prod, "box", SECOND, channels=("prod",))
+    ring = KeyRing(tmp_path / "keys")
+    repository = Repository(prod.home, ring)
+    repository.init(ONE, {role: [ring.make(role)] for role in ROLES})
+    repository.publish(signed_contents(prod, Images(prod)))
+    line, killed, seen = 0, True, set()
+    while killed:
+        line += 29
+        copy = tmp_path / f"copy-{line}"
+        shutil.copytree(prod.home, copy, symlinks=True)
+        other, theirs = Store(copy), Repository(copy, ring)
+        killed = killed_at(line, partial(promoted, dev, other, theirs))
+        Images(other).settle()
+        version = channels(other)["prod"]
+        assert version in (FIRST, SECOND)
+        assert Images(other).present("box", version, "amd64")
+        assert verify_store(other, Images(other), [], "amd64", jobs=1).damaged == ()
+        reader = Store(tmp_path / f"reader-{line}")
+        reader.create()
+        origins = Origins(reader)
+        origins.accept(Place(str(copy)), repository.identity, "me")
+        seen.add((version, origins.contact(str(copy)).channels("box", "amd64")["prod"]))
+        promoted(dev, other, theirs)
+        assert channels(other) == {"prod": FIRST}
+        assert origins.contact(str(copy)).channels("box", "amd64")["prod"] == FIRST
+        shutil.rmtree(copy)
+    assert line > 30 * 29
+    assert {(SECOND, SECOND), (FIRST, FIRST)} <= seen <= {(SECOND, SECOND), (FIRST, SECOND), (FIRST, FIRST)}
 
 
 def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, keys: dict[str, str]) -> None:
