@@ -69,12 +69,23 @@ def hosts(
 ) -> Iterator[tuple[PrivateIncus, PrivateIncus, PrivateIncus]]:
     with PrivateIncus(tree=incus_tree("incus-7"), home=disk / "prod") as prod:
         dev, staging = started("incus-6"), started("incus-7")
+        before = {host: listens_at(host) for host in (dev, staging)}
         cable(dev, staging, 1)
         cable(staging, prod, 2)
         for host, address in ((dev, "10.251.1.1"), (staging, ":8443"), (prod, "10.251.2.2")):
-            with host.client() as client:
-                client.set_server_config({"core.https_address": address})
+            listens_at(host, address)
         yield dev, staging, prod
+        for host, address in before.items():
+            listens_at(host, address)
+        subprocess.run(["nsenter", "-t", str(dev.pid), "-n", "ip", "link", "del", "cable1a"], check=True)
+
+
+def listens_at(host: PrivateIncus, address: str | None = None) -> str:
+    """Where a host is reached over a network; or have it so."""
+    with host.client() as client:
+        if address is not None:
+            client.set_server_config({"core.https_address": address})
+        return str(client.get("")["config"].get("core.https_address", ""))
 
 
 @pytest.fixture
