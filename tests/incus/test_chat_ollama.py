@@ -137,12 +137,13 @@ def answers(llm: Launcher) -> None:
 
 def answers_from_the_store(llm: Launcher, folder: Path) -> None:
     """A model of the store is there before the engine starts with it: nothing is pulled."""
-    store, name = Store(llm.store), "of-the-store:1b"
-    (folder / "model.gguf").write_bytes(tiny_gguf())
+    own = f"{os.getpid()}"  # the other version's machine has one of its own in the same store
+    store, name = Store(llm.store), f"of-the-store-{own}:1b"
+    (folder / "model.gguf").write_bytes(tiny_gguf() + own.encode())
     import_file(store, folder / "model.gguf", name, progress=Console(quiet=True))
     try:
         llm.write(INFRA.replace("tiny}}", f'tiny, ollama_extra_models: ["{name}"]}}}}'), zone=150)
-        assert "models in volume default/llm-models: of-the-store:1b" in llm("plan", code=3).stdout
+        assert f"models in volume default/llm-models: {name}" in llm("plan", code=3).stdout
         llm("apply", "--yes")
         # Of no form of conversation that Ollama knows, it would never end by itself.
         answer = llm.json("chat", "From where?", "--model", name, "--max-tokens", "4")["answer"]

@@ -103,6 +103,8 @@ def rank_of(nodeid: str) -> int:
     group = group_of(nodeid)
     if nodeid.startswith("tests/unit/"):
         return 5
+    if nodeid.startswith("tests/e2e/"):
+        return 2
     ranks = {"images": 1, "look": 3, nodeid: 4} | dict.fromkeys(VERSIONS, 0)
     return ranks.get(group, 2)
 
