@@ -1,7 +1,7 @@
 # make quickstart  from nothing to a chat in a private Incus that is gone afterwards (needs root)
 # make images    build the default images (IMAGES="debian llama-server" chooses)
 # make test      everything: lint, types, unit tests, sealed builds, boots in a private Incus (needs root)
-# make check     lint, types and unit tests: under a minute, for while you write
+# make check     lint, types and unit tests: in a minute or two, for while you write
 # make test-full the same with both versions of Incus for every test, and every moment of a kill
 # make test-gpu  the GPU road on a card of this host (needs root, a card and its driver); skipped loudly without
 # make bench     figures, three runs each, to standard output
