@@ -125,7 +125,8 @@ def _blobs(chosen: Chosen) -> dict[str, int]:
 
 def _documents(store: Store, repository: Repository, chosen: Chosen) -> dict[str, bytes | Path]:
     targets = repository.current("targets")
-    assert targets is not None  # noqa: S101 - the caller has its files
+    if targets is None:
+        raise StoreError("the store is not signed", where=str(store.home), hint="anklume-images trust sign")
     entries: dict[str, TargetFile] = targets.signed.targets
     wanted = [REVOKED] if REVOKED in entries else []
     for image in chosen.images:

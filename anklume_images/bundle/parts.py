@@ -127,10 +127,10 @@ class Source:
         """Some bytes, `limit` at most; none at the end."""
         try:
             while True:
-                if self._stream is None and not self._next():
+                stream = self._stream or self._next()
+                if stream is None:
                     return b""
-                assert self._stream is not None  # noqa: S101 - the line above has opened it
-                if data := self._stream.read(min(limit, CHUNK)):
+                if data := stream.read(min(limit, CHUNK)):
                     self.offset += len(data)
                     return data
                 self.close()
@@ -141,9 +141,7 @@ class Source:
 
     def exactly(self, size: int, what: str) -> bytes:
         """So many bytes; BundleError when it ends before."""
-        data = b"".join(self.chunks(size, what))
-        assert len(data) == size  # noqa: S101
-        return data
+        return b"".join(self.chunks(size, what))
 
     def chunks(self, size: int, what: str) -> Iterator[bytes]:
         """So many bytes, a piece at a time; BundleError when it ends before."""
@@ -164,7 +162,7 @@ class Source:
             self._stream.close()
         self._stream = None
 
-    def _next(self) -> bool:
+    def _next(self) -> IO[bytes] | None:
         self._number += 1
         if self._paths is None:
             self._stream = sys.stdin.buffer if self._number == 0 else None
@@ -172,7 +170,7 @@ class Source:
             self._stream = self._paths[self._number].open("rb", buffering=0)
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return self._stream is not None
+        return self._stream
 
 
 class Sink:

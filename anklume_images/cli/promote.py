@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,8 +102,7 @@ def promote(session: Session, /, ref: str, *, keys: Path | None, dry_run: bool, 
     if way.source and is_incus(way.source):
         report = _between_incus(way, dry_run=dry_run)
     else:
-        with contextlib.ExitStack() as stack:
-            report = _from_store(session, way, keys, stack, dry_run=dry_run)
+        report = _from_store(session, way, keys, dry_run=dry_run)
     report |= {"channel": way.channel, "dry_run": dry_run, "gates": way.evidence}
     if as_json:
         session.console.json(report)
@@ -141,9 +139,7 @@ def _between_incus(way: _Way, *, dry_run: bool) -> dict[str, Any]:
     return {"ref": way.ref, "fingerprint": moved.fingerprint, "sent": moved.sent, "moved": rows}
 
 
-def _from_store(
-    session: Session, way: _Way, keys: Path | None, stack: contextlib.ExitStack, *, dry_run: bool
-) -> dict[str, Any]:
+def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
     store, images = session.store(), session.images()
     if way.source:
@@ -151,15 +147,15 @@ def _from_store(
     else:
         image = images.resolve(way.ref, session.arch())
         _refuse_revoked(image, store)
-    lease = stack.enter_context(store.lease())
-    lease.add([image.metadata.sha256, image.rootfs.sha256])
-    for gate in way.gates:
-        way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
-    if is_incus(way.target):
-        return _to_incus(session, image, images, store, way, dry_run=dry_run)
-    if way.target.startswith("ssh:"):
-        return _over_ssh(session, image, way, keys, dry_run=dry_run)
-    return _to_store(session, image, images, way, keys, dry_run=dry_run)
+    with store.lease() as lease:
+        lease.add([image.metadata.sha256, image.rootfs.sha256])
+        for gate in way.gates:
+            way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
+        if is_incus(way.target):
+            return _to_incus(session, image, images, store, way, dry_run=dry_run)
+        if way.target.startswith("ssh:"):
+            return _over_ssh(session, image, way, keys, dry_run=dry_run)
+        return _to_store(session, image, images, way, keys, dry_run=dry_run)
 
 
 def _brought(session: Session, way: _Way) -> Image:

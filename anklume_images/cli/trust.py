@@ -12,6 +12,7 @@ import click
 
 from anklume_images.cli.program import CommandTable
 from anklume_images.cli.session import JSON, REF, Session, user
+from anklume_images.trust.roles import ROLES
 
 if TYPE_CHECKING:
     from anklume_images.trust.origins import Origins
@@ -22,13 +23,12 @@ _TABLE = {
     name: f"anklume_images.cli.trust:{name.replace('-', '_')}"
     for name in ("init", "sign", "show", "new-key", "add-key", "rotate", "accept", "forget", "allow-expired")
 }
-_ROLES = ("root", "targets", "snapshot", "timestamp")  # trust.roles.ROLES, without importing it for --help
 KEYS = click.option(
     "--keys",
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder of private keys, in place of $ANKLUME_KEYS or the usual one.",
 )
-_ROLE = click.argument("role", type=click.Choice(_ROLES))
+_ROLE = click.argument("role", type=click.Choice(ROLES))
 _PLACE = click.argument("place", metavar="PLACE")
 _KNOWN = click.argument("place", metavar="PLACE|FINGERPRINT")
 
@@ -66,11 +66,11 @@ def begin(session: Session, repository: Repository, policy: Any, public: tuple[s
     from anklume_images.trust.keys import read_public_key
     from anklume_images.trust.repository import Outcome
 
-    chosen: dict[str, list[Any]] = {role: [] for role in _ROLES}
+    chosen: dict[str, list[Any]] = {role: [] for role in ROLES}
     for text in public:
         role, _, file = text.partition("=")
         if role not in chosen or not file:
-            raise click.BadParameter(f"{text}: write ROLE=FILE.pub, with ROLE one of {', '.join(_ROLES)}")
+            raise click.BadParameter(f"{text}: write ROLE=FILE.pub, with ROLE one of {', '.join(ROLES)}")
         chosen[role].append(read_public_key(Path(file)))
     if repository.exists:
         return repository.init(policy, chosen)  # which says so, before a key is made
@@ -158,7 +158,7 @@ def show(session: Session, keys: Path | None, *, as_json: bool) -> None:
 def _own(repository: Repository) -> dict[str, Any]:
     root = repository.root().signed
     roles = []
-    for role in _ROLES:
+    for role in ROLES:
         current, staged = repository.current(role), repository.staged(role)
         waiting = 0
         if staged is not None:

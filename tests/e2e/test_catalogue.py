@@ -85,8 +85,8 @@ def brightness(colour: str) -> int:
 
 def test_it_is_good_on_a_phone_and_in_the_dark(pages: list[str], home: Path) -> None:
     program = find_chromium()
-    if program is None:  # the unit tests read the page's HTML on every host
-        return
+    if program is None:
+        pytest.skip("this host has no Chromium; the unit tests read the page's HTML on every host")
     disk, served = pages
     with open_page(program, home / "profile") as page:
         page.call("Security.setIgnoreCertificateErrors", ignore=True)
