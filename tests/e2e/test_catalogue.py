@@ -1,4 +1,4 @@
-"""The catalogue page in the host's Chromium: on a phone, in the dark, from the disk and from a server."""
+"""The catalogue page in a real Chromium: on a phone, in the dark, from the disk and from a server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from anklume_images.ship.index import write_index
 from anklume_images.ship.serve import StoreServer
 from anklume_images.store.images import Package
 from anklume_images.store.store import Store
-from launcher.trial.browser import find_chromium, open_page
+from launcher.trial.browser import open_page
+from tests.support.chromium import chromium
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anklume_images.pipeline import Pipeline
     from launcher.trial.browser import Page
 
 LONG = "0.12.4-with-a-very-long-name-of-a-version-0123456789ab"
@@ -83,12 +85,9 @@ def brightness(colour: str) -> int:
     return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
 
 
-def test_it_is_good_on_a_phone_and_in_the_dark(pages: list[str], home: Path) -> None:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("this host has no Chromium; the unit tests read the page's HTML on every host")
+def test_it_is_good_on_a_phone_and_in_the_dark(pages: list[str], home: Path, pipeline: Pipeline) -> None:
     disk, served = pages
-    with open_page(program, home / "profile") as page:
+    with open_page(chromium(pipeline, home), home / "profile") as page:
         page.call("Security.setIgnoreCertificateErrors", ignore=True)
         for address in (disk, served):
             page.go(address)
