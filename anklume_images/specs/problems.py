@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from anklume_images.errors import Problem
 
-__all__ = ["problems_of"]
+__all__ = ["known_keys", "problems_of"]
 
 
 def problems_of(
@@ -38,7 +38,7 @@ def _problem(detail: Any, document: Document, shape: type[BaseModel], origin: Ca
     path = tuple(part for part in detail["loc"] if part != "[key]")
     kind = detail["type"]
     if kind == "extra_forbidden":
-        close = nearest(path[-1], _known_keys(shape, path[:-1]))
+        close = nearest(path[-1], known_keys(shape, path[:-1]))
         hint = f"did you mean '{close}'?" if close else None
         return document.problem(origin(path), "unknown-key", f"unknown key '{path[-1]}'", key=True, hint=hint)
     if kind == "missing":
@@ -52,7 +52,7 @@ def _problem(detail: Any, document: Document, shape: type[BaseModel], origin: Ca
     return document.problem(origin(path), code, message, key=of_key, hint=hint)
 
 
-def _known_keys(shape: type[BaseModel], path: KeyPath) -> list[str]:
+def known_keys(shape: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys that the mapping at `path` may have."""
     annotation: Any = shape
     for part in path:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.report import Report
 
 __all__ = ["GATEWAY", "ZONES", "Addresses", "assign"]
@@ -25,8 +24,6 @@ GATEWAY = 254
 _LAST_STATIC = 99
 _DHCP = range(100, 200)
 _RESERVED = range(250, 254)
-_DEFAULT_TRUST = "semi-trusted"
-_ADDRESSING = ("base_octet", "zone_base", "zone_step")
 
 
 @dataclass(frozen=True)
@@ -44,24 +41,19 @@ def assign(settings: Mapping[str, Any], domains: Mapping[str, Any], report: Repo
     subnets = (_zoned if zoned else _flat)(settings, domains, report)
     machines: dict[str, ipaddress.IPv4Address] = {}
     for name, subnet in subnets.items():
-        _machines(name, domains[name].get("machines", {}), subnet, machines, report)
+        _machines(name, domains[name]["machines"], subnet, machines, report)
     return Addresses(subnets, machines)
 
 
-def _wrong(report: Report, path: KeyPath, read: Mapping[str, Any]) -> bool:
-    """Whether what is written at `path` was refused: what follows from it would only confuse."""
-    return report.source.has(path) and path[-1] not in read
-
-
 def _zoned(settings: Mapping[str, Any], domains: Mapping[str, Any], report: Report) -> dict[str, ipaddress.IPv4Network]:
-    addressing, here = settings.get("addressing", {}), ("global", "addressing")
-    if _wrong(report, here, settings) or any(_wrong(report, (*here, key), addressing) for key in _ADDRESSING):
+    here = ("global", "addressing")
+    if any(path[:2] == here for path in report.wrong):  # what follows from it would only confuse
         return {}
-    base, step = addressing.get("zone_base", 100), addressing.get("zone_step", 10)
+    base, step = settings["addressing"]["zone_base"], settings["addressing"]["zone_step"]
     zones: dict[str, list[str]] = {}
     for name, domain in domains.items():
-        if not _wrong(report, ("domains", name, "trust_level"), domain):
-            zones.setdefault(domain.get("trust_level", _DEFAULT_TRUST), []).append(name)
+        if ("domains", name, "trust_level") not in report.wrong:
+            zones.setdefault(domain["trust_level"], []).append(name)
     subnets: dict[str, ipaddress.IPv4Network] = {}
     for trust, names in zones.items():
         octet = base + ZONES[trust] * step
@@ -114,9 +106,9 @@ def _take(number: int, name: str, taken: dict[int, str], report: Report) -> None
 
 
 def _flat(settings: Mapping[str, Any], domains: Mapping[str, Any], report: Report) -> dict[str, ipaddress.IPv4Network]:
-    if _wrong(report, ("global", "base_subnet"), settings):
+    if ("global", "base_subnet") in report.wrong:
         return {}
-    base = settings.get("base_subnet", "10.100")
+    base = settings["base_subnet"]
     taken: dict[int, str] = {}
     for name, domain in domains.items():
         number = domain.get("subnet_id")

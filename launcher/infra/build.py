@@ -46,7 +46,7 @@ def build_infra(
     shelf: ImageIndex,
 ) -> Infra:
     """The model of a document in which nothing structural is wrong."""
-    settings = _settings(tree.get("global") or {})
+    settings = _settings(tree["global"])
     made: dict[str, dict[str, Machine]] = {}
     for entry in machines:
         name, image = entry.name, choices[entry.name]
@@ -56,12 +56,12 @@ def build_infra(
             address=str(addresses.machines[name]),
             image=image,
             where=report.source.where(entry.path),
-            ephemeral=entry.data.get("ephemeral", entry.of.get("ephemeral", False)),
+            ephemeral=entry.data.get("ephemeral", entry.of["ephemeral"]),
             gpu=entry.wants_gpu,
             gpu_driver=entry.data.get("gpu_driver", settings.gpu_driver),
-            gpu_devices=tuple(GpuSelector(**card) for card in entry.data.get("gpu_devices", ())),
+            gpu_devices=tuple(GpuSelector(**card) for card in entry.data["gpu_devices"]),
             profiles=entry.profiles,
-            roles=tuple(dict.fromkeys(entry.data.get("roles", ()))),
+            roles=tuple(dict.fromkeys(entry.data["roles"])),
             tags=shelf.specs[image.store].tags if image.store else (),
             variables=variables.get(name, {}),
             volumes=tuple(_volumes(entry, settings.storage_pool)),
@@ -76,11 +76,11 @@ def build_infra(
             subnet=str(addresses.subnets[name]),
             gateway=str(addresses.subnets[name][GATEWAY]),
             where=report.source.where(("domains", name)),
-            profiles=_profiles(domain.get("profiles", {})),
+            profiles=_profiles(domain["profiles"]),
             machines=made.get(name, {}),
             **{key: domain[key] for key in ("description", "enabled") if key in domain},
         )
-        for name, domain in tree.get("domains", {}).items()
+        for name, domain in tree["domains"].items()
     }
     return Infra(
         file=report.source.file,
@@ -94,7 +94,7 @@ def build_infra(
 
 def _incus_keys(entry: WrittenMachine) -> dict[str, str]:
     """What the keys that become one of Incus' say there."""
-    written = {key.incus: entry.data[name] for name, key in MACHINE.keys.items() if key.incus and name in entry.data}
+    written = {key.incus: entry.data[name] for name, key in MACHINE.infos().items() if key.incus and name in entry.data}
     return {name: value_text(value) for name, value in written.items()}
 
 
@@ -102,28 +102,26 @@ def _settings(written: Mapping[str, Any]) -> Settings:
     plain = {key: value for key, value in written.items() if key in Settings.__dataclass_fields__}
     policy = plain.pop("resource_policy", None)
     if policy is not None:
-        reserve = policy.get("host_reserve", {})
+        reserve = policy["host_reserve"]
         keys = {key: value for key, value in policy.items() if key != "host_reserve"}
         plain["resource_policy"] = ResourcePolicy(**keys, **{f"reserve_{key}": value for key, value in reserve.items()})
     return Settings(**plain)
 
 
 def _profiles(written: Mapping[str, Any]) -> dict[str, Profile]:
-    return {
-        name: Profile(name, profile.get("config", {}), profile.get("devices", {})) for name, profile in written.items()
-    }
+    return {name: Profile(name, profile["config"], profile["devices"]) for name, profile in written.items()}
 
 
 def _volumes(entry: WrittenMachine, pool: str) -> list[StorageVolume]:
     return [
         StorageVolume(name, volume["path"], volume.get("pool", pool), volume.get("size"))
-        for name, volume in entry.data.get("storage_volumes", {}).items()
+        for name, volume in entry.data["storage_volumes"].items()
     ]
 
 
 def _persistent_data(entry: WrittenMachine, base: str) -> list[PersistentData]:
     folder = f"{base.rstrip('/')}/{entry.domain}/{entry.name}"
     return [
-        PersistentData(name, f"{folder}/{name}", data["path"], data.get("readonly", False), data.get("shift", True))
-        for name, data in entry.data.get("persistent_data", {}).items()
+        PersistentData(name, f"{folder}/{name}", data["path"], data["readonly"], data["shift"])
+        for name, data in entry.data["persistent_data"].items()
     ]

@@ -22,10 +22,10 @@ _OWN_KEYS = ("user.anklume-launch.", "user.anklume.")
 def check_config(domains: Mapping[str, Any], report: Report) -> None:
     """The config and the devices of every profile and machine, those of disabled domains too."""
     for path, part in _parts(domains):
-        config = part.get("config", {})
+        config = part["config"]
         _check_own(config, (*path, "config"), report)
         _check_keys(config, (*path, "config"), config_keys(), report)
-        for name, device in part.get("devices", {}).items():
+        for name, device in part["devices"].items():
             keys = device_keys(device["type"])
             if keys is not None:
                 _check_keys(device, (*path, "devices", name), keys, report)
@@ -34,7 +34,7 @@ def check_config(domains: Mapping[str, Any], report: Report) -> None:
 def _parts(domains: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
     for domain, data in domains.items():
         for kind in ("profiles", "machines"):
-            for name, part in data.get(kind, {}).items():
+            for name, part in data[kind].items():
                 yield ("domains", domain, kind, name), part
 
 

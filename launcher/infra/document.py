@@ -15,7 +15,7 @@ from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.yamlfile import Document, KeyPath, load, pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from anklume_images.scalars import Scalar
@@ -48,6 +48,17 @@ class Source:
         document, dropped = self._part(path)
         return document.scalar(path[dropped:], key=key)
 
+    def scalars(self) -> Iterator[tuple[KeyPath, Scalar]]:
+        """Every value of which YAML made something else than was written, and where it stands."""
+        for path, odd in self.root.scalars.items():
+            if self._part(path)[0] is self.root:
+                yield path, odd
+        for beginning, (document, dropped) in self.parts.items():
+            for within, odd in document.scalars.items():
+                path = (*beginning[:dropped], *within)
+                if path[: len(beginning)] == beginning:
+                    yield path, odd
+
     def where(self, path: KeyPath) -> str:
         """`file:line:column` of the key at `path`."""
         document, line, column = self._find(path, key=True)
@@ -57,9 +68,12 @@ class Source:
         """Whether a person wrote something at `path`, right or wrong."""
         value: Any = self.data
         for part in path:
-            if not isinstance(value, dict):
+            if isinstance(value, dict):
+                value = value.get(part)
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
                 return False
-            value = value.get(part)
         return value is not None
 
     def _part(self, path: KeyPath) -> tuple[Document, int]:

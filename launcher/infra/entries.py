@@ -34,12 +34,12 @@ class WrittenMachine:
     @property
     def enabled(self) -> bool:
         """Whether its domain is."""
-        return bool(self.of.get("enabled", True))
+        return bool(self.of["enabled"])
 
     @property
     def is_vm(self) -> bool:
         """Whether it is a virtual machine."""
-        return self.data.get("type") == "vm"
+        return bool(self.data["type"] == "vm")
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -72,11 +72,10 @@ class WrittenMachine:
     def _placed(self, kind: str) -> Iterator[dict[str, tuple[KeyPath, Any]]]:
         """The config or the devices of its profiles and its own, each value with where it stands."""
         profiles = {
-            name: (("domains", self.domain, "profiles", name), profile)
-            for name, profile in self.of.get("profiles", {}).items()
+            name: (("domains", self.domain, "profiles", name), profile) for name, profile in self.of["profiles"].items()
         }
         for path, part in (*named(self.profiles, profiles), (self.path, self.data)):
-            yield {name: ((*path, kind, name), value) for name, value in part.get(kind, {}).items()}
+            yield {name: ((*path, kind, name), value) for name, value in part[kind].items()}
 
     @property
     def gpus(self) -> list[tuple[KeyPath, Mapping[str, str]]]:
@@ -86,7 +85,7 @@ class WrittenMachine:
     @property
     def wants_gpu(self) -> bool:
         """Whether it has a GPU, by whatever way."""
-        return bool(self.data.get("gpu") or self.data.get("gpu_devices") or self.gpus)
+        return bool(self.data.get("gpu") or self.data["gpu_devices"] or self.gpus)
 
 
 def entries(domains: Mapping[str, Any]) -> list[WrittenMachine]:
@@ -94,7 +93,7 @@ def entries(domains: Mapping[str, Any]) -> list[WrittenMachine]:
     return [
         WrittenMachine(name, machine, data, domain)
         for name, domain in domains.items()
-        for machine, data in domain.get("machines", {}).items()
+        for machine, data in domain["machines"].items()
     ]
 
 

@@ -50,7 +50,7 @@ def _request(machine: WrittenMachine, report: Report) -> Request:
         machine.is_vm,
         machine.wants_gpu,
         {name: device for name, (_, device) in machine.devices.items() if device["type"] == "gpu"},
-        machine.data.get("gpu_devices", ()),
+        machine.data["gpu_devices"],
         tuple(machine.devices),
         target if target and not target.startswith("@") else None,
     )
@@ -70,7 +70,7 @@ def _tell_conflict(machine: WrittenMachine, refusal: Refusal, report: Report) ->
 
 
 def _check_flag(machine: WrittenMachine, report: Report) -> None:
-    if machine.data.get("gpu") is False and machine.data.get("gpu_devices"):
+    if machine.data.get("gpu") is False and machine.data["gpu_devices"]:
         message = f"'{machine.name}' names a card and has gpu: false"
         report.error((*machine.path, "gpu"), "gpu-off", message)
     if "gpu_memory" in machine.data and not machine.wants_gpu:
@@ -99,5 +99,5 @@ def _check_driver(machine: WrittenMachine, report: Report) -> None:
 
 
 def _has_mig(machine: WrittenMachine) -> bool:
-    selected = any("mig" in card for card in machine.data.get("gpu_devices", ()))
+    selected = any("mig" in card for card in machine.data["gpu_devices"])
     return selected or any(device.get("gputype") == "mig" for _, device in machine.gpus)

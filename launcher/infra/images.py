@@ -125,14 +125,12 @@ def choose_images(
     choices: dict[str, ImageChoice] = {}
     for machine in machines:
         data = machine.data
-        roles = tuple(dict.fromkeys(data.get("roles", ())))
+        roles = tuple(dict.fromkeys(data["roles"]))
         question = (roles, data.get("image"), data.get("os_image"), machine.is_vm)
         if question not in asked:
             asked[question] = chooser.choose(*question)
         chosen = asked[question]
-        refused = any(
-            report.source.has((*machine.path, key)) and key not in data for key in ("image", "os_image", "roles")
-        )
+        refused = any((*machine.path, key) in report.wrong for key in ("image", "os_image", "roles"))
         choices[machine.name] = NO_IMAGE if refused else chosen.image
         if not machine.enabled or refused:
             continue

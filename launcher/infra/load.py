@@ -16,11 +16,10 @@ from launcher.infra.entries import entries
 from launcher.infra.gpus import check_gpus
 from launcher.infra.host import HostFacts
 from launcher.infra.images import NO_IMAGE, ImageIndex, choose_images
-from launcher.infra.model import Settings
 from launcher.infra.mounts import check_mounts, shared_mounts
 from launcher.infra.names import Names
+from launcher.infra.reading import read_document
 from launcher.infra.report import Report
-from launcher.infra.schema import INFRA
 from launcher.infra.variables import read_variables
 from launcher.infra.wiring import wire
 
@@ -129,7 +128,10 @@ def check_infra(path: Path, catalog: Catalog, *, yolo: bool = False, host: HostF
 
 def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
     return tuple(
-        sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.column, problem.message))
+        sorted(
+            set(problems),
+            key=lambda problem: (problem.file, problem.line, problem.column, problem.message, problem.path),
+        )
     )
 
 
@@ -145,8 +147,8 @@ class _Check:
     def run(self) -> Checked:
         report = self._report
         rules.check_required(report.source.data, report)
-        tree = INFRA.read(report.source.data, (), report)
-        settings, domains = tree.get("global", {}), tree.get("domains", {})
+        tree = read_document(report)
+        settings, domains = tree["global"], tree["domains"]
         names = self._names(settings)
         machines = entries(domains)
 
@@ -155,19 +157,16 @@ class _Check:
         rules.check_subnets(addresses.subnets, self._host, names, report)
         rules.check_machines(machines, self._host, names, yolo=self._yolo, report=report)
         check_config(domains, report)
-        check_gpus(machines, settings.get("gpu_policy", Settings.gpu_policy), report)
-        base = settings.get("shared_volumes_base", Settings.shared_volumes_base)
-        shares = shared_mounts(tree.get("shared_volumes", {}), base, machines, report)
-        check_mounts(machines, shares, settings.get("storage_pool", Settings.storage_pool), report)
-        written = tree.get("network_policies", [])
+        check_gpus(machines, settings["gpu_policy"], report)
+        shares = shared_mounts(tree["shared_volumes"], settings["shared_volumes_base"], machines, report)
+        check_mounts(machines, shares, settings["storage_pool"], report)
+        written = tree["network_policies"]
         policies = rules.policies(written, domains, machines, report)
         policies += rules.ai_access(settings, written, domains, report)
         rules.check_firewall(settings, report)
 
         shelf = ImageIndex(self._catalog)
-        default = settings.get("default_os_image", Settings.default_os_image)
-        channel = settings.get("image_channel", Settings.image_channel)
-        choices = choose_images(machines, default, channel, shelf, report)
+        choices = choose_images(machines, settings["default_os_image"], settings["image_channel"], shelf, report)
         variables = read_variables(machines, choices, shelf, report)
 
         infra = None
@@ -178,6 +177,6 @@ class _Check:
         return Checked(_in_order(report.errors + report.image_errors), _in_order(report.warnings), infra, names)
 
     def _names(self, settings: dict[str, Any]) -> Names:
-        if self._host.level is None or not settings.get("nesting_prefix", Settings.nesting_prefix):
+        if self._host.level is None or not settings["nesting_prefix"]:
             return Names()
         return Names(f"{self._host.level:03d}-")

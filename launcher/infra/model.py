@@ -31,6 +31,7 @@ __all__ = [
 GpuPolicy = Literal["exclusive", "shared"]
 GpuDriver = Literal["auto", "host", "runtime"]
 MachineType = Literal["lxc", "vm"]
+Protocol = Literal["tcp", "udp"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Policy:
     source: str
     destination: str
     ports: tuple[int, ...] = ()
-    protocol: Literal["tcp", "udp"] = "tcp"
+    protocol: Protocol = "tcp"
     bidirectional: bool = False
     description: str = ""
 

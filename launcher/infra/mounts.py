@@ -27,7 +27,7 @@ def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Writ
     nesting = [machine.name for machine in machines if machine.is_set("security.nesting")]
     for name, volume in volumes.items():
         access = _access(name, volume, machines, report)
-        if volume.get("propagate"):
+        if volume["propagate"]:
             access = dict.fromkeys(nesting, "rw") | access
         for machine, mode in access.items():
             mount = SharedMount(
@@ -35,7 +35,7 @@ def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Writ
                 source=volume.get("source", f"{base.rstrip('/')}/{name}"),
                 path=volume.get("path", f"/shared/{name}"),
                 readonly=mode == "ro",
-                shift=volume.get("shift", True),
+                shift=volume["shift"],
             )
             by_machine.setdefault(machine, []).append(mount)
     return {name: tuple(mounts) for name, mounts in by_machine.items()}
@@ -75,7 +75,7 @@ def check_mounts(machines: Sequence[WrittenMachine], shares: Shares, pool: str, 
             if device and device in machine.devices:
                 message = f"'{machine.name}' has a device '{device}' of its own, which is the name for {what}"
                 report.error(machine.devices[device][0], "duplicate-device", message, key=True)
-        for name, volume in machine.data.get("storage_volumes", {}).items():
+        for name, volume in machine.data["storage_volumes"].items():
             key = (machine.domain, volume.get("pool", pool), name)
             size, first = volumes.setdefault(key, (volume.get("size"), machine.name))
             if size != volume.get("size"):
@@ -88,10 +88,10 @@ def _mounts(machine: WrittenMachine, shares: Sequence[SharedMount]) -> Iterator[
     for path, device in machine.devices.values():
         if device["type"] == "disk" and device.get("path", "").startswith("/"):
             yield path, device["path"].rstrip("/") or "/", f"the device '{path[-1]}'", None
-    for name, volume in machine.data.get("storage_volumes", {}).items():
+    for name, volume in machine.data["storage_volumes"].items():
         if "path" in volume:
             yield (*machine.path, "storage_volumes", name), volume["path"], f"the volume '{name}'", f"vol-{name}"
-    for name, data in machine.data.get("persistent_data", {}).items():
+    for name, data in machine.data["persistent_data"].items():
         if "path" in data:
             yield (*machine.path, "persistent_data", name), data["path"], f"the data '{name}'", f"pd-{name}"
     for share in shares:

@@ -55,14 +55,21 @@ _CRON = (
 )
 
 
-class WrongError(Exception):  # no error of the program: a finding on its way to the report
-    """What a value must be, as the end of the sentence `'key' …`."""
+class WrongError(ValueError):  # no error of the program: a finding on its way to the report
+    """What a value must be, as the end of the sentence `'key' …`; with `whole` the sentence itself.
 
-    def __init__(self, message: str, *, code: Code = "wrong-value", hint: str | None = None) -> None:
+    `within` is the key at which it is wrong, where the value is a mapping.
+    """
+
+    def __init__(
+        self, message: str, *, code: Code = "wrong-value", hint: str | None = None, whole: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.hint = hint
+        self.whole = whole
+        self.within: str | None = None
 
 
 def _text(value: Any, what: str) -> str:

@@ -95,6 +95,7 @@ class Report:
     """Gathers what is found in one source.
 
     Errors about images and variables are apart: with these alone, machines and addresses are known all the same.
+    `wrong` is where something stands that was refused when it was read.
     """
 
     source: Source
@@ -103,6 +104,7 @@ class Report:
     warnings: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     foreign: dict[str, None] = field(default_factory=dict)
+    wrong: set[KeyPath] = field(default_factory=set)
     _looked_at: int = 0
 
     def error(

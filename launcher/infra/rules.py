@@ -8,6 +8,7 @@ from launcher.infra.entries import written_names
 from launcher.infra.host import shadowed
 from launcher.infra.model import Policy
 from launcher.infra.report import shown
+from launcher.infra.schema import INFRA
 
 if TYPE_CHECKING:
     import ipaddress
@@ -33,11 +34,10 @@ _LONGEST_NAME = 63  # a label of DNS
 
 
 def check_required(data: Mapping[Any, Any], report: Report) -> None:
-    """The keys that must be there, though `global` and `domains` may be empty."""
-    for key in ("project_name", "global", "domains"):
-        if key not in data or (key == "project_name" and data[key] is None):
-            hint = f"write '{key}: {{}}'" if key != "project_name" else None
-            report.error((), "missing-key", f"missing key '{key}'", hint=hint)
+    """The keys that must be written, though they may be empty."""
+    for key, info in INFRA.infos().items():
+        if info.present and key not in data:
+            report.error((), "missing-key", f"missing key '{key}'", hint=f"write '{key}: {{}}'")
 
 
 def check_domains(domains: Mapping[str, Any], names: Names, report: Report) -> None:
@@ -132,23 +132,24 @@ def policies(
     """The network policies; one whose end is disabled has nothing to let through and is left out."""
     names, machine_names = written_names(report.source.data)
     known = {"host"} | names | machine_names
-    disabled = {name for name, domain in domains.items() if not domain.get("enabled", True)}
+    disabled = {name for name, domain in domains.items() if not domain["enabled"]}
     disabled |= {machine.name for machine in machines if not machine.enabled and machine.name not in names}
     kept = []
     for index, policy in written:
         ends = [_end(index, key, policy, known, disabled, report) for key in ("from", "to")]
         if all(ends):
-            if "protocol" in policy and not policy.get("ports"):
+            protocol = ("network_policies", index, "protocol")
+            if report.source.has(protocol) and protocol not in report.wrong and not policy["ports"]:
                 message = "protocol means nothing with all ports: every protocol is let through"
-                report.warn(("network_policies", index, "protocol"), "protocol-of-all", message, key=True)
+                report.warn(protocol, "protocol-of-all", message, key=True)
             kept.append(
                 Policy(
                     source=policy["from"],
                     destination=policy["to"],
-                    ports=policy.get("ports", ()),
-                    protocol=policy.get("protocol", "tcp"),
-                    bidirectional=policy.get("bidirectional", False),
-                    description=policy.get("description", ""),
+                    ports=policy["ports"],
+                    protocol=policy["protocol"],
+                    bidirectional=policy["bidirectional"],
+                    description=policy["description"],
                 )
             )
     return kept
@@ -183,7 +184,7 @@ def ai_access(
     report: Report,
 ) -> list[Policy]:
     """What `ai_access_policy: exclusive` demands, and the one policy that it makes where the file has none."""
-    if settings.get("ai_access_policy") != "exclusive":
+    if settings["ai_access_policy"] != "exclusive":
         return []
     names, _ = written_names(report.source.data)
     default: str | None = settings.get("ai_access_default")
@@ -205,7 +206,7 @@ def ai_access(
         message = f"a second policy to '{_AI_DOMAIN}': ai_access_policy: exclusive allows one"
         hint = f"the first is network_policies[{leading[0]}]"
         report.error(("network_policies", index, "to"), "ai-access-policies", message, hint=hint)
-    enabled = [name for name, domain in domains.items() if domain.get("enabled", True)]
+    enabled = [name for name, domain in domains.items() if domain["enabled"]]
     if leading or default not in enabled or _AI_DOMAIN not in enabled:
         return []
     report.notices.append(
@@ -217,6 +218,6 @@ def ai_access(
 
 def check_firewall(settings: Mapping[str, Any], report: Report) -> None:
     """The framework would make a virtual machine that routes; here Incus itself keeps domains apart."""
-    if settings.get("firewall_mode") == "vm":
+    if settings["firewall_mode"] == "vm":
         message = "no firewall machine is made: the ACLs of Incus keep domains apart"
         report.warn(("global", "firewall_mode"), "firewall-not-made", message)

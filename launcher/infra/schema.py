@@ -1,291 +1,408 @@
-"""The keys of an infra.yml, what each may hold, and which are required."""
+"""The keys of an infra.yml: what each may hold, what it is where nobody sets it, and what it means.
+
+The checks, the tables of docs/reference/infra.md and the JSON Schema for editors come from here. Defaults that the
+model has are the model's.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ipaddress  # noqa: TC003  pydantic reads it
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, WrapValidator, model_validator
 
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
 from launcher.infra.incus_keys import config_keys, device_keys
-from launcher.infra.readers import choice, integer, matching
-from launcher.infra.schema_types import WRONG, AnyValue, Key, ListOf, MappingOf, Section, Text, Value
+from launcher.infra.keys import GONE, Anything, Keys, ListOf, MappingOf, OrEmpty, Read, Written, key, one_of
+from launcher.infra.model import (
+    Domain,
+    GpuDriver,
+    GpuPolicy,
+    Machine,
+    MachineType,
+    PersistentData,
+    Policy,
+    Protocol,
+    ResourcePolicy,
+    Settings,
+    SharedMount,
+)
+from launcher.infra.readers import WrongError
 
 if TYPE_CHECKING:
-    from anklume_images.specs.yamlfile import KeyPath
-    from launcher.infra.report import Report
-    from launcher.infra.schema_types import SchemaType
+    from collections.abc import Callable
 
-__all__ = ["INFRA", "MACHINE", "TRUST_LEVELS"]
+    from launcher.infra.incus_keys import Keys as IncusKeys
 
-TRUST_LEVELS = ("admin", "trusted", "semi-trusted", "untrusted", "disposable")
+__all__ = ["INFRA", "MACHINE", "SECTIONS", "TrustLevel"]
+
+TrustLevel = Literal["admin", "trusted", "semi-trusted", "untrusted", "disposable"]
+
+_SMALL = "small letters, digits and '-', with no '-' at either end"
+_LETTERS = "letters, digits, '.', '_' and '-'"
+
+
+def _matching(pattern: str, expected: str, longest: int = 63, *, kind: str = "word") -> Read:
+    pattern = pattern.removeprefix("^").removesuffix("$")
+    reader = readers.matching(pattern, expected, longest)
+    return Read(reader, kind, {"type": "string", "pattern": f"^({pattern})$", "maxLength": longest})
+
+
+def _whole(low: int, high: int, kind: str = "") -> Read:
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Read(readers.integer(low, high), kind or f"{low} to {high}", schema)
+
 
 # Incus 6.0 takes 63 characters for the names of instances and devices; a volume's device has a prefix of up to four.
-_NAME = matching(NAME, "small letters, digits and '-', with no '-' at either end")
-_MOUNT_NAME = matching(NAME, "small letters, digits and '-', with no '-' at either end", 60)
-_MACHINE_NAME = matching(
-    rf"(?!\d+$){NAME[1:]}", "small letters, digits and '-', with no '-' at either end, and no number"
-)
-_WORD = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")
-_VOLUME_NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'", 59)
-_CONFIG_KEY = matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a key of Incus' configuration", 255)
-_VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", 255)
+_Name = Annotated[str, _matching(NAME, _SMALL)]
+_MountName = Annotated[str, _matching(NAME, _SMALL, 60)]
+_MachineName = Annotated[str, _matching(rf"(?!\d+$){NAME.strip('^$')}", f"{_SMALL}, and no number")]
+_Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", _LETTERS)]
+_VolumeName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", _LETTERS, 59)]
+_ConfigKey = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a key of Incus' configuration", 255)]
+_VariableName = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", 255)]
+_ProjectName = Annotated[
+    str, _matching(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\S", "a name on one line", 200, kind="one line")
+]
+_ClusterMember = Annotated[
+    str, _matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64, kind="member, `@group`")
+]
 _DEVICE_TYPES = (
     *("none", "nic", "disk", "unix-char", "unix-block", "usb", "gpu", "infiniband", "proxy", "unix-hotplug"),
     *("tpm", "pci"),
 )
-_device_type, _gpu_type = choice(*_DEVICE_TYPES), choice("physical", "mdev", "mig", "sriov")
 
-_LINE, _BOOL, _SIZE = Value(readers.line), Value(readers.boolean), Value(readers.size)
-_FOLDER, _MOUNT = Value(readers.folder), Value(readers.mount_path)
-_GPU_DRIVER = Value(choice("auto", "host", "runtime"))
+_FOREIGN = "the framework's own"
+_SHIFT = "the folder's owners are the machine's own; not on NFS, SMB, FUSE, overlays, which the plan refuses"
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_NUMBERED = {"type": ["string", "number"]}
 
-
-class _Config:
-    """Incus' configuration as texts; a boolean may be written in any of YAML's ways."""
-
-    _keys = MappingOf(_CONFIG_KEY, AnyValue())
-
-    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
-        """The texts by key, or WRONG."""
-        entries = self._keys.read(value, path, report)
-        if entries is WRONG:
-            return WRONG
-        read = {key: _config_kind(key, item).read(item, (*path, key), report) for key, item in entries.items()}
-        return {key: text for key, text in read.items() if text is not WRONG}
+_Line = Annotated[str, Read(readers.line, "one line")]
+_Consumer = Annotated[str, Read(readers.line, "domain or machine")]
+_Bool = Annotated[bool, Read(readers.boolean, "bool", "boolean")]
+_Size = Annotated[str, Read(readers.size, "size", _NUMBERED)]
+_Bytes = Annotated[int, Read(readers.size_in_bytes, "size", _NUMBERED)]
+_Folder = Annotated[str, Read(readers.folder, "path")]
+_Mount = Annotated[str, Read(readers.mount_path, "path")]
+_Port = Annotated[int, _whole(1, 65535)]
+_Image = Annotated[str, Read(readers.remote_image, "image")]
+_GpuDriver = Annotated[GpuDriver, one_of(*get_args(GpuDriver))]
 
 
-def _config_kind(key: str, value: object) -> SchemaType:
-    known = config_keys().find(key) if isinstance(value, bool) else None
-    return Value(readers.config_text) if known and known.boolean else Text(readers.config_text)
+def _with_booleans(value: Any, known: IncusKeys | None) -> Any:
+    """A boolean may be written in any of YAML's ways where Incus wants one; all else is what was written."""
+    if not isinstance(value, dict):
+        return value
+
+    def is_boolean(name: Any) -> bool:
+        found = known.find(name) if known and isinstance(name, str) else None
+        return found is not None and found.boolean
+
+    return {
+        name: item.value if isinstance(item, Written) and isinstance(item.value, bool) and is_boolean(name) else item
+        for name, item in value.items()
+        if item is not GONE
+    }
 
 
-class _Device:
-    """A device: its type and Incus' own keys for it."""
-
-    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
-        """The device with texts as values, or WRONG."""
-        entries = MappingOf(_CONFIG_KEY, AnyValue()).read(value, path, report)
-        if entries is WRONG:
-            return WRONG
-        if "type" not in entries:
-            report.error(path, "missing-key", "missing key 'type'", key=True, hint="such as disk, gpu or nic")
-        device = {}
-        for key, item in entries.items():
-            text = _device_kind(key, entries.get("type"), item).read(item, (*path, key), report)
-            if text is not WRONG:
-                device[key] = text
-        return device if "type" in device else WRONG
+def _config(value: Any) -> Any:
+    return _with_booleans(value, config_keys())
 
 
-def _device_kind(key: str, kind: object, value: object) -> SchemaType:
-    reader = _device_reader(key, kind)
-    keys = device_keys(kind) if isinstance(value, bool) and isinstance(kind, str) else None
-    known = keys.find(key) if keys else None
-    return Value(reader) if known and known.boolean else Text(reader)
+_DEVICE_TYPE = Read(readers.choice(*_DEVICE_TYPES), text=True)
+_OF_GPUS = {
+    "gputype": Read(readers.choice("physical", "mdev", "mig", "sriov"), text=True),
+    "pci": Read(readers.pci, text=True),
+}
 
 
-def _device_reader(key: str, kind: object) -> readers.Reader:
-    if key == "type":
-        return _device_type
-    if key == "gputype" and kind == "gpu":
-        return _gpu_type
-    if key == "pci" and kind == "gpu":
-        return readers.pci
-    return readers.device_text
+def _device(value: Any, texts: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, dict):
+        return texts(value)
+    kind = value.get("type")
+    if kind is GONE:  # which is reported, and nothing else can be said of it
+        return GONE
+    written = _with_booleans(value, device_keys(kind) if isinstance(kind, str) else None)
+    special = {"type": _DEVICE_TYPE} | (_OF_GPUS if kind == "gpu" else {})
+    device = texts({name: item for name, item in written.items() if name not in special})
+    if "type" not in written:
+        raise WrongError("missing key 'type'", code="missing-key", hint="such as disk, gpu or nic", whole=True)
+    for name in special.keys() & written.keys():
+        try:
+            device[name] = special[name].read(written[name])
+        except WrongError as wrong:
+            wrong.within = name
+            raise
+    return {name: device[name] for name in written}
 
 
-class _Card:
+def _ports(value: Any, ports: Callable[[Any], list[int]]) -> Any:
+    """Each once and in order, none for all of them; of a list with wrong ones nothing, as fewer would not do."""
+    if value == "all":
+        return ()
+    if not isinstance(value, list) or not value:
+        meant = type(value) is int and 1 <= value <= 65535
+        hint = f"write [{value}]" if meant else "such as [80, 443]"
+        raise WrongError("must be a list of ports, or all", code="wrong-type", hint=hint)
+    return GONE if any(port is GONE for port in value) else tuple(sorted(set(ports(value))))
+
+
+def _policy(value: Any) -> Any:
+    if value is True or (isinstance(value, Written) and value.value is True):
+        return {}
+    if not isinstance(value, dict):
+        hint = "leave it out for no policy" if value is False else None
+        raise WrongError("must be true or a mapping", code="wrong-type", hint=hint)
+    return value
+
+
+_Config = Annotated[
+    dict[_ConfigKey, Annotated[str, Read(readers.config_text, schema=_SCALAR, text=True)]], BeforeValidator(_config)
+]
+_Device = Annotated[
+    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, text=True)]], WrapValidator(_device)
+]
+_Devices = MappingOf[_Word, _Device]
+
+
+class _Reserve(Keys):
+    cpu: Annotated[str, Read(readers.reserve(of_memory=False), schema=_NUMBERED)] = key(
+        ResourcePolicy.reserve_cpu, "1% to 99%, or a number of CPUs"
+    )
+    memory: Annotated[str, Read(readers.reserve(of_memory=True), schema=_NUMBERED)] = key(
+        ResourcePolicy.reserve_memory, "1% to 99%, or a size"
+    )
+
+
+class _ResourcePolicy(Keys):
+    host_reserve: _Reserve = key(made=_Reserve, meaning="what stays for the host")
+    mode: Annotated[str, one_of("proportional", "equal")] = key(ResourcePolicy.mode, "`proportional`: by `weight`")
+    cpu_mode: Annotated[str, one_of("allowance", "count")] = key(
+        ResourcePolicy.cpu_mode, "a share of the host's time, or a number of its CPUs"
+    )
+    memory_enforce: Annotated[str, one_of("soft", "hard")] = key(
+        ResourcePolicy.memory_enforce, "`soft`: more than its share while nobody else needs it"
+    )
+    overcommit: _Bool = key(ResourcePolicy.overcommit, "more may be given than the host has; else that is an error")
+
+
+class _Addressing(Keys):
+    base_octet: Annotated[int, _whole(10, 10, "10")] = key(10, "the first number of every address")
+    zone_base: Annotated[int, _whole(0, 245)] = key(100, "the second number of the most trusted zone")
+    zone_step: Annotated[int, _whole(1, 255)] = key(10, "how far the zones are apart")
+
+
+class _Global(Keys):
+    addressing: _Addressing = key(made=_Addressing, meaning="see [Addresses](#addresses)")
+    base_subnet: Annotated[str, Read(readers.two_octets, "text")] = key(
+        "10.100", "the older form of addresses, without `addressing`"
+    )
+    default_os_image: _Image = key(Settings.default_os_image, "of machines that say nothing else")
+    image_channel: _Word = key(
+        Settings.image_channel, "the channel of the store's images where a machine names none", new=True
+    )
+    storage_pool: _Word = key(Settings.storage_pool, "Incus' pool for machines and volumes", new=True)
+    gpu_policy: Annotated[GpuPolicy, one_of(*get_args(GpuPolicy))] = key(Settings.gpu_policy, "see [GPUs](#gpus)")
+    gpu_driver: _GpuDriver = key(
+        Settings.gpu_driver,
+        "how NVIDIA's driver gets into containers, where a machine says nothing else; see [GPUs](#gpus)",
+        new=True,
+    )
+    ai_access_policy: Annotated[str, one_of("exclusive", "open")] = key(
+        "open", "`exclusive`: one domain may reach `ai-tools`, see [Network policies](#network-policies)"
+    )
+    ai_access_default: _Line = key(meaning="the one that may", kind="domain")
+    ai_vram_flush: _Bool = key(meaning="the framework's own", foreign=True)
+    nesting_prefix: _Bool = key(
+        Settings.nesting_prefix, "names begin with `001-` where `/etc/anklume/absolute_level` says 1"
+    )
+    firewall_mode: Annotated[str, one_of("host", "vm")] = key(
+        "host", "`vm` is a warning: no machine for it is made, Incus' ACLs keep domains apart"
+    )
+    resource_policy: Annotated[
+        _ResourcePolicy, BeforeValidator(_policy, json_schema_input_type=Literal[True] | _ResourcePolicy)
+    ] = key(meaning="divides CPUs and memory over machines that have no limits of their own", kind="`true`, mapping")
+    shared_volumes_base: _Folder = key(Settings.shared_volumes_base, "folder of the host")
+    persistent_data_base: _Folder = key(Settings.persistent_data_base, "folder of the host")
+    default_connection: _Line = key(
+        meaning="the framework's own: nothing is configured over a connection", foreign=True
+    )
+    default_user: _Line = key(meaning="the framework's own", foreign=True)
+
+
+class _Card(Keys):
     """One card of gpu_devices: exactly one of the ways to name it."""
 
-    _keys = Section({"pci": Key(Value(readers.pci)), "uuid": Key(Value(_WORD)), "mig": Key(Value(_WORD))})
+    pci: Annotated[str, Read(readers.pci, "PCI address")] = key(meaning="such as 0000:01:00.0")
+    uuid: _Word = key(meaning="the maker's UUID")
+    mig: _Word = key(meaning="the UUID of a MIG device")
 
-    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
-        """A mapping with one key, or WRONG."""
-        card = self._keys.read(value, path, report)
-        if card is WRONG or (isinstance(value, dict) and len(card) < len(value)):
-            return WRONG
-        if len(card) != 1:
-            report.error(path, "wrong-value", "a card is named by one of pci, uuid and mig")
-            return WRONG
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one(cls, value: Any, read: Callable[[Any], Any]) -> Any:
+        if isinstance(value, dict) and any(item is GONE for item in value.values()):
+            return GONE
+        card = read(value)
+        if len(card.model_fields_set) != 1:
+            raise WrongError("a card is named by one of pci, uuid and mig", whole=True)
         return card
 
 
-class _Ports:
-    """A list of ports, or `all`."""
-
-    _port = Value(integer(1, 65535))
-
-    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
-        """The ports, each once and in order; none for all of them; WRONG when one is wrong, as fewer would not do."""
-        if value == "all":
-            return ()
-        if not isinstance(value, list) or not value:
-            meant = type(value) is int and 1 <= value <= 65535 and not report.source.scalar(path)
-            hint = f"write [{value}]" if meant else "such as [80, 443]"
-            message = f"'ports' must be a list of ports, or all, not {report.told(path, value)}"
-            report.error(path, "wrong-type", message, hint=hint)
-            return WRONG
-        ports = [self._port.read(port, (*path, index), report) for index, port in enumerate(value)]
-        return WRONG if WRONG in ports else tuple(sorted(set(ports)))
+class _StorageVolume(Keys):
+    path: _Mount = key(meaning="where it is in the machine", required=True)
+    pool: _Word = key(meaning="Incus' pool", default="`storage_pool`")
+    size: _Size = key(meaning="as large as the pool has room where it is not set")
 
 
-class _ResourcePolicy:
-    """`true`, or a section."""
+class _PersistentData(Keys):
+    path: _Mount = key(meaning="where it is in the machine", required=True)
+    readonly: _Bool = key(PersistentData.readonly, "nothing can be written there")
+    shift: _Bool = key(PersistentData.shift, _SHIFT)
 
-    _keys = Section(
-        {
-            "host_reserve": Key(
-                Section(
-                    {
-                        "cpu": Key(Value(readers.reserve(of_memory=False))),
-                        "memory": Key(Value(readers.reserve(of_memory=True))),
-                    }
-                )
-            ),
-            "mode": Key(Value(choice("proportional", "equal"))),
-            "cpu_mode": Key(Value(choice("allowance", "count"))),
-            "memory_enforce": Key(Value(choice("soft", "hard"))),
-            "overcommit": Key(_BOOL),
-        }
+
+class _Machine(Keys):
+    description: _Line = key(meaning="what it is for")
+    type: Annotated[MachineType, one_of(*get_args(MachineType))] = key(
+        Machine.type, "a container, or a virtual machine"
+    )
+    ip: Annotated[ipaddress.IPv4Address, Read(readers.address, "IPv4 address")] = key(
+        meaning="see [Addresses](#addresses)", default="the next free one"
+    )
+    ephemeral: _Bool = key(meaning="`false` protects it from being deleted", default="its domain's")
+    roles: ListOf[_Word] = key((), "see [Images](#images)")
+    image: Annotated[str, Read(readers.image_ref, "`NAME`, `NAME@CHANNEL`, `NAME@VERSION`")] = key(
+        meaning="an image of the store", new=True
+    )
+    os_image: _Image = key(meaning="as Incus names it: `images:debian/13`, an alias", default="`default_os_image`")
+    vars: MappingOf[_VariableName, Anything] = key(
+        {}, "see [Variables](#variables)", kind="map variable → value", new=True
+    )
+    gpu: _Bool = key(meaning="see [GPUs](#gpus)", default="`false`")
+    gpu_devices: ListOf[_Card] = key(
+        (), 'which cards, each `{pci: "0000:01:00.0"}`, `{uuid: …}` or `{mig: …}`', new=True
+    )
+    gpu_memory: _Bytes = key(meaning="what it needs of a card", new=True)
+    gpu_driver: _GpuDriver = key(meaning="how NVIDIA's driver gets into it", default="the global one", new=True)
+    profiles: ListOf[_Word] = key(
+        meaning="of its domain; `default` is always there", default="`[default]`", numbered=True
+    )
+    config: _Config = key({}, "Incus' configuration; numbers and booleans become text")
+    devices: _Devices = key({}, "Incus' devices, each with `type`", kind="map name → device")
+    weight: Annotated[int, _whole(1, 1_000_000, "from 1")] = key(Machine.weight, "its share under `resource_policy`")
+    boot_autostart: _Bool = key(meaning="whether it starts with the host", incus="boot.autostart")
+    boot_priority: Annotated[int, _whole(0, 100)] = key(
+        meaning="higher ones start first", incus="boot.autostart.priority"
+    )
+    snapshots_schedule: Annotated[str, Read(readers.cron, "cron")] = key(
+        meaning="five fields, Sunday is 0", incus="snapshots.schedule"
+    )
+    snapshots_expiry: Annotated[str, Read(readers.expiry, "`30d`, `24h`, `60m`")] = key(
+        meaning="how long a snapshot is kept", incus="snapshots.expiry"
+    )
+    storage_volumes: MappingOf[_VolumeName, OrEmpty[_StorageVolume]] = key(
+        {}, "see [Volumes and folders](#volumes-and-folders)", kind="map name → volume"
+    )
+    persistent_data: MappingOf[_MountName, OrEmpty[_PersistentData]] = key(
+        {}, "see [Volumes and folders](#volumes-and-folders)", kind="map name → data"
+    )
+    target: _ClusterMember = key(meaning="where in a cluster", new=True)
+    export_apps: Anything = key(meaning=_FOREIGN, foreign=True)
+    services: Anything = key(meaning=_FOREIGN, foreign=True)
+
+
+class _Profile(Keys):
+    description: _Line = key(meaning="what it is for")
+    config: _Config = key({}, "Incus' configuration")
+    devices: _Devices = key({}, "Incus' devices", kind="map name → device")
+
+
+class _Domain(Keys):
+    description: _Line = key(meaning="what it is for; the project and its bridge have it too")
+    enabled: _Bool = key(
+        Domain.enabled, "a disabled domain keeps its subnet and nothing else; its images and variables are not checked"
+    )
+    trust_level: Annotated[TrustLevel, one_of(*get_args(TrustLevel))] = key(
+        "semi-trusted", "its zone; a container in the last two is a warning"
+    )
+    subnet_id: Annotated[int, _whole(0, 254)] = key(
+        meaning="the third number of its addresses", default="the next free one"
+    )
+    ephemeral: _Bool = key(Machine.ephemeral, "of its machines; `false` protects them from being deleted")
+    profiles: MappingOf[_Word, OrEmpty[_Profile]] = key(
+        {}, "`description`, `config`, `devices`, as Incus has them", kind="map name → profile"
+    )
+    machines: MappingOf[_MachineName, OrEmpty[_Machine]] = key(
+        {}, "see [Machines](#machines)", kind="map name → machine"
+    )
+    ai_provider: Annotated[str, one_of("local", "cloud", "local-first")] = key(meaning=_FOREIGN, foreign=True)
+    ai_sanitize: Annotated[bool | str, one_of(True, False, "always")] = key(meaning=_FOREIGN, foreign=True)
+    openclaw: _Bool = key(meaning=_FOREIGN, foreign=True)
+    file_portal: Anything = key(meaning=_FOREIGN, foreign=True)
+    panel_color: Anything = key(meaning=_FOREIGN, foreign=True)
+    pinned_apps: Anything = key(meaning=_FOREIGN, foreign=True)
+    wallpaper: Anything = key(meaning=_FOREIGN, foreign=True)
+
+
+class _NetworkPolicy(Keys):
+    description: _Line = key(Policy.description, "what it is for")
+    source: _Line = key(
+        alias="from", kind="domain, machine, `host`", meaning="who may begin; `host` is the Incus host", required=True
+    )
+    destination: _Line = key(
+        alias="to",
+        kind="domain, machine, `host`",
+        meaning="whom; a domain's name comes before a machine's",
+        required=True,
+    )
+    ports: Annotated[list[_Port], WrapValidator(_ports, json_schema_input_type=Literal["all"] | list[_Port])] = key(
+        (), "all ports are all protocols", kind="list of 1 to 65535, `all`", default="`all`"
+    )
+    protocol: Annotated[Protocol, one_of(*get_args(Protocol))] = key(Policy.protocol, "of the ports")
+    bidirectional: _Bool = key(Policy.bidirectional, "`to` may begin, too")
+
+
+class _SharedVolume(Keys):
+    source: _Folder = key(meaning="folder of the host", default="`<shared_volumes_base>/<name>`")
+    path: _Mount = key(meaning="in the machines", default="`/shared/<name>`")
+    shift: _Bool = key(SharedMount.shift, _SHIFT)
+    propagate: _Bool = key(value=False, meaning="machines with `security.nesting` get it too")
+    consumers: MappingOf[_Consumer, Annotated[str, one_of("ro", "rw")]] = key(
+        meaning="a machine's own entry beats its domain's", kind="map domain or machine → `ro`, `rw`", required=True
     )
 
-    def read(self, value: Any, path: KeyPath, report: Report) -> Any:
-        """The section's keys, none for `true`."""
-        if value is True:
-            return {}
-        if not isinstance(value, dict):
-            message = f"'resource_policy' must be true or a mapping, not {report.told(path, value)}"
-            report.error(path, "wrong-type", message, hint="leave it out for no policy" if value is False else None)
-            return WRONG
-        return self._keys.read(value, path, report)
+
+class _Infra(Keys):
+    project_name: _ProjectName = key(meaning="marks in Incus what belongs to this file", required=True)
+    for_all: _Global = key(alias="global", made=_Global, meaning="see [global](#global)", present=True)
+    domains: MappingOf[_Name, OrEmpty[_Domain]] = key(
+        {}, "see [Domains](#domains)", kind="map name → domain", present=True
+    )
+    network_policies: ListOf[_NetworkPolicy] = key((), "see [Network policies](#network-policies)", numbered=True)
+    shared_volumes: MappingOf[_MountName, OrEmpty[_SharedVolume]] = key(
+        {}, "see [Shared volumes](#shared-volumes)", kind="map name → volume"
+    )
 
 
-_CONFIG = _Config()
-_DEVICES = MappingOf(_WORD, _Device())
+INFRA = _Infra
+"""A whole file."""
 
-_ADDRESSING = Section(
-    {
-        "base_octet": Key(Value(integer(10, 10))),
-        "zone_base": Key(Value(integer(0, 245))),
-        "zone_step": Key(Value(integer(1, 255))),
-    }
-)
+MACHINE = _Machine
+"""One machine."""
 
-_GLOBAL = Section(
-    {
-        "addressing": Key(_ADDRESSING),
-        "base_subnet": Key(Value(readers.two_octets)),
-        "default_os_image": Key(Value(readers.remote_image)),
-        "default_connection": Key(_LINE, foreign=True),
-        "default_user": Key(_LINE, foreign=True),
-        "gpu_policy": Key(Value(choice("exclusive", "shared"))),
-        "gpu_driver": Key(_GPU_DRIVER),
-        "ai_access_policy": Key(Value(choice("exclusive", "open"))),
-        "ai_access_default": Key(_LINE),
-        "ai_vram_flush": Key(_BOOL),
-        "nesting_prefix": Key(_BOOL),
-        "firewall_mode": Key(Value(choice("host", "vm"))),
-        "resource_policy": Key(_ResourcePolicy()),
-        "shared_volumes_base": Key(_FOLDER),
-        "persistent_data_base": Key(_FOLDER),
-        "image_channel": Key(Value(_WORD)),
-        "storage_pool": Key(Value(_WORD)),
-    }
-)
-
-MACHINE = Section(
-    {
-        "description": Key(_LINE),
-        "type": Key(Value(choice("lxc", "vm"))),
-        "ip": Key(Value(readers.address)),
-        "ephemeral": Key(_BOOL),
-        "gpu": Key(_BOOL),
-        "profiles": Key(ListOf(Value(_WORD), numbered=True)),
-        "weight": Key(Value(integer(1, 1_000_000))),
-        "boot_autostart": Key(_BOOL, incus="boot.autostart"),
-        "boot_priority": Key(Value(integer(0, 100)), incus="boot.autostart.priority"),
-        "snapshots_schedule": Key(Value(readers.cron), incus="snapshots.schedule"),
-        "snapshots_expiry": Key(Value(readers.expiry), incus="snapshots.expiry"),
-        "config": Key(_CONFIG),
-        "devices": Key(_DEVICES),
-        "roles": Key(ListOf(Value(_WORD))),
-        "storage_volumes": Key(
-            MappingOf(
-                _VOLUME_NAME,
-                Section({"path": Key(_MOUNT, required=True), "pool": Key(Value(_WORD)), "size": Key(_SIZE)}),
-                empty=True,
-            )
-        ),
-        "persistent_data": Key(
-            MappingOf(
-                _MOUNT_NAME,
-                Section({"path": Key(_MOUNT, required=True), "readonly": Key(_BOOL), "shift": Key(_BOOL)}),
-                empty=True,
-            )
-        ),
-        "os_image": Key(Value(readers.remote_image)),
-        "image": Key(Value(readers.image_ref)),
-        "vars": Key(MappingOf(_VARIABLE, AnyValue())),
-        "gpu_devices": Key(ListOf(_Card())),
-        "gpu_memory": Key(Value(readers.size_in_bytes)),
-        "gpu_driver": Key(_GPU_DRIVER),
-        "target": Key(Value(matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64))),
-        "export_apps": Key(AnyValue(), foreign=True),
-        "services": Key(AnyValue(), foreign=True),
-    }
-)
-
-_DOMAIN = Section(
-    {
-        "description": Key(_LINE),
-        "enabled": Key(_BOOL),
-        "subnet_id": Key(Value(integer(0, 254))),
-        "ephemeral": Key(_BOOL),
-        "trust_level": Key(Value(choice(*TRUST_LEVELS))),
-        "profiles": Key(
-            MappingOf(
-                _WORD, Section({"description": Key(_LINE), "config": Key(_CONFIG), "devices": Key(_DEVICES)}), True
-            )
-        ),
-        "machines": Key(MappingOf(_MACHINE_NAME, MACHINE, empty=True)),
-        "ai_provider": Key(Value(choice("local", "cloud", "local-first")), foreign=True),
-        "ai_sanitize": Key(Value(choice(True, False, "always")), foreign=True),
-        "file_portal": Key(AnyValue(), foreign=True),
-        "openclaw": Key(_BOOL, foreign=True),
-        "panel_color": Key(AnyValue(), foreign=True),
-        "pinned_apps": Key(AnyValue(), foreign=True),
-        "wallpaper": Key(AnyValue(), foreign=True),
-    }
-)
-
-_POLICY = Section(
-    {
-        "description": Key(_LINE),
-        "from": Key(_LINE, required=True),
-        "to": Key(_LINE, required=True),
-        "ports": Key(_Ports()),
-        "protocol": Key(Value(choice("tcp", "udp"))),
-        "bidirectional": Key(_BOOL),
-    }
-)
-
-_SHARED_VOLUME = Section(
-    {
-        "source": Key(_FOLDER),
-        "path": Key(_MOUNT),
-        "shift": Key(_BOOL),
-        "propagate": Key(_BOOL),
-        "consumers": Key(MappingOf(readers.line, Value(choice("ro", "rw"))), required=True),
-    }
-)
-
-INFRA = Section(
-    {
-        "project_name": Key(Value(matching(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\S", "a name on one line", 200))),
-        "global": Key(_GLOBAL),
-        "domains": Key(MappingOf(_NAME, _DOMAIN, empty=True)),
-        "network_policies": Key(ListOf(_POLICY, numbered=True)),
-        "shared_volumes": Key(MappingOf(_MOUNT_NAME, _SHARED_VOLUME, empty=True)),
-    }
-)
-"""A whole file. Which keys must be there is a rule of its own, as empty ones are allowed."""
+SECTIONS: dict[str, type[Keys]] = {
+    "infra": _Infra,
+    "global": _Global,
+    "addressing": _Addressing,
+    "resource_policy": _ResourcePolicy,
+    "host_reserve": _Reserve,
+    "domain": _Domain,
+    "profile": _Profile,
+    "machine": _Machine,
+    "gpu_device": _Card,
+    "storage_volume": _StorageVolume,
+    "persistent_data": _PersistentData,
+    "network_policy": _NetworkPolicy,
+    "shared_volume": _SharedVolume,
+}
+"""Every section, by the name that its table has in docs/reference/infra.md."""

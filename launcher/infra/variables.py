@@ -50,7 +50,7 @@ class _Reader:
 
     def read(self, machine: WrittenMachine, image: ImageChoice) -> dict[str, str]:
         """What is set for one machine: of a group's variables those that its image has, of its own all."""
-        machine_layer = Layer(machine.data.get("vars", {}), self._report.source, (*machine.path, "vars"))
+        machine_layer = Layer(machine.data["vars"], self._report.source, (*machine.path, "vars"))
         groups = [self._groups.get(_ALL), self._groups.get(machine.domain) if machine.domain != _ALL else None]
         layers = [layer for layer in (*groups, self._hosts.get(machine.name)) if layer is not None]
         for layer in layers:

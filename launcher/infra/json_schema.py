@@ -1,0 +1,47 @@
+"""The JSON Schema of an infra.yml, by which editors complete its keys and mark what is wrong.
+
+Draft 2020-12. It says what keys there are and what kind of value each takes; what only holds for several together, and
+how a value must be written, `anklume-launch check` says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from launcher.infra.schema import INFRA, SECTIONS
+
+__all__ = ["json_schema"]
+
+_LINK = re.compile(r"\[([^]]+)\]\(#[^)]*\)")  # of the reference, to a place on its page
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema as plain data."""
+    schema = INFRA.model_json_schema()
+    sections = schema.pop("$defs")
+    for model in SECTIONS.values():
+        section = schema if model is INFRA else sections[model.__name__]
+        for name in ("title", "description"):
+            section.pop(name, None)
+        required = [name for name, info in model.infos().items() if info.required or info.present]
+        for name, entry in section["properties"].items():
+            section["properties"][name] = _key(entry, required=name in required)
+        section |= {"required": required} if required else {}
+    title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "infra.yml"}
+    return {**title, **schema, "$defs": sections}
+
+
+def _key(entry: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    """A key without a value is as if it were not there; a thing that needs no keys may be nothing."""
+    told = {name: entry.pop(name) for name in ("title", "description", "default") if name in entry}
+    described = {"description": _LINK.sub(r"\1", told["description"])} if "description" in told else {}
+    usual = {"default": told["default"]} if told.get("default") not in (None, "", [], {}) else {}
+    for pattern, kind in entry.get("patternProperties", {}).items():
+        entry["patternProperties"][pattern] = _or_nothing(kind) if "$ref" in kind else kind
+        entry["additionalProperties"] = False
+    return {**(_or_nothing(entry) if entry and not required else entry), **described, **usual}
+
+
+def _or_nothing(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [kind, {"type": "null"}]}
