@@ -17,7 +17,7 @@ READY := .venv/.ready
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test test-full test-gpu check unit lint bench requirements clean
+.PHONY: quickstart images test test-full test-gpu check unit lint bench reference requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -52,6 +52,10 @@ $(READY): tests/requirements.txt pyproject.toml anklume_images/bootstrap.py
 	@echo "setting up .venv" >&2
 	@$(PYTHON) anklume_images/bootstrap.py .venv tests/requirements.txt
 	@touch $@
+
+# The tables of docs/reference that come from the declarations of keys.
+reference: $(READY)
+	@.venv/bin/python -m tests.support.reference
 
 # After changing dependencies in pyproject.toml: lock them again, for every platform, without naming an index; newer
 # versions of all: ARGS=--upgrade.

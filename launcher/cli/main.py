@@ -32,6 +32,7 @@ _TABLE = {
         "lock": "lock:lock",
         "logs": "inspect:logs",
         "plan": "apply:plan",
+        "schema": "schema:schema",
         "shell": "inspect:shell",
         "status": "inspect:status",
         "try": "try_:try_",

@@ -109,7 +109,10 @@ def _settings(written: Mapping[str, Any]) -> Settings:
 
 
 def _profiles(written: Mapping[str, Any]) -> dict[str, Profile]:
-    return {name: Profile(name, profile["config"], profile["devices"]) for name, profile in written.items()}
+    return {
+        name: Profile(name, profile["config"], profile["devices"], description=profile.get("description", ""))
+        for name, profile in written.items()
+    }
 
 
 def _volumes(entry: WrittenMachine, pool: str) -> list[StorageVolume]:

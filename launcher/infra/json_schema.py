@@ -13,6 +13,11 @@ from launcher.infra.schema import INFRA, SECTIONS
 
 __all__ = ["json_schema"]
 
+_NEED_NO_KEYS = [
+    {"$ref": f"#/$defs/{model.__name__}"}
+    for model in SECTIONS.values()
+    if not any(info.required for info in model.infos().values())
+]
 _LINK = re.compile(r"\[([^]]+)\]\(#[^)]*\)")  # of the reference, to a place on its page
 
 
@@ -24,9 +29,10 @@ def json_schema() -> dict[str, Any]:
         section = schema if model is INFRA else sections[model.__name__]
         for name in ("title", "description"):
             section.pop(name, None)
-        required = [name for name, info in model.infos().items() if info.required or info.present]
+        infos = model.infos()
         for name, entry in section["properties"].items():
-            section["properties"][name] = _key(entry, required=name in required)
+            section["properties"][name] = _key(entry, required=infos[name].required)
+        required = [name for name, info in infos.items() if info.required or info.present]
         section |= {"required": required} if required else {}
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "infra.yml"}
     return {**title, **schema, "$defs": sections}
@@ -38,7 +44,7 @@ def _key(entry: dict[str, Any], *, required: bool) -> dict[str, Any]:
     described = {"description": _LINK.sub(r"\1", told["description"])} if "description" in told else {}
     usual = {"default": told["default"]} if told.get("default") not in (None, "", [], {}) else {}
     for pattern, kind in entry.get("patternProperties", {}).items():
-        entry["patternProperties"][pattern] = _or_nothing(kind) if "$ref" in kind else kind
+        entry["patternProperties"][pattern] = _or_nothing(kind) if kind in _NEED_NO_KEYS else kind
         entry["additionalProperties"] = False
     return {**(_or_nothing(entry) if entry and not required else entry), **described, **usual}
 

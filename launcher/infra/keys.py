@@ -51,9 +51,10 @@ class KeyInfo:
     """What is said of a key beside its type.
 
     `meaning` is for the reference and for editors; `kind` and `default` stand in the reference where the type and the
-    value do not say it. A `required` key must have a value, a `present` one must be written and may be empty. A `foreign` key is the framework's own and does nothing here, a `new` one the framework does
-    not know. `incus` is the key of an instance's configuration that a machine's value becomes, where that is all it
-    does. The items of a `numbered` list come with where they are in it.
+    value do not say it. A `required` key must have a value, a `present` one must be written and may be empty. A
+    `foreign` key is the framework's own and does nothing here, a `new` one the framework does not know. `incus` is the
+    key of an instance's configuration that a machine's value becomes, where that is all it does. The items of a
+    `numbered` list come with where they are in it.
     """
 
     meaning: str

@@ -97,6 +97,7 @@ class Profile:
     """A profile of a domain."""
 
     name: str
+    description: str = field(default="", kw_only=True)
     config: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress  # noqa: TC003  pydantic reads it
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, WrapValidator, model_validator
+from pydantic import BeforeValidator, Field, WrapValidator, model_validator
 
 from anklume_images.specs.model import NAME
 from launcher.infra import readers
@@ -161,17 +161,19 @@ _Config = Annotated[
     dict[_ConfigKey, Annotated[str, Read(readers.config_text, schema=_SCALAR, text=True)]], BeforeValidator(_config)
 ]
 _Device = Annotated[
-    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, text=True)]], WrapValidator(_device)
+    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, text=True)]],
+    WrapValidator(_device),
+    Field(json_schema_extra={"required": ["type"]}),
 ]
 _Devices = MappingOf[_Word, _Device]
 
 
 class _Reserve(Keys):
-    cpu: Annotated[str, Read(readers.reserve(of_memory=False), schema=_NUMBERED)] = key(
-        ResourcePolicy.reserve_cpu, "1% to 99%, or a number of CPUs"
+    cpu: Annotated[str, Read(readers.reserve(of_memory=False), "share, number", _NUMBERED)] = key(
+        ResourcePolicy.reserve_cpu, "`1%` to `99%`, or a number of CPUs"
     )
-    memory: Annotated[str, Read(readers.reserve(of_memory=True), schema=_NUMBERED)] = key(
-        ResourcePolicy.reserve_memory, "1% to 99%, or a size"
+    memory: Annotated[str, Read(readers.reserve(of_memory=True), "share, size", _NUMBERED)] = key(
+        ResourcePolicy.reserve_memory, "`1%` to `99%`, or a size such as `4GiB`"
     )
 
 
@@ -318,7 +320,7 @@ class _Profile(Keys):
 
 
 class _Domain(Keys):
-    description: _Line = key(meaning="what it is for; the project and its bridge have it too")
+    description: _Line = key(meaning="what it is for")
     enabled: _Bool = key(
         Domain.enabled, "a disabled domain keeps its subnet and nothing else; its images and variables are not checked"
     )
@@ -345,7 +347,7 @@ class _Domain(Keys):
 
 
 class _NetworkPolicy(Keys):
-    description: _Line = key(Policy.description, "what it is for")
+    description: _Line = key(Policy.description, "what it is for; the rules that let something in have it")
     source: _Line = key(
         alias="from", kind="domain, machine, `host`", meaning="who may begin; `host` is the Incus host", required=True
     )

@@ -154,7 +154,7 @@ class _Builder:
         return Resource(
             Key("profile", project.name, profile.name),
             {
-                "description": f"Profile {profile.name} of the domain {domain.name}",
+                "description": profile.description or f"Profile {profile.name} of the domain {domain.name}",
                 "config": {**profile.config, **self.mark},
                 "devices": {name: dict(keys) for name, keys in profile.devices.items()},
             },

@@ -57,6 +57,8 @@ def _allow(infra: Infra, policy: Policy, domain: Domain, destination: str) -> li
     if source is None or policy.destination == HOST or (policy.source != HOST and source[0] is domain):
         return []  # not there, not for instances, or never filtered
     rule = {"action": "allow", "source": source[1], "destination": destination, "state": "enabled"}
+    if policy.description:
+        rule["description"] = policy.description
     if policy.ports:
         rule |= {"protocol": policy.protocol, "destination_port": _ranges((port, port) for port in policy.ports)}
     return [rule]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import launcher
 from anklume_images.errors import InvalidFileError
-from launcher.infra.build import AS_WRITTEN
 from launcher.infra.host import HostFacts
 from launcher.infra.load import RefusedFileError, load_infra
 from launcher.infra.model import (
@@ -23,9 +20,10 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
-from launcher.infra.schema import MACHINE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anklume_images.specs.catalog import Catalog
 
 HEAD = "project_name: p\nglobal: {addressing: {}}\n"
@@ -204,22 +202,3 @@ def test_warnings_come_with_it(tmp_path: Path, catalog: Catalog):
     assert [str(warning) for warning in warnings] == [
         f"{file}:3:38: 10.120.0.100 is given out by DHCP (10.120.0.1 to 10.120.0.99 are for machines)"
     ]
-
-
-def test_every_key_of_a_machine_does_something() -> None:
-    """A key is written through, becomes one of Incus', or is read where it says."""
-    elsewhere = {
-        "addressing.py": {"ip"},
-        "build.py": {"ephemeral", "gpu_devices", "gpu_driver", "roles", "storage_volumes", "persistent_data"},
-        "entries.py": {"profiles", "gpu"},
-        "images.py": {"image", "os_image"},
-        "variables.py": {"vars"},
-    }
-    known = {name for name, key in MACHINE.keys.items() if not key.foreign}
-    through = set(AS_WRITTEN) | {name for name, key in MACHINE.keys.items() if key.incus}
-    assert known == through | {name for names in elsewhere.values() for name in names}
-    for module, names in elsewhere.items():
-        text = (Path(launcher.__file__).parent / "infra" / module).read_text("utf-8")
-        assert {name for name in names if f'"{name}"' not in text} == set()
-    page = (Path(launcher.__file__).parents[1] / "docs/reference/infra.md").read_text("utf-8")
-    assert {name for name in MACHINE.keys if f"`{name}`" not in page} == set()

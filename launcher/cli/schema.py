@@ -1,0 +1,21 @@
+"""The command `schema`: what editors need to know of an infra.yml."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from launcher.cli.session import Session
+
+__all__ = ["schema"]
+
+
+@click.command(name="schema")
+@click.pass_obj
+def schema(session: Session) -> None:
+    """Print the JSON Schema of an infra.yml, by which editors complete its keys and explain them."""
+    from launcher.infra.json_schema import json_schema
+
+    session.console.json(json_schema())
