@@ -1,53 +1,154 @@
 """What the person who runs the program decides: mirrors, indexes, parallelism, and where the store lives.
 
 Read from `/etc/anklume/images.yml`, then the user's `$XDG_CONFIG_HOME/anklume/images.yml`, then `ANKLUME_*` in the
-environment; the later one wins, mirrors per archive. All keys:
-
-    mirrors:                 # archive name -> base URLs, asked after the host's own apt sources
-      debian: [http://mirror.example/debian]
-    snapshot: https://…      # a permanent archive: <base>/<archive>/<YYYYMMDDTHHMMSSZ>/<path>
-    python_indexes: [https://…/simple]
-    jobs: 2                  # builds at once
-    connections: 8           # downloads at once
-    generations: 2           # versions that gc keeps for each channel
-
-In the environment: ANKLUME_MIRRORS="debian=URL debian=URL2", ANKLUME_SNAPSHOT, ANKLUME_PYTHON_INDEXES="URL URL",
-ANKLUME_JOBS, ANKLUME_CONNECTIONS, ANKLUME_GENERATIONS.
+environment; the later one wins, mirrors per archive. Each key is declared once, in `Settings`, from which
+docs/reference/settings.md has its table. Every command reads settings: pydantic, by which specs and infra.yml are read,
+would cost each of them its import.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import InvalidFileError, Problem
+from anklume_images.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import yaml
 
-__all__ = ["Settings", "keys_home", "load_settings", "settings_paths", "store_home"]
+__all__ = ["SETTINGS", "Setting", "Settings", "keys_home", "load_settings", "settings_paths", "store_home"]
 
 _SCHEMES = ("http://", "https://", "file:///")
 _MOST_CONNECTIONS = 64
 _FILE = "images.yml"
 
 
+# What each key must be; each returns the value in the shape that Settings keeps, or raises ValueError.
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith(_SCHEMES):
+        raise ValueError("must be a URL that begins with http://, https:// or file:///")
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(value)  # ValueError for brackets that do not match
+    if parts.scheme != "file" and (not parts.hostname or parts.port == 0):  # ValueError for a port that cannot be
+        raise ValueError("must be a URL with a host")
+    return value.rstrip("/")
+
+
+def _urls(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_url(value),)
+    if not isinstance(value, list):
+        raise ValueError("must be a URL or a list of URLs")  # noqa: TRY004 - one type for all that is wrong in a file
+    return tuple(_url(entry) for entry in value)
+
+
+def _mirrors(value: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError("must map archive names to lists of URLs")
+    return {archive: _urls(urls) for archive, urls in value.items()}
+
+
+def _count(most: int | None = None) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most and value > most):
+            raise ValueError(f"must be a number from 1 to {most}" if most else "must be a number, 1 or more")
+        return value
+
+    return check
+
+
+def _as_number(text: str) -> object:
+    return int(text) if text.isdecimal() else text
+
+
+def _as_mirrors(text: str) -> dict[str, list[str]]:
+    mirrors: dict[str, list[str]] = {}
+    for word in text.split():
+        archive, _, url = word.partition("=")
+        mirrors.setdefault(archive, []).append(url)
+    return mirrors
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key: `check` returns the value in the shape that Settings keeps, `read` makes one of the environment's text.
+
+    `written` is the text in the environment, `default` and `meaning` are for the reference.
+    """
+
+    check: Callable[[object], Any]
+    meaning: str
+    default: str
+    written: str
+    read: Callable[[str], object]
+
+
+def _setting(
+    check: Callable[[object], Any],
+    meaning: str,
+    value: Any = None,
+    *,
+    written: str,
+    default: str = "",
+    read: Callable[[str], object] = str,
+) -> Any:
+    declared = Setting(check, meaning, default or str(value), written, read)
+    return field(default_factory=lambda: value, metadata={"setting": declared})
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings in force; `path` is the file in which a person would change them, for hints."""
 
-    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    snapshot: str | None = None
-    python_indexes: tuple[str, ...] = ()
-    jobs: int | None = None
-    connections: int = 8
-    generations: int = 2
+    mirrors: Mapping[str, tuple[str, ...]] = _setting(
+        _mirrors,
+        "map of archive name to base URLs, asked after the host's apt sources. Names: `debian`, `debian-security`, "
+        "`pypi`, and those that specs declare",
+        MappingProxyType({}),
+        written='"debian=URL debian=URL2"',
+        default="none",
+        read=_as_mirrors,
+    )
+    snapshot: str | None = _setting(
+        _url,
+        "a permanent archive, asked last for packages, at `URL/<archive>/<YYYYMMDDTHHMMSSZ>/<path>`",
+        written="URL",
+        default="none",
+    )
+    python_indexes: tuple[str, ...] = _setting(
+        _urls,
+        "simple indexes, in place of those in pip's and uv's configuration",
+        (),
+        written='"URL URL"',
+        default="pip's and uv's",
+        read=str.split,
+    )
+    jobs: int | None = _setting(_count(), "builds at once", written="N", default="number of CPUs", read=_as_number)
+    connections: int = _setting(
+        _count(_MOST_CONNECTIONS), f"downloads at once, 1 to {_MOST_CONNECTIONS}", 8, written="N", read=_as_number
+    )
+    generations: int = _setting(
+        _count(),
+        "versions that `gc` keeps for each channel, the one that it names included; 1 keeps that one only",
+        2,
+        written="N",
+        read=_as_number,
+    )
     path: Path = Path("/etc/anklume") / _FILE
+
+
+SETTINGS: dict[str, Setting] = {
+    entry.name: entry.metadata["setting"] for entry in fields(Settings) if "setting" in entry.metadata
+}
 
 
 def settings_paths(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
@@ -98,53 +199,6 @@ def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     return Path(getattr(platformdirs, fallback)())
 
 
-# What each key must be; each returns the value in the shape that Settings keeps, or raises ValueError.
-
-
-def _url(value: object) -> str:
-    if not isinstance(value, str) or not value.startswith(_SCHEMES):
-        raise ValueError("must be a URL that begins with http://, https:// or file:///")
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(value)  # ValueError for brackets that do not match
-    if parts.scheme != "file" and (not parts.hostname or parts.port == 0):  # ValueError for a port that cannot be
-        raise ValueError("must be a URL with a host")
-    return value.rstrip("/")
-
-
-def _urls(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (_url(value),)
-    if not isinstance(value, list):
-        raise ValueError("must be a URL or a list of URLs")  # noqa: TRY004 - one type for all that is wrong in a file
-    return tuple(_url(entry) for entry in value)
-
-
-def _mirrors(value: object) -> dict[str, tuple[str, ...]]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError("must map archive names to lists of URLs")
-    return {archive: _urls(urls) for archive, urls in value.items()}
-
-
-def _count(most: int | None = None) -> Callable[[object], int]:
-    def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most and value > most):
-            raise ValueError(f"must be a number from 1 to {most}" if most else "must be a number, 1 or more")
-        return value
-
-    return check
-
-
-_CHECKS: dict[str, Callable[[object], Any]] = {
-    "mirrors": _mirrors,
-    "snapshot": _url,
-    "python_indexes": _urls,
-    "jobs": _count(),
-    "connections": _count(_MOST_CONNECTIONS),
-    "generations": _count(),
-}
-
-
 def _read_file(path: Path, problems: list[Problem]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -184,8 +238,10 @@ def _read_mapping(root: yaml.MappingNode, file: str, problems: list[Problem]) ->
         place = _place(file, key_node)
         if key in seen:
             problems.append(Problem(*place, "duplicate-key", f"key '{key}' is there twice", key))
-        elif key not in _CHECKS:
-            problems.append(Problem(*place, "unknown-key", f"unknown key '{key}'", key, _nearest(key)))
+        elif key not in SETTINGS:
+            close = nearest(key, SETTINGS)
+            hint = f"did you mean '{close}'?" if close else None
+            problems.append(Problem(*place, "unknown-key", f"unknown key '{key}'", key, hint))
         else:
             names = [str(node.value) for node, _ in value_node.value] if value_node.id == "mapping" else []
             if twice := {name for name in names if names.count(name) > 1}:
@@ -208,38 +264,17 @@ def _place(file: str, node: yaml.Node) -> tuple[str, int, int]:
 
 def _read_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key in _CHECKS:
+    for key, setting in SETTINGS.items():
         variable = f"ANKLUME_{key.upper()}"
         if text := environ.get(variable, "").strip():
-            _take(values, key, _from_text(key, text), (f"${variable}", 1, 1), problems)
+            _take(values, key, setting.read(text), (f"${variable}", 1, 1), problems)
     return values
-
-
-def _from_text(key: str, text: str) -> object:
-    if key == "mirrors":
-        mirrors: dict[str, list[str]] = {}
-        for word in text.split():
-            archive, _, url = word.partition("=")
-            mirrors.setdefault(archive, []).append(url)
-        return mirrors
-    if key == "python_indexes":
-        return text.split()
-    if key == "snapshot":
-        return text
-    return int(text) if text.isdecimal() else text
 
 
 def _take(
     values: dict[str, Any], key: str, value: object, place: tuple[str, int, int], problems: list[Problem]
 ) -> None:
     try:
-        values[key] = _CHECKS[key](value)
+        values[key] = SETTINGS[key].check(value)
     except ValueError as error:
         problems.append(Problem(*place, "type", f"'{key}' {error}", key))
-
-
-def _nearest(key: str) -> str | None:
-    import difflib
-
-    near = difflib.get_close_matches(key, _CHECKS, n=1)
-    return f"did you mean '{near[0]}'?" if near else None

@@ -42,7 +42,6 @@ class TreeSpec:
     """What a tree is asked to hold: `trees/<name>/tree.yml`."""
 
     name: str
-    description: str
     suites: tuple[Suite, ...]
     packages: tuple[str, ...]
     folder: Path
@@ -83,19 +82,15 @@ def tree_names() -> list[str]:
 
 
 def load_tree_spec(name: str) -> TreeSpec:
-    """Read `trees/<name>/tree.yml`."""
-    import yaml
+    """Read `trees/<name>/tree.yml`, whose keys are those of `TreeDocument`."""
+    from anklume_images.specs.loader import load_tree_document
 
     folder = SPECS / name
-    try:
-        document = yaml.safe_load((folder / "tree.yml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LockError(f"no tree is called {name}", hint=f"there are: {', '.join(tree_names())}") from None
-    suites = tuple(
-        Suite(entry["archive"], entry["suite"], tuple(entry.get("components", ["main"])), entry.get("pin"))
-        for entry in document["suites"]
-    )
-    return TreeSpec(document["name"], document["description"], suites, tuple(document["packages"]), folder)
+    if not (folder / "tree.yml").is_file():
+        raise LockError(f"no tree is called {name}", hint=f"there are: {', '.join(tree_names())}")
+    document = load_tree_document(folder / "tree.yml")
+    suites = tuple(Suite(entry.archive, entry.suite, entry.components, entry.pin) for entry in document.suites)
+    return TreeSpec(document.name, suites, document.packages, folder)
 
 
 def tree_digest(lock: Lock) -> str:

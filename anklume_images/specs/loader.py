@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.nearest import nearest
-from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument
+from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument, TreeDocument
 from anklume_images.specs.problems import problems_of
 from anklume_images.specs.values import value_problem
 from anklume_images.specs.yamlfile import Document, KeyPath, load, pointer
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["load_specs"]
+__all__ = ["load_specs", "load_tree_document"]
 
 _MAX_TEXT = 1 << 20
 _NOT_IN_VARIANTS = ("name", "variants", "default")
@@ -44,6 +44,16 @@ def load_specs(folder: Path) -> tuple[Spec, ...]:
     if reader.problems:
         raise InvalidFileError(sorted(set(reader.problems)))
     return tuple(spec for spec in specs if spec is not None)
+
+
+def load_tree_document(file: Path) -> TreeDocument:
+    """Read a `tree.yml`; InvalidFileError with every problem."""
+    document = load(file)
+    try:
+        return TreeDocument.model_validate(document.data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        raise InvalidFileError(sorted(problems_of(details, document, TreeDocument))) from None
 
 
 def _merged(

@@ -41,6 +41,7 @@ __all__ = [
     "StaticFile",
     "Suite",
     "Template",
+    "TreeDocument",
     "Unpack",
     "Variable",
     "VersionRule",
@@ -108,6 +109,7 @@ FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_below_folder)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mode = Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")]
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]
+TreePackage = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+(/[a-z0-9][a-z0-9-]*)?$")]  # NAME or NAME/SUITE
 PackageVersion = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+~]*$")]  # of the upstream, as deb-version(7) has it
 Url = Annotated[str, AfterValidator(_base_url)]
 
@@ -158,6 +160,15 @@ class DebianInputs(_Part):
         """Left out where it is empty: what names an image stays as it was before there was such a thing."""
         plain: dict[str, Any] = serialize(self)
         return {key: value for key, value in plain.items() if key != "from_host" or value}
+
+
+class TreeDocument(_Part):
+    """The keys of a `tree.yml`: packages, and the suites in which they are resolved."""
+
+    name: Word
+    description: Line
+    suites: Annotated[tuple[Suite, ...], Field(min_length=1)]
+    packages: Annotated[tuple[TreePackage, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class PythonInputs(_Part):

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
+from anklume_images.settings import SETTINGS
 from launcher.infra.keys import Keys, Read
 from launcher.infra.schema import SECTIONS
 
@@ -17,18 +18,32 @@ if TYPE_CHECKING:
 
     from launcher.infra.keys import KeyInfo
 
-PAGE = Path(__file__).parents[2] / "docs/reference/infra.md"
+REFERENCE = Path(__file__).parents[2] / "docs/reference"
+PAGES = [REFERENCE / "infra.md", REFERENCE / "settings.md"]
 _TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end of keys -->\n)", re.DOTALL)
 
 
 def written(page: str) -> str:
     """The page with its tables as the declarations have them."""
-    return _TABLE.sub(lambda match: f"{match[1]}\n{table(SECTIONS[match[2]])}\n{match[3]}", page)
+    return _TABLE.sub(lambda match: f"{match[1]}\n{_named(match[2])}\n{match[3]}", page)
 
 
 def sections(page: str) -> list[str]:
     """The names of the tables in a page."""
     return [match[2] for match in _TABLE.finditer(page)]
+
+
+def _named(name: str) -> str:
+    return table_of_settings() if name == "settings" else table(SECTIONS[name])
+
+
+def table_of_settings() -> str:
+    """The settings, and how each is written in the environment."""
+    lines = ["| key | in the environment | default | meaning |", "|---|---|---|---|"]
+    for name, setting in SETTINGS.items():
+        variable = f"`ANKLUME_{name.upper()}={setting.written}`"
+        lines.append(f"| `{name}` | {variable} | {setting.default} | {setting.meaning} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(section: type[Keys]) -> str:
@@ -69,4 +84,5 @@ def _default(info: KeyInfo, field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(written(page.read_text("utf-8")), "utf-8")

@@ -20,7 +20,6 @@ from anklume_images.cli.main import cli
 from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.models.lock import ModelLock
 from anklume_images.models.spec import ModelDocument
-from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import Spec, SpecDocument
 from anklume_images.specs.values import value_text
@@ -334,14 +333,6 @@ def test_the_reference_has_every_key_of_a_model_and_its_lock() -> None:
     text = text_of("reference/model.md")
     keys = keys_of(ModelDocument) | {field.name for field in dataclasses.fields(ModelLock)}
     assert {key for key in keys if f"`{key}`" not in text} == set()
-
-
-def test_the_reference_has_every_setting() -> None:
-    text = text_of("reference/settings.md")
-    settings = {field.name for field in dataclasses.fields(Settings)} - {"path"}
-    assert set(re.findall(r"^\| `([a-z_]+)` \| `ANKLUME_", text, re.MULTILINE)) == settings
-    for name in settings:
-        assert f"`ANKLUME_{name.upper()}=" in text
 
 
 def test_the_reference_has_every_variable_as_it_is() -> None:

@@ -22,7 +22,7 @@ BELOW_IMAGES = {
     **{leaf: set[str]() for leaf in LEAVES},
     "bootstrap": set(),
     "console": {"errors"},
-    "settings": {"errors", "scalars"},
+    "settings": {"errors", "nearest", "scalars"},
     "incus": {"incus", "errors"},
     "specs": {"specs", *LEAVES},
     "inputs": {"inputs", "specs", *LEAVES},

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anklume_images.errors import LockError
+from anklume_images.builder.trees import load_tree_spec
+from anklume_images.errors import InvalidFileError, LockError
 from anklume_images.inputs.lockfile import Deb, Lock, Wheel, load_locks, save_lock
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
 from anklume_images.specs.catalog import Catalog, builtin_specs
@@ -200,3 +201,19 @@ def test_trees_are_locked_too(folder: Folder) -> None:
     locks = Locks(folder.store, Catalog.load([builtin_specs()]), "amd64")
     names = {deb.package for deb in locks.get(TOOLCHAIN).debs}
     assert {"distrobuilder", "debootstrap", "squashfs-tools", "apt", "zstd", "xz-utils"} <= names
+
+
+def test_what_is_wrong_in_a_tree_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anklume_images.builder.trees.SPECS", tmp_path)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "tree.yml").write_text(
+        "name: odd\ndescription: Odd\nrelease: trixie\nsuites: [{archive: debian, suite: trixie}]\npackages: [Bad]\n"
+    )
+    with pytest.raises(InvalidFileError) as caught:
+        load_tree_spec("odd")
+    assert [(p.line, p.code, p.path) for p in caught.value.problems] == [
+        (3, "unknown-key", "release"),
+        (5, "wrong-value", "packages[0]"),
+    ]
+    with pytest.raises(LockError, match="no tree is called none"):
+        load_tree_spec("none")
