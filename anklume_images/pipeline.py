@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.builder import build_image, prepare
@@ -16,6 +16,7 @@ from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
 from anklume_images.locking import TOOLCHAIN, Locks, is_tree
+from anklume_images.results import Result
 from anklume_images.ship.index import write_index
 from anklume_images.store.images import LATEST, Images
 
@@ -31,10 +32,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from anklume_images.store.store import Lease, Store
 
-__all__ = ["Options", "Pipeline", "Result"]
-
-
-Status = Literal["present", "missing", "built", "failed"]
+__all__ = ["Options", "Pipeline"]
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,6 @@ class Options:
     offline: bool = False
     refresh_missing: bool = False
     allow_expired: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image, or what it is now; `missing` is one that is to be built.
-
-    A failed one has an `error`. `seconds` covers its own build only.
-    """
-
-    name: str
-    status: Status
-    seconds: float = 0.0
-    image: Image | None = None
-    error: AnklumeError | None = None
 
 
 class Pipeline:

@@ -12,6 +12,7 @@ from anklume_images.cli.session import EXPIRED, JSON, NAMES, OFFLINE, REFRESH, S
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.pipeline import Pipeline
+    from anklume_images.results import Result
 
 __all__ = ["build", "enter", "everything", "fetch", "lock", "render"]
 
@@ -39,6 +40,13 @@ def build(
     **options: Any,
 ) -> None:
     """Build images that are not in the store yet. Without names: the default ones."""
+    answers = session.answers(names, everything, options["refresh_missing"])
+    if not explain and not check and (known := answers.recall()):
+        from anklume_images.results import Result
+
+        results = [Result(image.name, "present", image=image) for image in known]
+        _report_build(session.console, results, [], as_json=as_json)
+        return
     pipeline = session.pipeline(**options)
     chosen = names or (pipeline.catalog.names() if everything else pipeline.catalog.defaults())
     if explain:
@@ -66,6 +74,8 @@ def build(
             if result.image and result.name in chosen:
                 session.console.note(f"{result.name}: building it again, to compare")
                 differing.append(check_image(pipeline, result.name))
+    if all(result.status == "present" for result in results):
+        answers.keep(result.image for result in results if result.image)
     _report_build(session.console, results, differing, as_json=as_json)
     codes = {result.error.exit_code if result.error else 1 for result in results if result.status == "failed"}
     if codes:
@@ -73,7 +83,7 @@ def build(
     sys.exit(3 if any(not outcome.identical for outcome in differing) else 0)
 
 
-def _report_build(console: Console, results: list[Any], checks: list[Any], *, as_json: bool) -> None:
+def _report_build(console: Console, results: list[Result], checks: list[Any], *, as_json: bool) -> None:
     if as_json:
         console.json(
             {

@@ -15,6 +15,7 @@ from anklume_images.errors import AnklumeError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anklume_images.answers import Answers
     from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
@@ -72,6 +73,14 @@ class Session:
         from anklume_images.specs.catalog import Catalog, builtin_specs
 
         return Catalog.load([*self.specs, builtin_specs()])
+
+    def answers(self, *asked: object) -> Answers:
+        """What `build` answered before, asked the same."""
+        from anklume_images.answers import Answers
+        from anklume_images.specs.folders import builtin_specs
+
+        folders = [folder.absolute() for folder in (*self.specs, builtin_specs())]
+        return Answers(self.store(), self.images(), folders, [self.arch(), *asked])
 
     def models(self) -> Models:
         """The language models of the same folders."""

@@ -7,17 +7,18 @@ first folder that has a name wins. Folders that begin with `_` or `.` hold no sp
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, InvalidFileError
 from anklume_images.nearest import nearest
+from anklume_images.specs.folders import builtin_specs
 from anklume_images.specs.loader import load_specs
 from anklume_images.specs.model import Spec, Variable, request_of
 from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from anklume_images.specs.stored import StoredSpec
 
@@ -30,13 +31,6 @@ class UnknownImageError(AnklumeError):
     """No spec has the name that was asked for."""
 
     exit_code = 2
-
-
-def builtin_specs() -> Path:
-    """The folder of specs that comes with the program."""
-    import anklume_images
-
-    return Path(anklume_images.__file__).resolve().parent.parent / "image_specs"
 
 
 class Catalog:

@@ -33,8 +33,10 @@ BELOW_IMAGES = {
     "trust": {"trust", "store", "inputs", *LEAVES},
     "ship": {"ship", "evidence", "trust", "store", "inputs", "incus", *LEAVES},
     "bundle": {"bundle", "ship", "trust", "store", "inputs", "specs", "settings", *LEAVES},
+    "results": {*LEAVES},
+    "answers": {"store", *LEAVES},
     "locking": {"builder", "store", "inputs", "specs", *LEAVES},
-    "pipeline": {"ship", "locking", "builder", "store", "inputs", "specs", *LEAVES},
+    "pipeline": {"ship", "locking", "results", "builder", "store", "inputs", "specs", *LEAVES},
     "updates": {"locking", "evidence", "inputs", *LEAVES},
     "explain": {"pipeline", "builder", "store", *LEAVES},
 }

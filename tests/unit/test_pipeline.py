@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.answers import Answers
 from anklume_images.console import Console
 from anklume_images.errors import FetchError
 from anklume_images.explain import explain
@@ -20,6 +22,7 @@ from anklume_images.store.store import Store
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SPECS = {
@@ -94,3 +97,61 @@ def test_what_is_missing_wants_the_bases_that_are_missing_too(pipeline: Pipeline
 def test_a_base_that_is_there_ends_the_search(pipeline: Pipeline) -> None:
     store(pipeline, "middle")
     assert list(pipeline.wanted(["app"])) == ["middle", "app"]
+
+
+class TestAnswers:
+    """`build` asked again the same of the same."""
+
+    @pytest.fixture
+    def ask(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answers]:
+        """A question about the specs, which were all written long ago."""
+        store(pipeline, "app")
+        pipeline.build(["app"])
+        later = time.time_ns() + 5_000_000_000
+        monkeypatch.setattr("anklume_images.answers.time.time_ns", lambda: later)
+        folder = pipeline.catalog.get("app").folder.parent
+
+        def make(*asked: object) -> Answers:
+            return Answers(pipeline.store, pipeline.images, [folder], asked or ["app"])
+
+        return make
+
+    def test_is_answered_without_reading_a_spec(self, pipeline: Pipeline, ask: Callable[..., Answers]) -> None:
+        assert ask().recall() is None
+        image = pipeline.present("app")
+        assert image is not None
+        ask().keep([image])
+        assert ask().recall() == [image]
+        assert ask("middle").recall() is None
+
+    @pytest.mark.parametrize("change", ["spec", "lock", "new file", "refreshed lock", "channel", "image", "cache"])
+    def test_a_change_asks_anew(self, pipeline: Pipeline, ask: Callable[..., Answers], change: str) -> None:
+        image = pipeline.present("app")
+        assert image is not None
+        ask().keep([image])
+        assert ask().recall() == [image]
+        folder, home = pipeline.catalog.get("app").folder, pipeline.store.home
+        if change == "channel":
+            pipeline.images.set_channel("app", host_architecture(), "prod", image.version, command="test")
+        elif change == "image":
+            pipeline.store.blobs.path(image.rootfs.sha256).unlink()
+        else:
+            path = {
+                "spec": folder / "spec.yml",
+                "lock": folder / "lock.json",
+                "new file": folder / "files" / "more",
+                "refreshed lock": home / "locks" / "app" / "x.json",
+                "cache": home / "cache" / "answers.json",
+            }[change]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+        assert ask().recall() is None
+
+    def test_what_may_change_unseen_is_not_kept(
+        self, pipeline: Pipeline, ask: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        image = pipeline.present("app")
+        assert image is not None
+        ask().keep([image])
+        assert ask().recall() is None
