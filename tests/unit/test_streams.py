@@ -327,7 +327,7 @@ def test_a_revoked_image_is_told_and_not_served(store: Store) -> None:
     assert list(products(store)) == [f"anklume:debian:{TWO}:amd64"]
     assert one.fingerprint not in (store.home / PRODUCTS).read_text()
     text = " ".join("".join(Page((store.home / "index.html").read_text()).words).split())
-    assert f"debian {ONE} (amd64), 2026-11-29: a hole in <it> fingerprint {one.fingerprint}" in text
+    assert f"debian@{ONE} (amd64), 2026-11-29: a hole in <it> fingerprint {one.fingerprint}" in text
     Images(store).remove(two)
     write_index(store)
     assert "a hole in" in (store.home / "index.html").read_text()
