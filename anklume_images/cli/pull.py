@@ -81,6 +81,7 @@ def _images(
 def _models(session: Session, origin: Origin, names: Sequence[str], *, dry_run: bool) -> Iterator[dict[str, Any]]:
     from anklume_images.ship.index import write_index
     from anklume_images.ship.pull import pull_model
+    from anklume_images.store.models import ModelRecords
 
     store, library = session.store(), session.models()
     records = [origin.model(name) for name in names]
@@ -88,12 +89,14 @@ def _models(session: Session, origin: Origin, names: Sequence[str], *, dry_run: 
         library.check_new(record.name, record.sha256)
     for record in records:
         about = {key: getattr(record, key) for key in ("name", "sha256", "size", "license", "source")}
+        before = ModelRecords(store).get(record.name)
+        about["before"] = before.sha256 if before else None
         if dry_run:
-            yield about | {"bytes": _absent(record.blobs(), store), "before": None}
+            yield about | {"bytes": _absent(record.blobs(), store)}
             continue
-        report = pull_model(origin, record, store, progress=session.console)
+        size = pull_model(origin, record, store, progress=session.console).bytes
         write_index(store)
-        yield about | {"bytes": report.bytes, "before": report.before.sha256 if report.before else None}
+        yield about | {"bytes": size}
 
 
 def _absent(blobs: Mapping[str, int], store: Store) -> int:
@@ -111,9 +114,8 @@ def _here(session: Session, origin: Origin) -> list[str]:
 def _line(ref: str, row: Mapping[str, Any], further: Sequence[str], *, dry_run: bool) -> str:
     from anklume_images.console import human_size
 
-    if dry_run:
-        return f"{ref}: {human_size(row['bytes'])} to fetch" if row["bytes"] else f"{ref}: here"
-    return ", ".join([f"{ref}: {human_size(row['bytes'])} fetched" if row["bytes"] else f"{ref}: was here", *further])
+    size = f"{human_size(row['bytes'])} {'to fetch' if dry_run else 'fetched'}"
+    return ", ".join([f"{ref}: {size if row['bytes'] else 'here' if dry_run else 'was here'}", *further])
 
 
 def _moved(row: Mapping[str, Any]) -> list[str]:

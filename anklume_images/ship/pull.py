@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "PulledModel", "RevokedError", "missing", "pull", "pull_model"]
+__all__ = ["Pulled", "RevokedError", "missing", "pull", "pull_model"]
 
 
 class RevokedError(PolicyError):
@@ -42,15 +42,6 @@ class Pulled:
     channel: str | None = None
     before: str | None = None
     attestations: int = 0
-
-
-@dataclass(frozen=True)
-class PulledModel:
-    """What a pull of a model did: `bytes` that were fetched; `before` is what its name meant here, if anything."""
-
-    record: ModelRecord
-    bytes: int
-    before: ModelRecord | None
 
 
 def missing(blobs: Mapping[str, int], store: Store) -> list[LockedFile]:
@@ -85,17 +76,16 @@ def pull(
     return Pulled(image, report.bytes, there is None, channel, before, len(attestations))
 
 
-def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> PulledModel:
+def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> FetchReport:
     """Have a model of another store, in place of one of that name here; errors are those of `pull`."""
     _refuse_revoked(origin, record, record.name)
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
         report = _fetched(origin, record.blobs(), store, progress)
-        before = records.get(record.name)
-        if before != record:
+        if records.get(record.name) != record:
             records.add(record)
-    return PulledModel(record, report.bytes, before)
+    return report
 
 
 def _refuse_revoked(origin: Origin, what: Revocable, ref: str) -> None:
