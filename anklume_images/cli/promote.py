@@ -181,32 +181,38 @@ def _promote_model(
     as_json: bool,
     **asked: Any,
 ) -> None:
+    from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
 
     if asked["channel"] or asked["why"] or asked["gates"]:
         raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
     if is_incus(target) or (source and is_incus(source)):
         raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
-    store = session.store()
-    if source:
-        origin = _contact(session, source)
-        record = origin.model(name)
-        session.models().check_new(record.name, record.sha256)
-        pull_model(origin, record, store, progress=session.console)
-    else:
-        record = session.models().record(name)
-        _refuse_revoked(record, record.name, store)
+    store, library = session.store(), session.models()
+    origin = _contact(session, source) if source else None
+    record = origin.model(name) if origin else record_of(library.model(name))
+    _refuse_revoked(record, record.name, store)
+    if origin:
+        library.check_new(record.name, record.sha256)
     with store.lease() as lease:
         lease.add(record.blobs())
-        sent = _send_model(session, record, target, keys, dry_run=dry_run)
+        if not dry_run and origin:
+            pull_model(origin, record, store, progress=session.console)
+        elif not dry_run:
+            library.record(name)
+        sent, replaced = _send_model(session, record, target, keys, dry_run=dry_run)
     if as_json:
-        session.console.json({"model": record.name, "sha256": record.sha256, "sent": sent, "dry_run": dry_run})
+        report = {"model": record.name, "sha256": record.sha256, "sent": sent, "replaced": replaced}
+        session.console.json(report | {"dry_run": dry_run})
         return
-    session.console.result(f"{record.name} to {target}: {_sent(dry_run=dry_run, sent=sent)}")
+    other = ", in place of another of that name" if replaced else ""
+    session.console.result(f"{record.name} to {target}: {_sent(dry_run=dry_run, sent=sent)}{other}")
 
 
-def _send_model(session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool) -> bool:
-    """To another store; False where it was there."""
+def _send_model(
+    session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool
+) -> tuple[bool, bool]:
+    """To another store; whether it was not there as it is, and whether another model had its name there."""
     from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import model_into_store
     from anklume_images.store.models import ModelRecords
@@ -214,15 +220,16 @@ def _send_model(session: Session, record: ModelRecord, target: str, keys: Path |
     if target.startswith("ssh:"):
         name = f"{record.name}:latest"  # the same model, and never an image of that name
         received = _over_ssh(session, name, target, keys, dry_run=dry_run)
-        return any(one["name"] == record.name and one["state"] != "here" for one in received["models"])
+        (state,) = (one["state"] for one in received["models"])
+        return state != "here", state == "changed"
     other = _other(session, target)
     store = other.store()
-    lacks = not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
-    sent = lacks or ModelRecords(store).get(record.name) != record
+    before = ModelRecords(store).get(record.name)
+    sent = before != record or not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
     if not dry_run:
         model_into_store(record, session.store(), store, sign=_signing(session, other, keys), progress=session.console)
         write_index(store)
-    return sent
+    return sent, before not in (None, record)
 
 
 def _contact(session: Session, place: str) -> Origin:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anklume_images.settings import Settings
     from anklume_images.store.store import Store
 
-__all__ = ["Model", "Models", "UnknownModelError"]
+__all__ = ["Model", "Models", "UnknownModelError", "record_of"]
 
 _PYTHON, _RELEASE = "3.11", "trixie"  # what a wheel is resolved for; it has to be one for any
 
@@ -59,6 +59,12 @@ class Model:
     present: bool
     wheel: Wheel | None = None
     record: ModelRecord | None = None
+
+
+def record_of(model: Model) -> ModelRecord:
+    """What other stores are told of a model: its record, or what its spec and lock say."""
+    own = (model.name, model.sha256, model.size, model.description, model.license, model.source)
+    return model.record or ModelRecord(*own)
 
 
 class Models:
@@ -226,7 +232,7 @@ class Models:
             ) from None
 
     def record(self, name: str) -> ModelRecord:
-        """What another store is told of a model, which is fetched where this one lacks it."""
+        """The record of a model, which is made where there is none; its file is fetched where the store lacks it."""
         with self.pulled(name):
             return self._recorded(self.model(name))
 
@@ -239,9 +245,7 @@ class Models:
                     self._recorded(model)
 
     def _recorded(self, model: Model) -> ModelRecord:
-        if model.record:
-            return model.record
-        record = ModelRecord(model.name, model.sha256, model.size, model.description, model.license, model.source)
+        record = record_of(model)
         if self._records.get(record.name) != record:
             self._records.add(record)
         return record

@@ -139,12 +139,12 @@ def test_a_model_that_cannot_be_signed_leaves_its_name_to_what_it_was(
 
 def test_a_model_to_a_signed_store(dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path) -> None:
     cli, record = Cli(dev.home), put_model(dev, "toy")
-    put(prod, "box")
+    other = put_model(prod, "toy", b"another")
     Cli(prod.home)("trust", "sign", env=keys)
     asked = ("promote", "toy", "--model", "--to", str(prod.home))
     would = cli.json(*asked, "--dry-run", env=keys)
-    assert would == {"model": "toy", "sha256": record.sha256, "sent": True, "dry_run": True}
-    assert list(ModelRecords(prod)) == []
+    assert would == {"model": "toy", "sha256": record.sha256, "sent": True, "replaced": True, "dry_run": True}
+    assert list(ModelRecords(prod)) == [other]
     assert cli.json(*asked, env=keys) == would | {"dry_run": False}
     reader = Store(tmp_path / "reader")
     reader.create()
