@@ -118,8 +118,9 @@ def parse_record(data: bytes, where: str) -> ModelRecord:
         manifest = model["manifest"] and StoredFile(**model["manifest"])
         layers = tuple(StoredFile(**layer) for layer in model["layers"])
         record = ModelRecord(**{**model, "manifest": manifest, "layers": layers})
-        if not all(_SHA256.fullmatch(sha256) and size >= 0 for sha256, size in record.blobs().items()):
-            raise ValueError("a file of it has no sha256 or no size")  # noqa: TRY301
+        sound = all(_SHA256.fullmatch(sha256) and size >= 0 for sha256, size in record.blobs().items())
+        if not (sound and MODEL_NAME.fullmatch(record.name)):
+            raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301
     except (ValueError, KeyError, TypeError) as error:
         hint = "remove that file, and import or pull the model again"
         raise StoreError(f"not a model's record: {error!r}", where=where, hint=hint) from None

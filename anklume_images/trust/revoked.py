@@ -37,7 +37,7 @@ class Revocable(Protocol):
 
 @dataclass(frozen=True, order=True)
 class Revocation:
-    """One image that was revoked: `why` in a line, `since` as RFC 3339 in UTC.
+    """One image or model that was revoked: `why` in a line, `since` as RFC 3339 in UTC.
 
     That of a model has its name and no version and architecture, so programs from before models were revoked read it.
     """

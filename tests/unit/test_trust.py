@@ -385,10 +385,11 @@ def test_a_record_of_a_model_that_was_changed_or_renamed_is_not_believed(
     theirs.sign()
     with pytest.raises(UntrustedError, match="describes another model"):
         origins.contact(here(theirs)).model("large")
-    record.write_text(json.dumps({"schema": 1, "model": {**RECORD, "sha256": "../../schema"}}))
-    theirs.sign()
-    with pytest.raises(StoreError, match="not a model's record"):
-        origins.contact(here(theirs)).model("toy")
+    for wrong in ({"sha256": "../../schema"}, {"size": -1}, {"name": 7}):
+        record.write_text(json.dumps({"schema": 1, "model": {**RECORD, **wrong}}))
+        theirs.sign()
+        with pytest.raises(StoreError, match="not a model's record"):
+            origins.contact(here(theirs)).model("toy")
     assert list(ModelRecords(mine)) == []
 
 
