@@ -12,8 +12,6 @@ from anklume_images.bundle.infra import infra_path
 from anklume_images.bundle.tool import parse_tool
 from anklume_images.errors import FetchError
 from anklume_images.ship.pull import RevokedError
-from anklume_images.store.models import ModelRecords
-from anklume_images.store.store import Store
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.revoked import known_revocations
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from anklume_images.store.models import ModelRecord
     from anklume_images.trust.origin import Origin
+    from anklume_images.trust.revoked import Revocable
 
 __all__ = ["BundlePlace", "Checked", "Opened", "check"]
 
@@ -95,6 +94,7 @@ class Checked:
 
     origin: Origin
     images: tuple[tuple[Image, dict[str, bytes]], ...] = ()
+    attestations: tuple[tuple[Image, bytes], ...] = ()
     models: tuple[ModelRecord, ...] = ()
     infra: tuple[tuple[str, bytes], ...] = ()
     tool: Tool | None = None
@@ -120,15 +120,16 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
     if contents.store != origin.identity:
         raise BundleError(f"it says that it comes from {contents.store}, and does not", where=where)
     images = [origin.image(one.name, one.version, one.architecture) for one in contents.images]
+    models = tuple(origin.model(name) for name in contents.models)
     revoked = {*origin.revocations, *known_revocations(home)}
-    for image in images:
-        if found := next((entry for entry in revoked if entry.concerns(image)), None):
+    wanted: tuple[Revocable, ...] = (*images, *models)
+    for what in wanted:
+        if found := next((entry for entry in revoked if entry.concerns(what)), None):
             raise RevokedError(
-                f"{image.ref} was revoked on {found.since[:10]}: {found.why}",
+                f"{found.ref} was revoked on {found.since[:10]}: {found.why}",
                 where=where,
                 hint="have a bundle made with another version of it",
             )
-    models = tuple(_model(opened, origin, name) for name in contents.models)
     infra = tuple((name, origin.document(infra_path(name))) for name in contents.infra)
     tool = None
     if contents.tool is not None:
@@ -136,7 +137,7 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
         tool = parse_tool(origin.document(path), path, where)
     blobs: dict[str, int] = {}
     for image in images:
-        blobs |= {file.sha256: file.size for file in (image.metadata, image.rootfs)}
+        blobs |= image.blobs()
     for model in models:
         blobs |= model.blobs()
     blobs |= tool.blobs if tool else {}
@@ -153,14 +154,5 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
         here.add(member.sha256)
     absent = {sha256: size for sha256, size in blobs.items() if sha256 not in here}
     documents = tuple((image, origin.documents(image)) for image in images)
-    return Checked(origin, documents, models, infra, tool, blobs, absent, deltas)
-
-
-def _model(opened: Opened, origin: Origin, name: str) -> ModelRecord:
-    records = ModelRecords(Store(opened.folder))
-    path = records.path(name).relative_to(opened.folder).as_posix()
-    origin.document(path)  # as signed
-    record = records.get(name)
-    if record is None or record.name != name:
-        raise BundleError(f"{path} describes another model", where=str(origin.place), hint="do not use it")
-    return record
+    attestations = tuple((image, data) for image in images for data in origin.attestations(image))
+    return Checked(origin, documents, attestations, models, infra, tool, blobs, absent, deltas)

@@ -12,7 +12,8 @@ from anklume_images.bundle.delta import BundledDelta, delta_path
 from anklume_images.bundle.index import BundledImage, BundleError, Contents, Member
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import PolicyError, StoreError
-from anklume_images.store.models import ModelRecords
+from anklume_images.store.models import model_path
+from anklume_images.trust.attest import attestations_path
 from anklume_images.trust.repository import FOLDER
 from anklume_images.trust.revoked import FILE as REVOKED
 from anklume_images.trust.revoked import known_revocations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Lease, Store
     from anklume_images.trust.repository import Repository
+    from anklume_images.trust.revoked import Revocable
 
 __all__ = ["Chosen", "Gathered", "gather"]
 
@@ -64,9 +66,10 @@ def gather(
     `lease` keeps the blobs until they are written.
     """
     revocations = known_revocations(store.home)
-    for image in chosen.images:
-        if found := next((entry for entry in revocations if entry.concerns(image)), None):
-            raise PolicyError(f"{image.ref} was revoked: {found.why}", hint="name another version of it")
+    wanted: tuple[Revocable, ...] = (*chosen.images, *chosen.models)
+    for what in wanted:
+        if found := next((entry for entry in revocations if entry.concerns(what)), None):
+            raise PolicyError(f"{found.ref} was revoked: {found.why}", hint="name another version of it")
     sources: dict[str, bytes | Path] = {
         f"{FOLDER}/{name}": (repository.folder / name).read_bytes() for name in repository.files()
     }
@@ -116,7 +119,7 @@ def _blobs(chosen: Chosen) -> dict[str, int]:
     """Sizes by sha256, in the order that makes whole images early."""
     blobs: dict[str, int] = {}
     for image in chosen.images:
-        blobs |= {file.sha256: file.size for file in (image.metadata, image.rootfs)}
+        blobs |= image.blobs()
     blobs |= {delta.sha256: delta.size for delta in chosen.deltas}
     for record in chosen.models:
         blobs |= record.blobs()
@@ -134,8 +137,8 @@ def _documents(store: Store, repository: Repository, chosen: Chosen) -> dict[str
         wanted += [path for path in sorted(entries) if path.startswith(folder)]
         if f"{folder}manifest.json" not in wanted:
             raise _unsigned(f"{folder}manifest.json", store)
-    records = ModelRecords(store)
-    wanted += [records.path(record.name).relative_to(store.home).as_posix() for record in chosen.models]
+        wanted += [path for path in sorted(entries) if path.rpartition("/")[0] == attestations_path(image)]
+    wanted += [model_path(record.name) for record in chosen.models]
     wanted += [infra_path(name) for name in chosen.infra]
     wanted += [chosen.tool.path] if chosen.tool else []
     wanted += [delta_path(delta.later) for delta in chosen.deltas]

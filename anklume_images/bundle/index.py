@@ -42,6 +42,7 @@ _ORDER = (
         re.compile(
             rf"revoked\.json|images/{_NAME}/{_VERSION}/[a-z0-9]+/[a-z0-9][a-z0-9.-]*\.json"
             rf"|(?:models|infra|tool|deltas)/{_WORD}\.json"
+            rf"|attestations/{_NAME}/{_VERSION}/[a-z0-9]+/[0-9a-f-]+\.json"
         ),
     ),
     ("wheel", re.compile(r"tool/wheels/[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")),

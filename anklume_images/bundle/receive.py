@@ -14,6 +14,7 @@ from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.store.models import ModelRecords
+from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,6 +179,8 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
     before = [images.present(image.name, image.version, image.architecture) for image, _ in checked.images]
     for image, documents in checked.images:
         images.add(image, documents)
+    for image, data in checked.attestations:
+        add_attestation(store.home, image, data, str(checked.origin.place))
     models = tuple(_add_model(record, store) for record in checked.models)
     for name, data in checked.infra:
         write_atomic(store.home / infra_path(name), data)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from anklume_images.bundle.needs import Inventory
     from anklume_images.bundle.tool import Tool
     from anklume_images.store.images import Image
-    from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Lease
     from anklume_images.trust.repository import Repository
 
@@ -164,7 +163,7 @@ def _chosen(
                 raise
             wanted[name] = None
     lease.add(file.sha256 for image in found.values() for file in (image.metadata, image.rootfs))
-    records = {(record := _record(session, name)).name: record for name in wanted}
+    records = {(record := library.record(name)).name: record for name in wanted}
     return Chosen(tuple(found.values()), tuple(records.values()), tuple(lock.project for lock in locks), tool)
 
 
@@ -204,22 +203,6 @@ def _tool(session: Session, lease: Lease) -> Tool:
     tool = make_tool(session.store(), session.arch(), trees, lease, load_settings(os.environ), session.console)
     write_atomic(session.store().home / tool.path, tool.to_bytes())
     return tool
-
-
-def _record(session: Session, name: str) -> ModelRecord:
-    """The record of a model, whose file is fetched where the store lacks it."""
-    from anklume_images.store.models import ModelRecord, ModelRecords
-
-    library = session.models()
-    with library.pulled(name):
-        model = library.model(name)
-        if model.record:
-            return model.record
-        record = ModelRecord(model.name, model.sha256, model.size, model.description, model.license, model.source)
-        records = ModelRecords(session.store())
-        if records.get(record.name) != record:
-            records.add(record)
-        return record
 
 
 def _signed(session: Session, keys: Path | None) -> Repository:

@@ -18,7 +18,7 @@ __all__ = ["cli", "main"]
 _TABLE = {
     name: f"anklume_images.cli.{place}"
     for name, place in {
-        "attest": "promote:attest",
+        "attest": "attest:attest",
         "build": "build:build",
         "bundle": "bundle:bundle",
         "channel": "channel:channel",

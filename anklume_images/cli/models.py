@@ -155,7 +155,7 @@ def pull(
         library.check_new(called)
         wanted[word] = Wanted(address, called, sha256.lower(), licence)
     for word, record in zip(wanted, pull_from(library.store, list(wanted.values()), session.console), strict=True):
-        _warn_of(session, record)
+        _arrived(session, record)
         found[word] = {"name": record.name, "file": str(library.store.blobs.path(record.sha256))}
     found_in_order = [found[word] for word in names]
     if as_json:
@@ -165,10 +165,13 @@ def pull(
         session.console.result(f"{one['name']}  {one['file']}")
 
 
-def _warn_of(session: Session, record: ModelRecord) -> None:
+def _arrived(session: Session, record: ModelRecord) -> None:
+    """Offer it to others, and say where no engine may know it."""
     from anklume_images.models.familiar import why_unfamiliar
     from anklume_images.models.gguf import read_gguf
+    from anklume_images.ship.index import write_index
 
+    write_index(session.store())
     if why := why_unfamiliar(read_gguf(session.store().blobs.path(record.sha256))):
         session.console.warn(f"{record.name}: {why}")
 
@@ -190,7 +193,7 @@ def import_(session: Session, file: Path, *, name: str, licence: str, source: st
     library = session.models()
     library.check_new(name)
     record = import_file(library.store, file, name, licence=licence, source=source, progress=session.console)
-    _warn_of(session, record)
+    _arrived(session, record)
     if as_json:
         session.console.json(_summary(library.model(record.name)))
     else:
@@ -207,9 +210,11 @@ def rm(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
     Copies of them in volumes stay.
     """
     from anklume_images.console import human_size
+    from anklume_images.ship.index import write_index
 
     library = session.models()
     freed = sum(library.remove(name) for name in names)
+    write_index(library.store)
     if as_json:
         session.console.json({"removed": list(names), "bytes": freed})
     else:

@@ -1,8 +1,7 @@
-"""The commands `promote` and `attest`."""
+"""The command `promote`."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anklume_images.store.images import Image, Images
+    from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
+    from anklume_images.trust.origin import Origin
+    from anklume_images.trust.revoked import Revocable
 
 _GATES = ("healthcheck", "reproduced", "scan")
 
@@ -63,6 +65,7 @@ def is_incus(place: str) -> bool:
 @click.option(
     "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
 )
+@click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
 @click.option("--channel", help="The channel to move there; else the one that REF names, or latest.")
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option("--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Must be passed first (repeatable).")
@@ -92,11 +95,16 @@ def is_incus(place: str) -> bool:
 @KEYS
 @JSON
 @click.pass_obj
-def promote(session: Session, /, ref: str, *, keys: Path | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
-    """Bring an image to the next place, and move its channel there, last.
+def promote(
+    session: Session, /, ref: str, *, keys: Path | None, of_model: bool, dry_run: bool, as_json: bool, **asked: Any
+) -> None:
+    """Bring an image or a model to the next place, and move the image's channel there, last.
 
     Only what is missing is sent. From Incus to Incus the target fetches it itself.
     """
+    if of_model:
+        _promote_model(session, ref, keys, dry_run=dry_run, as_json=as_json, **asked)
+        return
     name, _, selector = ref.partition("@")
     way = _Way(name, selector or "latest", channel=asked.pop("channel") or _channel(selector), **asked)
     if way.source and is_incus(way.source):
@@ -120,9 +128,13 @@ def _channel(selector: str) -> str:
 
 
 def _line(report: dict[str, Any], way: _Way) -> str:
-    sent = "would be sent" if report["dry_run"] else "sent" if report["sent"] else "was there"
+    sent = _sent(dry_run=report["dry_run"], sent=report["sent"])
     moved = ", ".join(f"{name}: {before or 'new'} → {after}" for name, before, after in report["moved"])
     return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}"
+
+
+def _sent(*, dry_run: bool, sent: bool) -> str:
+    return "would be sent" if dry_run else "sent" if sent else "was there"
 
 
 def _between_incus(way: _Way, *, dry_run: bool) -> dict[str, Any]:
@@ -146,39 +158,105 @@ def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool
         image = _brought(session, way)
     else:
         image = images.resolve(way.ref, session.arch())
-        _refuse_revoked(image, store)
+        _refuse_revoked(image, image.ref, store)
     with store.lease() as lease:
-        lease.add([image.metadata.sha256, image.rootfs.sha256])
+        lease.add(image.blobs())
         for gate in way.gates:
             way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
         if is_incus(way.target):
             return _to_incus(session, image, images, store, way, dry_run=dry_run)
         if way.target.startswith("ssh:"):
-            return _over_ssh(session, image, way, keys, dry_run=dry_run)
+            return _image_over_ssh(session, image, way, keys, dry_run=dry_run)
         return _to_store(session, image, images, way, keys, dry_run=dry_run)
+
+
+def _promote_model(
+    session: Session,
+    name: str,
+    keys: Path | None,
+    *,
+    source: str | None,
+    target: str,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    from anklume_images.models.library import record_of
+    from anklume_images.ship.pull import pull_model
+
+    if asked["channel"] or asked["why"] or asked["gates"]:
+        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
+    if is_incus(target) or (source and is_incus(source)):
+        raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
+    store, library = session.store(), session.models()
+    origin = _contact(session, source) if source else None
+    record = origin.model(name) if origin else record_of(library.model(name))
+    _refuse_revoked(record, record.name, store)
+    if origin:
+        library.check_new(record.name, record.sha256)
+    with store.lease() as lease:
+        lease.add(record.blobs())
+        if not dry_run and origin:
+            pull_model(origin, record, store, progress=session.console)
+        elif not dry_run:
+            library.record(name)
+        sent, replaced = _send_model(session, record, target, keys, dry_run=dry_run)
+    if as_json:
+        report = {"model": record.name, "sha256": record.sha256, "sent": sent, "replaced": replaced}
+        session.console.json(report | {"dry_run": dry_run})
+        return
+    other = ", in place of another of that name" if replaced else ""
+    session.console.result(f"{record.name} to {target}: {_sent(dry_run=dry_run, sent=sent)}{other}")
+
+
+def _send_model(
+    session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool
+) -> tuple[bool, bool]:
+    """To another store; whether it was not there as it is, and whether another model had its name there."""
+    from anklume_images.ship.index import write_index
+    from anklume_images.ship.promote import model_into_store
+    from anklume_images.store.models import ModelRecords
+
+    if target.startswith("ssh:"):
+        name = f"{record.name}:latest"  # the same model, and never an image of that name
+        received = _over_ssh(session, name, target, keys, dry_run=dry_run)
+        (state,) = (one["state"] for one in received["models"])
+        return state != "here", state == "changed"
+    other = _other(session, target)
+    store = other.store()
+    before = ModelRecords(store).get(record.name)
+    sent = before != record or not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
+    if not dry_run:
+        model_into_store(record, session.store(), store, sign=_signing(session, other, keys), progress=session.console)
+        write_index(store)
+    return sent, before not in (None, record)
+
+
+def _contact(session: Session, place: str) -> Origin:
+    from anklume_images.trust.origins import Origins
+
+    origin = Origins(session.store()).contact(place)
+    for warning in origin.warnings:
+        session.console.warn(warning)
+    return origin
 
 
 def _brought(session: Session, way: _Way) -> Image:
     """An image of another store, had in this one; no channel of this store moves."""
     from anklume_images.ship.pull import pull
-    from anklume_images.trust.origins import Origins
 
-    origin = Origins(session.store()).contact(str(way.source))
-    for warning in origin.warnings:
-        session.console.warn(warning)
+    origin = _contact(session, str(way.source))
     image, _ = origin.resolve(way.ref, session.arch())
     return pull(origin, image, session.images(), session.store(), channel=None, progress=session.console).image
 
 
-def _refuse_revoked(image: Image, store: Store) -> None:
+def _refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
     from anklume_images.ship.pull import RevokedError
     from anklume_images.trust.revoked import known_revocations
 
     for entry in known_revocations(store.home):
-        if entry.concerns(image):
-            raise RevokedError(
-                f"{image.ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version"
-            )
+        if entry.concerns(what):
+            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version")
 
 
 def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
@@ -232,17 +310,25 @@ def _progress(session: Session) -> Callable[[int, int], None]:
     return progress
 
 
-def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
+def _over_ssh(
+    session: Session, name: str, target: str, keys: Path | None, *moves: str, dry_run: bool
+) -> dict[str, Any]:
+    """An image or a model by its name; `moves` are options of the import there."""
     from anklume_images.ship.ssh import host_of, send
 
-    host = host_of(way.target)
+    host = host_of(target)
     if dry_run:
         raise click.UsageError("over ssh there is no --dry-run")
     repository = session.repository(keys)
     if not repository.exists:
         raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
-    own = ["--store", str(session.store().home), "--arch", image.architecture]
-    received = send(image.ref, own, host, channel=way.channel, why=way.why, fingerprint=repository.identity)
+    own = ["--store", str(session.store().home), "--arch", session.arch()]
+    return send(name, own, host, fingerprint=repository.identity, moves=moves)
+
+
+def _image_over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
+    moves = ("--channel", way.channel, "--why", way.why)
+    received = _over_ssh(session, image.ref, way.target, keys, *moves, dry_run=dry_run)
     (there,) = (one for one in received["images"] if one["ref"] == image.ref)
     moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in there["channels"].items()]
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": there["new"], "moved": moved}
@@ -254,17 +340,13 @@ def _to_store(
     """Into another store's folder: blobs and documents, then the channel and its signature together."""
     from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import into_store
-    from anklume_images.store.images import Images as OtherImages
-    from anklume_images.store.store import Store as OtherStore
 
-    target = OtherStore(Path(way.target).expanduser().absolute())
-    theirs = OtherImages(target)
+    other = _other(session, way.target)
+    target, theirs = other.store(), other.images()
     before = theirs.channels(image.name, image.architecture).get(way.channel)
     moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
     sent = theirs.present(image.name, image.version, image.architecture) is None
     if not dry_run:
-        other = Session(session.specs, target.home, session.architecture, session.console)
-        repository = other.repository(keys)
         into_store(
             image,
             images,
@@ -272,72 +354,19 @@ def _to_store(
             target,
             channel=way.channel,
             why=way.why,
-            sign=(lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None,
+            sign=_signing(session, other, keys),
             progress=session.console,
         )
         write_index(target)
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}
 
 
-@click.command()
-@REF
-@click.option(
-    "--add",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    metavar="FILE",
-    help="Keep the word of another builder.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Where to write; else standard output.",
-)
-@KEYS
-@click.pass_obj
-def attest(session: Session, ref: str, add: Path | None, output: Path | None, keys: Path | None) -> None:
-    """Build an image again, and sign that the bytes were the same.
-
-    Its file is for another store, whose owner keeps it with --add and asks for it with promote --gate reproduced.
-    """
-    from anklume_images.trust.attest import add_attestation
-
-    store, images = session.store(), session.images()
-    image = images.resolve(ref, session.arch())
-    if add:
-        path = add_attestation(store.home, image, add.read_bytes(), str(add))
-        session.console.result(f"kept: {path.relative_to(store.home)}")
-        return
-    data = _attested(session, image, keys)
-    if output:
-        from anklume_images.files import write_atomic
-
-        write_atomic(output, data)
-        session.console.result(f"{image.ref}: the same bytes; signed in {output}")
-    else:
-        session.console.result(data.decode().rstrip())
+def _other(session: Session, folder: str) -> Session:
+    """The same options upon another store."""
+    return Session(session.specs, Path(folder).expanduser().absolute(), session.architecture, session.console)
 
 
-def _attested(session: Session, image: Image, keys: Path | None) -> bytes:
-    from anklume_images.builder.check import check_image
-    from anklume_images.errors import BuildError
-    from anklume_images.settings import keys_home
-    from anklume_images.trust.attest import attest as sign
-    from anklume_images.trust.keys import KeyRing
-    from anklume_images.trust.origin import now
-
-    pipeline = session.pipeline()
-    wanted = pipeline.prepare(image.name).version
-    if wanted != image.version:
-        raise click.UsageError(f"the spec here makes {image.name}@{wanted}: check out the commit of {image.ref}")
-    outcome = check_image(pipeline, image.name)
-    if not outcome.identical:
-        raise BuildError(
-            f"{image.ref} came out with other bytes here",
-            step="check",
-            tail=list(outcome.paths)[:12],
-            hint="anklume-images build --check says more",
-        )
-    ring = KeyRing(keys.absolute() if keys else keys_home(os.environ))
-    return sign(image, ring.labelled("builder"), {"builder": user(), "finished": now()})
+def _signing(session: Session, other: Session, keys: Path | None) -> Callable[[], None] | None:
+    """What signs another store again; None where it is not signed."""
+    repository = other.repository(keys)
+    return (lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None

@@ -1,4 +1,4 @@
-"""The command `pull`: images from another store."""
+"""The command `pull`: images and models from another store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import click
 from anklume_images.cli.session import JSON, Session
 
 if TYPE_CHECKING:
-    from anklume_images.store.images import Image
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anklume_images.store.store import Store
     from anklume_images.trust.origin import Origin
 
 
@@ -18,41 +20,89 @@ if TYPE_CHECKING:
 @click.option(
     "--from", "place", metavar="PLACE", help="The store: a folder or an https address. Else the only one accepted."
 )
+@click.option("--model", "of_models", is_flag=True, help="The names are those of language models.")
 @click.option("--channel", help="Point this channel at them, in place of the one that they are asked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
 @JSON
 @click.pass_obj
 def pull(
-    session: Session, refs: tuple[str, ...], place: str | None, channel: str | None, *, dry_run: bool, as_json: bool
+    session: Session,
+    refs: tuple[str, ...],
+    place: str | None,
+    channel: str | None,
+    *,
+    of_models: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Have images of another store, which you accepted before (trust accept).
+    """Have images or models of another store, which you accepted before (trust accept).
 
-    Without a REF, the newest of all that are here already and there too.
+    Without a REF, the newest of all images that are here already and there too.
     """
-    from anklume_images.ship.index import write_index
-    from anklume_images.ship.pull import missing
-    from anklume_images.ship.pull import pull as have
     from anklume_images.trust.origins import Origins
 
-    store, images = session.store(), session.images()
-    origins = Origins(store)
+    if of_models and (channel or not refs):
+        raise click.UsageError("--model wants the names of models, which have no channels")
+    origins = Origins(session.store())
     origin = origins.contact(place or origins.only().place)
     for warning in origin.warnings:
         session.console.warn(warning)
+    images = [] if of_models else list(_images(session, origin, refs, channel, dry_run=dry_run))
+    models = list(_models(session, origin, refs, dry_run=dry_run)) if of_models else []
+    if as_json:
+        session.console.json({"from": str(origin.place), "dry_run": dry_run, "images": images, "models": models})
+        return
+    for row in images:
+        session.console.result(_line(row["ref"], row, _moved(row), dry_run=dry_run))
+    for row in models:
+        session.console.result(_line(row["name"], row, _changed(row), dry_run=dry_run))
+
+
+def _images(
+    session: Session, origin: Origin, refs: Sequence[str], channel: str | None, *, dry_run: bool
+) -> Iterator[dict[str, Any]]:
+    from anklume_images.ship.index import write_index
+    from anklume_images.ship.pull import pull as have
+
+    store, images = session.store(), session.images()
     chosen = [origin.resolve(ref, session.arch()) for ref in refs or _here(session, origin)]
-    done = []
     for image, asked in chosen:
+        row: dict[str, Any] = {"ref": image.ref, "architecture": image.architecture, "fingerprint": image.fingerprint}
         if dry_run:
-            done.append(_row(image, sum(file.size or 0 for file in missing(image, store)), None, None))
+            row["bytes"], row["channel"], row["before"] = _absent(image.blobs(), store), None, None
+            yield row | {"attestations": len(origin.attestations(image))}
             continue
         report = have(origin, image, images, store, channel=channel or asked, progress=session.console)
-        done.append(_row(image, report.bytes, report.channel, report.before))
         write_index(store)
-    if as_json:
-        session.console.json({"from": str(origin.place), "dry_run": dry_run, "images": done})
-        return
-    for row in done:
-        session.console.result(_line(row, dry_run=dry_run))
+        row["bytes"], row["channel"], row["before"] = report.bytes, report.channel, report.before
+        yield row | {"attestations": report.attestations}
+
+
+def _models(session: Session, origin: Origin, names: Sequence[str], *, dry_run: bool) -> Iterator[dict[str, Any]]:
+    from anklume_images.ship.index import write_index
+    from anklume_images.ship.pull import pull_model
+    from anklume_images.store.models import ModelRecords
+
+    store, library = session.store(), session.models()
+    records = [origin.model(name) for name in names]
+    for record in records:
+        library.check_new(record.name, record.sha256)
+    for record in records:
+        about = {key: getattr(record, key) for key in ("name", "sha256", "size", "license", "source")}
+        before = ModelRecords(store).get(record.name)
+        about["before"] = before.sha256 if before else None
+        if dry_run:
+            yield about | {"bytes": _absent(record.blobs(), store)}
+            continue
+        size = pull_model(origin, record, store, progress=session.console).bytes
+        write_index(store)
+        yield about | {"bytes": size}
+
+
+def _absent(blobs: Mapping[str, int], store: Store) -> int:
+    from anklume_images.ship.pull import missing
+
+    return sum(file.size or 0 for file in missing(blobs, store))
 
 
 def _here(session: Session, origin: Origin) -> list[str]:
@@ -61,24 +111,19 @@ def _here(session: Session, origin: Origin) -> list[str]:
     return sorted(name for name, arch in here & there if arch == session.arch())
 
 
-def _row(image: Image, size: int, channel: str | None, before: str | None) -> dict[str, Any]:
-    return {
-        "ref": image.ref,
-        "architecture": image.architecture,
-        "fingerprint": image.fingerprint,
-        "bytes": size,
-        "channel": channel,
-        "before": before,
-    }
-
-
-def _line(row: dict[str, Any], *, dry_run: bool) -> str:
+def _line(ref: str, row: Mapping[str, Any], further: Sequence[str], *, dry_run: bool) -> str:
     from anklume_images.console import human_size
 
-    ref, version = row["ref"], row["ref"].partition("@")[2]
-    if dry_run:
-        return f"{ref}: {human_size(row['bytes'])} to fetch" if row["bytes"] else f"{ref}: here"
-    words = [f"{ref}: {human_size(row['bytes'])} fetched" if row["bytes"] else f"{ref}: was here"]
-    if row["channel"] and row["before"] != version:
-        words.append(f"{row['channel']}: {row['before'] or 'new'} → {version}")
-    return ", ".join(words)
+    size = f"{human_size(row['bytes'])} {'to fetch' if dry_run else 'fetched'}"
+    return ", ".join([f"{ref}: {size if row['bytes'] else 'here' if dry_run else 'was here'}", *further])
+
+
+def _moved(row: Mapping[str, Any]) -> list[str]:
+    version = row["ref"].partition("@")[2]
+    moved = row["channel"] and row["before"] != version
+    return [f"{row['channel']}: {row['before'] or 'new'} → {version}"] if moved else []
+
+
+def _changed(row: Mapping[str, Any]) -> list[str]:
+    changed = row["before"] not in (None, row["sha256"])
+    return [f"in place of another file of that name ({row['before'][:12]})"] if changed else []

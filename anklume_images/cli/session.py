@@ -100,9 +100,12 @@ class Session:
         return Repository(self.store().home, KeyRing(folder, _passphrase))
 
     def sign(self, repository: Repository, *, renew: bool = False) -> Outcome:
-        """Sign what the store holds now."""
+        """Sign what the store holds now, models of specs too."""
+        from anklume_images.ship.index import write_index
         from anklume_images.trust.contents import signed_contents
 
+        self.models().record_present()
+        write_index(self.store())
         return repository.publish(signed_contents(self.store(), self.images()), renew=renew)
 
     def pipeline(self, **options: Any) -> Pipeline:

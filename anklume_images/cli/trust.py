@@ -340,12 +340,13 @@ def allow_expired(session: Session, place: str, until: str, why: str) -> None:
 
 @click.command()
 @REF
-@click.option("--why", help="The reason, which everybody sees who uses the image.")
+@click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
+@click.option("--why", help="The reason, which everybody sees who uses it.")
 @click.option("--undo", is_flag=True, help="Take a revocation back.")
 @KEYS
 @click.pass_obj
-def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, undo: bool) -> None:
-    """Say that an image is not to be used any more, and sign that; others heed it at their next contact."""
+def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of_model: bool, undo: bool) -> None:
+    """Say that an image or a model is not to be used any more, and sign that; others heed it at their next contact."""
     from anklume_images.ship.index import write_index
     from anklume_images.trust.origin import now
     from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations
@@ -353,14 +354,17 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, un
     if not (why or undo):
         raise click.UsageError("say --why")
     store = session.store()
-    image = session.images().resolve(ref, session.arch())
-    others = [entry for entry in read_revocations(store.home) if not entry.concerns(image)]
-    if why and not undo:
-        others.append(Revocation(image.name, image.version, image.architecture, image.fingerprint, why, now()))
-    write_revocations(store.home, others)
+    if of_model:
+        model = session.models().model(ref)
+        entry = Revocation(model.name, "", "", model.sha256, why or "", now())
+    else:
+        image = session.images().resolve(ref, session.arch())
+        entry = Revocation(image.name, image.version, image.architecture, image.fingerprint, why or "", now())
+    others = [other for other in read_revocations(store.home) if other.fingerprint != entry.fingerprint]
+    write_revocations(store.home, others if undo else [*others, entry])
     write_index(store)
     repository = session.repository(keys)
-    session.console.result(f"{'not revoked any more' if undo else 'revoked'}: {image.ref} ({image.architecture})")
+    session.console.result(f"{'not revoked any more' if undo else 'revoked'}: {entry}")
     if repository.exists:
         _tell(session, repository, session.sign(repository))
     else:

@@ -13,11 +13,12 @@ import click
 from anklume_images.cli.session import JSON, Session, complete_refs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anklume_images.inputs.lockfile import LockedFile
     from anklume_images.store.store import Store
     from anklume_images.store.verify import Damage, Sample, VerifyReport
+    from anklume_images.trust.place import Place
 
 __all__ = ["verify"]
 
@@ -42,7 +43,11 @@ class _SampleType(click.ParamType[Any]):
 @click.option("--sample", type=_SampleType(), metavar="N%|COUNT", help="Read only some of the blobs, chosen at random.")
 @click.option("--repair", is_flag=True, help="Put right what can be; remove what is to be fetched or built again.")
 @click.option(
-    "--from", "origins", multiple=True, metavar=f"STORE|{_MIRRORS}", help="Where --repair has files from (repeatable)."
+    "--from",
+    "origins",
+    multiple=True,
+    metavar=f"STORE|{_MIRRORS}",
+    help="Where --repair has files from: a folder, an https address (repeatable).",
 )
 @JSON
 @click.pass_obj
@@ -64,7 +69,8 @@ def verify(
     if origins and not repair:
         raise click.UsageError("--from is for --repair")
     store, images = session.store(), session.images()
-    others, fetch = _origins(session, origins)
+    others = _others(origin for origin in origins if origin != _MIRRORS and "://" not in origin)
+    places = _places(session, [origin for origin in origins if "://" in origin])
     report = verify_store(store, images, refs, session.arch(), sample=sample, progress=session.console)
     done: dict[int, str] = {}
     left = bool(report.damage) and not repair
@@ -72,7 +78,8 @@ def verify(
         from anklume_images.ship.index import write_index
         from anklume_images.store.repair import repair as put_right
 
-        for damage, outcome in put_right(store, images, report.damage, others, fetch):
+        fetch = _fetch(session) if _MIRRORS in origins else None
+        for damage, outcome in put_right(store, images, report.damage, others, fetch, _served(session, places)):
             done[id(damage)] = outcome.done
             left |= outcome.left
         if report.damage:
@@ -97,19 +104,46 @@ def _outcome(damage: Damage, done: dict[int, str]) -> str:
     return f": {done[id(damage)]}" if id(damage) in done else ""
 
 
-def _origins(
-    session: Session, origins: tuple[str, ...]
-) -> tuple[Sequence[Store], Callable[[str, LockedFile], None] | None]:
+def _others(folders: Iterable[str]) -> list[Store]:
     from anklume_images.errors import StoreError
     from anklume_images.store.store import Store
 
     others = []
-    for origin in origins:
-        if origin != _MIRRORS:
-            if not (Path(origin) / "schema").exists():
-                raise StoreError("this is not a store", where=origin, hint="--from wants the folder of another store")
-            others.append(Store(Path(origin).absolute()))
-    return others, _fetch(session) if _MIRRORS in origins else None
+    for folder in folders:
+        if not (Path(folder) / "schema").exists():
+            raise StoreError("this is not a store", where=folder, hint="--from wants the folder of another store")
+        others.append(Store(Path(folder).absolute()))
+    return others
+
+
+def _places(session: Session, addresses: Sequence[str]) -> list[Place]:
+    from anklume_images.trust.origins import Origins
+
+    origins = Origins(session.store())
+    return [origins.place(address) for address in addresses]
+
+
+def _served(session: Session, places: Sequence[Place]) -> Callable[[str], str | None]:
+    """What has a blob from the first of these places that gives it, as its sha256 says: no signature is asked for."""
+    from anklume_images.errors import FetchError
+    from anklume_images.inputs.fetch import fetch
+    from anklume_images.inputs.lockfile import LockedFile
+    from anklume_images.store.blobs import blob_path
+
+    blobs, reached = session.store().blobs, list(places)
+
+    def have(sha256: str) -> str | None:
+        for place in tuple(reached):
+            try:
+                fetch([LockedFile("store", blob_path(sha256), sha256, None)], blobs, place, progress=session.console)
+            except FetchError as error:  # each attempt has been told
+                if error.unreachable and not error.changed:
+                    reached.remove(place)  # it would keep each further file waiting
+            else:
+                return str(place)
+        return None
+
+    return have
 
 
 def _fetch(session: Session) -> Callable[[str, LockedFile], None]:

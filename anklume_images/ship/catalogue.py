@@ -10,16 +10,19 @@ from functools import cache
 from importlib import resources
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from anklume_images.ship.aliases import aliases_of
 from anklume_images.store.blobs import blob_path
 from anklume_images.store.images import LATEST, image_path
+from anklume_images.store.models import model_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anklume_images.ship.simplestreams import Listed
     from anklume_images.store.images import Summary
+    from anklume_images.store.models import ModelRecord
     from anklume_images.trust.revoked import Revocation
 
 __all__ = ["PAGE", "Change", "changes_between", "page", "pair_key", "predecessors", "template_hash"]
@@ -111,7 +114,10 @@ def pair_key(earlier: Summary, later: Summary) -> str:
 
 
 def page(
-    listed: Sequence[Listed], changes: Mapping[str, tuple[Change, ...]], revoked: Sequence[Revocation] = ()
+    listed: Sequence[Listed],
+    changes: Mapping[str, tuple[Change, ...]],
+    revoked: Sequence[Revocation] = (),
+    models: Sequence[ModelRecord] = (),
 ) -> str:
     """The page; `changes` are those to each image from its predecessor, by `pair_key`."""
     from jinja2 import Environment, StrictUndefined
@@ -128,11 +134,12 @@ def page(
         Group(name, tuple(group)) for name, group in groupby(versions, key=lambda version: version.listed.image.name)
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"day": _day, "blob": blob_path}
+    environment.filters |= {"day": _day, "blob": blob_path, "record": model_path, "urlquote": quote}
     style, script = _part("catalogue.css"), _part("catalogue.js")
     return environment.from_string(_part("catalogue.html.j2")).render(
         groups=groups,
         revoked=revoked,
+        models=models,
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; img-src data:",

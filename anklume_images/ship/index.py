@@ -1,8 +1,8 @@
-"""What others find in a store: `streams/v1` for Incus and `index.html` for people, written when the images change.
+"""What others find in a store: `streams/v1` for Incus and `index.html` for people, written when what it offers changes.
 
-One process writes at a time (`index.lock`). It reads the images after it has the lock, and everybody who changes them
-calls `write_index` afterwards, so that what is written last says how it is. `cache/index.json` has what the documents
-were made from: nothing is read or written while that is the same.
+One process writes at a time (`index.lock`). It reads images and models after it has the lock, and everybody who
+changes them calls `write_index` afterwards, so that what is written last says how it is. `cache/index.json` has what
+the documents were made from: nothing is read or written while that is the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from anklume_images.ship.catalogue import PAGE, Change, changes_between, page, p
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS, Listed, index_document, products_document
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.images import Images
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.summaries import summaries
 from anklume_images.trust.revoked import known_revocations
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
     from anklume_images.trust.revoked import Revocation
 
-__all__ = ["listed_images", "write_index"]
+__all__ = ["listed_images", "listed_models", "write_index"]
 
 
 def write_index(store: Store) -> bool:
@@ -47,7 +49,8 @@ def write_index(store: Store) -> bool:
         notes = store.home / "cache" / "index.json"
         before = _read(notes)
         revoked = known_revocations(store.home)
-        state = _state(listed, revoked)
+        models = listed_models(store)
+        state = _state(listed, models, revoked)
         targets = [store.home / place for place in (PRODUCTS, INDEX, PAGE)]
         if before.get("state") == state and all(target.exists() for target in targets):
             return False
@@ -59,7 +62,7 @@ def write_index(store: Store) -> bool:
         documents = [
             _json(products),
             _json(index_document(products["products"])),
-            page(listed, changes, revoked).encode(),
+            page(listed, changes, revoked, models).encode(),
         ]
         for target, data in zip(targets, documents, strict=True):
             if not _has(target, data):
@@ -91,6 +94,17 @@ def listed_images(store: Store, images: Images) -> list[Listed]:
     return found
 
 
+def listed_models(store: Store) -> list[ModelRecord]:
+    """The models of a store that have a record, whose files are there and that nobody revoked."""
+    revoked = {entry.fingerprint for entry in known_revocations(store.home)}
+    return [
+        record
+        for record in ModelRecords(store).readable()
+        if record.fingerprint not in revoked
+        and all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
+    ]
+
+
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
     with (home / "index.lock").open("a", encoding="utf-8") as stream:
@@ -98,13 +112,14 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _state(listed: Sequence[Listed], revoked: Sequence[Revocation]) -> str:
+def _state(listed: Sequence[Listed], models: Sequence[ModelRecord], revoked: Sequence[Revocation]) -> str:
     """A hash of all that the documents are made from."""
     images = [
         [one.image.ref, one.image.architecture, one.image.fingerprint, one.image.stored, one.channels, str(one.delta)]
         for one in listed
     ]
-    return hashlib.sha256(canonical([images, [str(entry) for entry in revoked]])).hexdigest()
+    others = [repr(one) for one in (*models, *revoked)]
+    return hashlib.sha256(canonical([images, others])).hexdigest()
 
 
 def _changes(images: Images, listed: Sequence[Listed], noted: dict[str, Any]) -> dict[str, tuple[Change, ...]]:

@@ -15,6 +15,8 @@ from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.pull import missing
 from anklume_images.store.generations import TAKEN_BACK
+from anklume_images.store.models import ModelRecords
+from anklume_images.trust.attest import add_attestation, attestations
 from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.inputs.fetch import Progress
     from anklume_images.store.images import Image, Images
+    from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
 
-__all__ = ["Moved", "into_store", "names_of", "to_incus", "within_incus"]
+__all__ = ["Moved", "into_store", "model_into_store", "names_of", "to_incus", "within_incus"]
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,36 @@ def into_store(
 ) -> None:
     """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed."""
     with target.lease() as lease:
-        lease.add([image.metadata.sha256, image.rootfs.sha256])
-        fetch(missing(image, target), target.blobs, Place(str(images.home)), progress=progress)
+        lease.add(image.blobs())
+        fetch(missing(image.blobs(), target), target.blobs, Place(str(images.home)), progress=progress)
         theirs.add(image, images.documents(image))
+        for path, data in attestations(images.home, image):
+            add_attestation(target.home, image, data, str(path))
         with _point_channel(theirs, image, channel, why):
             if sign is not None:
                 sign()
+
+
+def model_into_store(
+    record: ModelRecord, source: Store, target: Store, *, sign: Callable[[], object] | None, progress: Progress | None
+) -> None:
+    """A model of one store to another one's folder; its name means what it meant before if that cannot be signed."""
+    records = ModelRecords(target)
+    with target.lease() as lease:
+        lease.add(record.blobs())
+        fetch(missing(record.blobs(), target), target.blobs, Place(str(source.home)), progress=progress)
+        before = records.get(record.name)
+        if before != record:
+            records.add(record)
+        try:
+            if sign is not None:
+                sign()
+        except BaseException:
+            if before is None:
+                records.remove(record.name)
+            elif before != record:
+                records.add(before)
+            raise
 
 
 @contextlib.contextmanager

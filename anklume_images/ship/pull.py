@@ -1,4 +1,4 @@
-"""Images from another store into one's own: only the blobs that are missing, the image last, its channel after that."""
+"""Images and models from another store into one's own: blobs that are missing, then what names them, channels last."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import FetchError, PolicyError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import LockedFile
+from anklume_images.store.blobs import blob_path
+from anklume_images.store.models import ModelRecords
+from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
-    from anklume_images.inputs.fetch import Progress
+    from collections.abc import Mapping
+
+    from anklume_images.inputs.fetch import FetchReport, Progress
     from anklume_images.store.images import Image, Images
+    from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
     from anklume_images.trust.origin import Origin
+    from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "RevokedError", "missing", "pull"]
+__all__ = ["Pulled", "RevokedError", "missing", "pull", "pull_model"]
 
 
 class RevokedError(PolicyError):
-    """An image that its store has revoked."""
+    """An image or a model that its store has revoked."""
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did: `bytes` that were fetched; `before` is where the channel pointed, if it was moved."""
+    """What a pull did: `bytes` that were fetched; `before` is where the channel pointed, if it was moved.
+
+    `attestations` is how many came along.
+    """
 
     image: Image
     bytes: int
     new: bool
     channel: str | None = None
     before: str | None = None
+    attestations: int = 0
 
 
-def missing(image: Image, store: Store) -> list[LockedFile]:
-    """The files of an image that a store lacks."""
-    files = {file.sha256: file for file in (image.metadata, image.rootfs)}
+def missing(blobs: Mapping[str, int], store: Store) -> list[LockedFile]:
+    """The files that a store lacks, of those with these sizes by sha256."""
     return [
-        LockedFile("store", f"blobs/sha256/{file.sha256[:2]}/{file.sha256}", file.sha256, file.size)
-        for file in files.values()
-        if not store.blobs.has(file.sha256, file.size)
+        LockedFile("store", blob_path(sha256), sha256, size)
+        for sha256, size in blobs.items()
+        if not store.blobs.has(sha256, size)
     ]
 
 
@@ -51,23 +61,45 @@ def pull(
     What was fetched before a kill is resumed. RevokedError before anything is fetched; FetchError where blobs are not
     what was signed.
     """
-    if revocation := origin.revoked(image):
-        raise RevokedError(
-            f"{image.ref} was revoked on {revocation.since[:10]}: {revocation.why}",
-            where=str(origin.place),
-            hint="pull another version of it",
-        )
+    _refuse_revoked(origin, image, image.ref)
     with store.lease() as lease:
-        lease.add([image.metadata.sha256, image.rootfs.sha256])
-        documents = origin.documents(image)
+        lease.add(image.blobs())
+        documents, attestations = origin.documents(image), origin.attestations(image)
         there = images.present(image.name, image.version, image.architecture)
-        try:
-            report = fetch(missing(image, store), store.blobs, origin.place, progress=progress)
-        except FetchError as error:
-            error.hint = f"what has arrived is kept, so run it again; if it stays so, {origin.place.hint('')}"
-            raise
+        report = _fetched(origin, image.blobs(), store, progress)
         images.add(image, documents)
+        for data in attestations:
+            add_attestation(store.home, image, data, str(origin.place))
         before = images.channels(image.name, image.architecture).get(channel) if channel else None
         if channel and before != image.version:
             images.set_channel(image.name, image.architecture, channel, image.version, command="pull")
-    return Pulled(image, report.bytes, there is None, channel, before)
+    return Pulled(image, report.bytes, there is None, channel, before, len(attestations))
+
+
+def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> FetchReport:
+    """Have a model of another store, in place of one of that name here; errors are those of `pull`."""
+    _refuse_revoked(origin, record, record.name)
+    records = ModelRecords(store)
+    with store.lease() as lease:
+        lease.add(record.blobs())
+        report = _fetched(origin, record.blobs(), store, progress)
+        if records.get(record.name) != record:
+            records.add(record)
+    return report
+
+
+def _refuse_revoked(origin: Origin, what: Revocable, ref: str) -> None:
+    if revocation := origin.revoked(what):
+        raise RevokedError(
+            f"{ref} was revoked on {revocation.since[:10]}: {revocation.why}",
+            where=str(origin.place),
+            hint="pull another version of it",
+        )
+
+
+def _fetched(origin: Origin, blobs: Mapping[str, int], store: Store, progress: Progress | None) -> FetchReport:
+    try:
+        return fetch(missing(blobs, store), store.blobs, origin.place, progress=progress)
+    except FetchError as error:
+        error.hint = f"what has arrived is kept, so run it again; if it stays so, {origin.place.hint('')}"
+        raise

@@ -21,9 +21,13 @@ from urllib.parse import unquote, urlsplit
 from anklume_images.errors import HostError
 from anklume_images.sanitize import sanitized
 from anklume_images.ship.catalogue import PAGE
+from anklume_images.ship.index import listed_models
 from anklume_images.ship.ranges import part_of
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS
 from anklume_images.store.images import is_document
+from anklume_images.store.models import model_at
+from anklume_images.store.store import Store
+from anklume_images.trust.attest import is_attestation
 from anklume_images.trust.repository import FOLDER as METADATA
 from anklume_images.trust.revoked import FILE as REVOKED
 
@@ -60,7 +64,8 @@ def served_file(url: str, is_served: Callable[[str], bool]) -> ServedFile | None
     place = unquote(urlsplit(url).path, errors="replace").removeprefix("/")
     if place in {"", PAGE}:
         return ServedFile(PAGE, "text/html; charset=utf-8")
-    if place in {INDEX, PRODUCTS, REVOKED} or is_document(place) or _SIGNED.fullmatch(place):
+    documents = (is_document, model_at, is_attestation, _SIGNED.fullmatch)
+    if place in {INDEX, PRODUCTS, REVOKED} or any(matches(place) for matches in documents):
         return ServedFile(place, "application/json")
     blob = _BLOB.fullmatch(place)
     if blob and is_served(blob.group(2)):
@@ -69,34 +74,36 @@ def served_file(url: str, is_served: Callable[[str], bool]) -> ServedFile | None
 
 
 class ListedBlobs:
-    """The blobs that the index of a store names; read again when the index has changed."""
+    """The blobs of the images and models that a store offers; looked up again when its index or page has changed."""
 
     def __init__(self, home: Path) -> None:
-        self._file = home / PRODUCTS
+        self._home = home
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: list[tuple[int, int]] = []
         self._names: frozenset[str] = frozenset()
 
     def __contains__(self, sha256: str) -> bool:
         with self._lock:
             try:
-                status = self._file.stat()
-                stamp = (status.st_mtime_ns, status.st_ino)
+                found = [(self._home / place).stat() for place in (PRODUCTS, PAGE)]
+                stamp = [(status.st_mtime_ns, status.st_ino) for status in found]
                 if stamp != self._stamp:
-                    self._names = _named(json.loads(self._file.read_bytes()))
+                    self._names = _named(self._home)
                     self._stamp = stamp
             except FileNotFoundError:
                 return False
             return sha256 in self._names
 
 
-def _named(products: dict[str, Any]) -> frozenset[str]:
-    return frozenset(
+def _named(home: Path) -> frozenset[str]:
+    products: dict[str, Any] = json.loads((home / PRODUCTS).read_bytes())["products"]
+    items = (
         item["sha256"]
-        for product in products["products"].values()
+        for product in products.values()
         for version in product["versions"].values()
         for item in version["items"].values()
     )
+    return frozenset((*items, *(sha256 for record in listed_models(Store(home)) for sha256 in record.blobs())))
 
 
 class StoreServer(http.server.ThreadingHTTPServer):

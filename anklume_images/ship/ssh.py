@@ -54,18 +54,17 @@ def host_of(url: str) -> Host:
     return Host(destination, port, parts.path)
 
 
-def send(ref: str, own: Sequence[str], host: Host, *, channel: str, why: str, fingerprint: str) -> dict[str, Any]:
-    """Have the store there take an image and point a channel at it; `own` are the options of this program here.
+def send(name: str, own: Sequence[str], host: Host, *, fingerprint: str, moves: Sequence[str] = ()) -> dict[str, Any]:
+    """Have the store there take an image or a model; `own` are the options of this program here.
 
-    Returns what `bundle import --json` says there. The store there is signed again, if it is signed.
+    `moves` are options of the import there, which say which channel moves. Returns what `bundle import --json` says
+    there. The store there is signed again, if it is signed.
     """
     with tempfile.TemporaryDirectory(prefix="anklume-ssh-") as folder:
         inventory = Path(folder) / "inventory"
         inventory.write_bytes(_run(host.argv("bundle", "needs", "-o", "-")))
-        create = [sys.executable, "-m", "anklume_images", *own, "bundle", "create", ref, "-o", "-"]
-        take = host.argv(
-            "bundle", "import", "-", "--json", "--fingerprint", fingerprint, "--channel", channel, "--why", why
-        )  # fmt: skip
+        create = [sys.executable, "-m", "anklume_images", *own, "bundle", "create", name, "-o", "-"]
+        take = host.argv("bundle", "import", "-", "--json", "--fingerprint", fingerprint, *moves)
         report: dict[str, Any] = json.loads(_pipe([*create, "--for", str(inventory)], take))
     if json.loads(_run(host.argv("trust", "show", "--json")))["own"] is not None:
         _run(host.argv("trust", "sign"))

@@ -131,6 +131,10 @@ class Image:
         """What tells it from all others of a store."""
         return self.name, self.version, self.architecture
 
+    def blobs(self) -> dict[str, int]:
+        """All that it is made of: sizes by sha256."""
+        return {file.sha256: file.size for file in (self.metadata, self.rootfs)}
+
 
 def fingerprint(metadata: Path, rootfs: Path) -> str:
     """Incus' fingerprint of a split image: the sha256 of both files, one after the other, read in chunks."""

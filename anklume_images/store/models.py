@@ -1,16 +1,17 @@
 """Models that were imported or pulled: `models/<name>.json` in the store, which keeps what it names from gc.
 
-A model that has a spec needs none: its lock says the same.
+A model that has a spec needs none here, as its lock says the same; other stores know it by one, which is made for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from anklume_images.canonical import canonical
 from anklume_images.errors import StoreError
@@ -23,9 +24,20 @@ if TYPE_CHECKING:
 
     from anklume_images.store.store import Store
 
-__all__ = ["MODEL_NAME", "ModelFile", "ModelRecord", "ModelRecords"]
+__all__ = [
+    "MODEL_NAME",
+    "ModelFile",
+    "ModelRecord",
+    "ModelRecords",
+    "model_at",
+    "model_path",
+    "parse_record",
+    "spellings",
+]
 
 SCHEMA = 1
+_RECORD = re.compile(r"models/([A-Za-z0-9][A-Za-z0-9._%-]*)\.json", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 MODEL_NAME = re.compile(rf"(?=.{{1,150}}\Z)(?:{_WORD}(?::[0-9]{{1,5}})?/)?(?:{_WORD}/){{0,2}}{_WORD}(?::{_WORD})?")
 """`name`, `name:tag`, and with folders and a host before it, as registries have them."""
@@ -48,6 +60,11 @@ class ModelRecord:
     manifest: StoredFile | None = None
     layers: tuple[StoredFile, ...] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """What it is revoked by, as an image is by its own: the sha256 of its GGUF file."""
+        return self.sha256
+
     def blobs(self) -> dict[str, int]:
         """All that it is made of: sizes by sha256."""
         extra = (*((self.manifest,) if self.manifest else ()), *self.layers)
@@ -68,6 +85,48 @@ class ModelFile:
     source: Path | None = None
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """The names that mean the same model: `name:latest` and `name` do."""
+    plain = name.removesuffix(":latest")
+    return plain, f"{plain}:latest"
+
+
+def model_path(name: str) -> str:
+    """Where the record of a model is below the store's folder."""
+    return f"models/{quote(name, safe='')}.json"
+
+
+def model_at(place: str) -> str | None:
+    """The model whose record is at a path below the store's folder; None where no record is."""
+    match = _RECORD.fullmatch(place)
+    return unquote(match[1]) if match else None
+
+
+def parse_record(data: bytes, where: str) -> ModelRecord:
+    """The model that a record describes; StoreError when it is none."""
+    try:
+        document = json.loads(data)
+        if document["schema"] != SCHEMA:
+            raise StoreError(
+                f"a model's record of schema {document['schema']}, this program knows {SCHEMA}",
+                where=where,
+                hint="update anklume-images, or import the model again",
+            )
+        model = document["model"]
+        if document.keys() != {"schema", "model"} and document["digest"] != _digest(model):
+            raise ValueError("it was changed")  # noqa: TRY301  told as the others are
+        manifest = model["manifest"] and StoredFile(**model["manifest"])
+        layers = tuple(StoredFile(**layer) for layer in model["layers"])
+        record = ModelRecord(**{**model, "manifest": manifest, "layers": layers})
+        sound = all(_SHA256.fullmatch(sha256) and size >= 0 for sha256, size in record.blobs().items())
+        if not (sound and MODEL_NAME.fullmatch(record.name)):
+            raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "remove that file, and import or pull the model again"
+        raise StoreError(f"not a model's record: {error!r}", where=where, hint=hint) from None
+    return record
+
+
 class ModelRecords:
     """The records of a store."""
 
@@ -77,7 +136,7 @@ class ModelRecords:
 
     def path(self, name: str) -> Path:
         """Where the record of that name is or would be."""
-        return self._folder / f"{quote(name, safe='')}.json"
+        return self._store.home / model_path(name)
 
     def get(self, name: str) -> ModelRecord | None:
         """The record of that name, or None; StoreError for a file that is none."""
@@ -87,6 +146,13 @@ class ModelRecords:
         for path in sorted(self._folder.glob("*.json")):
             if record := self._read(path):
                 yield record
+
+    def readable(self) -> Iterator[ModelRecord]:
+        """The models whose records can be read."""
+        for path in sorted(self._folder.glob("*.json")):
+            with contextlib.suppress(StoreError):
+                if record := self._read(path):
+                    yield record
 
     def add(self, record: ModelRecord) -> None:
         """Let a model appear, or be another from now on; the caller holds a lease on its blobs."""
@@ -117,24 +183,10 @@ class ModelRecords:
     @staticmethod
     def _read(path: Path) -> ModelRecord | None:
         try:
-            document = json.loads(path.read_bytes())
-            if document["schema"] != SCHEMA:
-                raise StoreError(
-                    f"a model's record of schema {document['schema']}, this program knows {SCHEMA}",
-                    where=str(path),
-                    hint="update anklume-images, or import the model again",
-                )
-            model = document["model"]
-            if document.keys() != {"schema", "model"} and document["digest"] != _digest(model):
-                raise ValueError("it was changed")  # noqa: TRY301  told as the others are
-            manifest = model["manifest"] and StoredFile(**model["manifest"])
-            layers = tuple(StoredFile(**layer) for layer in model["layers"])
-            return ModelRecord(**{**model, "manifest": manifest, "layers": layers})
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            hint = "remove that file, and import or pull the model again"
-            raise StoreError(f"not a model's record: {error!r}", where=str(path), hint=hint) from None
+        return parse_record(data, str(path))
 
 
 def _digest(model: object) -> str:

@@ -41,10 +41,12 @@ def repair(
     damage: Sequence[Damage],
     others: Sequence[Store] = (),
     fetch: Callable[[str, LockedFile], None] | None = None,
+    served: Callable[[str], str | None] = lambda _sha256: None,
 ) -> list[tuple[Damage, Repaired]]:
     """Put right what can be; bytes from elsewhere are compared with their hash before they count.
 
-    `others` are stores that are asked in turn, `fetch` has an input of the named image from the mirrors.
+    `others` are stores that are asked in turn. `served` has a blob from a store that is served, and says from which;
+    it is asked next, and then `fetch`, which has an input of the named image from the mirrors.
     """
     results = []
     done: dict[object, Repaired] = {}
@@ -53,7 +55,7 @@ def repair(
         what = one.blob or one.documents or one.channel or one.tree or one.log
         if what not in done:
             if one.blob:
-                done[what] = _blob(store, one.blob, others, inputs, fetch)
+                done[what] = _blob(store, one.blob, others, served, inputs, fetch)
             elif one.documents:
                 done[what] = _documents(store, images, one.documents, others)
             elif one.channel:
@@ -87,6 +89,7 @@ def _blob(
     store: Store,
     sha256: str,
     others: Sequence[Store],
+    served: Callable[[str], str | None],
     inputs: dict[str, tuple[str, LockedFile]],
     fetch: Callable[[str, LockedFile], None] | None,
 ) -> Repaired:
@@ -96,6 +99,8 @@ def _blob(
             if _taken(store, sha256, other):
                 return Repaired(f"taken from {other.home}")
         store.blobs.remove(sha256)
+        if place := served(sha256):
+            return Repaired(f"fetched from {place}")
         if fetch and sha256 in inputs:
             try:
                 fetch(*inputs[sha256])

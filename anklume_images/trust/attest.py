@@ -2,12 +2,15 @@
 
 An attestation is an in-toto statement (https://in-toto.io/Statement/v1) in a DSSE envelope, signed with a key of the
 builder's own.
-In a store it is `attestations/<name>/<version>/<arch>/<first 16 hex of the key's ID>.json`.
+In a store it is `attestations/<name>/<version>/<arch>/<first 16 hex of the key's ID>.json`; another one by the same key
+has the first 16 hex of its own sha256 in its name too, so none is ever overwritten. They travel with their image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +22,34 @@ from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from securesystemslib.signer import Key, Signer
 
     from anklume_images.store.images import Image
 
-__all__ = ["PREDICATE", "Attestation", "add_attestation", "attest", "attested_by", "read_attestation"]
+__all__ = [
+    "PREDICATE",
+    "Attestation",
+    "add_attestation",
+    "attest",
+    "attestation_about",
+    "attestations",
+    "attestations_path",
+    "attested_by",
+    "is_attestation",
+    "read_attestation",
+]
 
 PREDICATE = "https://anklume.invalid/rebuilt/v1"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _TYPE = "application/vnd.in-toto+json"
+_PATH = re.compile(
+    r"attestations/[a-z0-9][a-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*/[a-z0-9]+/[0-9a-f]{16}(?:-[0-9a-f]{16})?\.json",
+    re.ASCII,
+)
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ def read_attestation(data: bytes, where: str) -> Attestation:
         ref, _, architecture = subject["name"].rpartition("/")
         kind = statement["predicateType"] if envelope.payload_type == _TYPE else envelope.payload_type
         found = Attestation(ref, architecture, subject["digest"]["sha256"], tuple(envelope.signatures), envelope)
+        if not found.keyids or not all(_KEY_ID.fullmatch(keyid) for keyid in found.keyids):
+            raise ValueError("it bears no signature by a key's ID")  # noqa: TRY301  told as the others are
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"this is no attestation: {error!r}", where=where) from None
     if kind != PREDICATE:
@@ -73,8 +94,8 @@ def read_attestation(data: bytes, where: str) -> Attestation:
     return found
 
 
-def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:
-    """Keep an attestation of an image in a store; StoreError when it is of another one."""
+def attestation_about(image: Image, data: bytes, where: str) -> Attestation:
+    """What an envelope says of an image, unverified; StoreError when it is none, or about another image."""
     found = read_attestation(data, where)
     if (found.ref, found.architecture, found.fingerprint) != (image.ref, image.architecture, image.fingerprint):
         raise StoreError(
@@ -83,17 +104,31 @@ def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:
             where=where,
             hint="a host that gets other bytes from the same inputs is worth a look: build --check there",
         )
-    path = _folder(home, image) / f"{found.keyids[0][:16]}.json"
+    return found
+
+
+def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:
+    """Keep an attestation of an image in a store, beside those that are there; errors are those of the above."""
+    key = attestation_about(image, data, where).keyids[0][:16]
+    path = home / attestations_path(image) / f"{key}.json"
+    if path.exists() and path.read_bytes() != data:
+        path = path.with_name(f"{key}-{hashlib.sha256(data).hexdigest()[:16]}.json")
     write_atomic(path, data)
     return path
+
+
+def attestations(home: Path, image: Image) -> Iterator[tuple[Path, bytes]]:
+    """Those of an image in a store, each with its file."""
+    for path in sorted((home / attestations_path(image)).glob("*.json")):
+        yield path, path.read_bytes()
 
 
 def attested_by(home: Path, image: Image, builders: Iterable[Key]) -> list[str]:
     """The IDs of those builders whose valid signature says that the image came out the same."""
     keys = {key.keyid: key for key in builders}
     found = set()
-    for path in sorted(_folder(home, image).glob("*.json")):
-        attestation = read_attestation(path.read_bytes(), str(path))
+    for path, data in attestations(home, image):
+        attestation = read_attestation(data, str(path))
         known = [keys[keyid] for keyid in attestation.keyids if keyid in keys]
         if attestation.fingerprint != image.fingerprint or not known:
             continue
@@ -104,5 +139,11 @@ def attested_by(home: Path, image: Image, builders: Iterable[Key]) -> list[str]:
     return sorted(found)
 
 
-def _folder(home: Path, image: Image) -> Path:
-    return home / "attestations" / image.name / image.version / image.architecture
+def is_attestation(place: str) -> bool:
+    """Whether a path below the store's folder is that of an attestation."""
+    return _PATH.fullmatch(place) is not None
+
+
+def attestations_path(image: Image) -> str:
+    """Where those of an image are below the store's folder."""
+    return f"attestations/{image.name}/{image.version}/{image.architecture}"

@@ -26,6 +26,8 @@ from anklume_images.architectures import host_architecture
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.images import LATEST, parse_manifest
+from anklume_images.store.models import model_at, model_path, parse_record, spellings
+from anklume_images.trust.attest import attestation_about, attestations_path
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.repository import FOLDER
 from anklume_images.trust.revoked import FILE as REVOKED
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from anklume_images.store.images import Image
+    from anklume_images.store.models import ModelRecord
+    from anklume_images.trust.revoked import Revocable
 
 __all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError", "now"]
 
@@ -155,16 +159,19 @@ class Origin:
 
     def document(self, path: str) -> bytes:
         """A document by its path in the store, as it was signed; UntrustedError where it was not."""
+        data = self._read(path)
+        if data is None:
+            raise UntrustedError(f"it lacks {path}", where=str(self.place), hint="ask its owner to verify the store")
+        return data
+
+    def _read(self, path: str) -> bytes | None:
         entry = self._entries.get(path)
         if entry is None:
             raise UntrustedError(f"{path} was not signed", where=str(self.place), hint="ask its owner")
         try:
             data = self.place.read(path, entry.length)
-            if data is None:
-                raise UntrustedError(
-                    f"it lacks {path}", where=str(self.place), hint="ask its owner to verify the store"
-                )
-            entry.verify_length_and_hashes(data)
+            if data is not None:
+                entry.verify_length_and_hashes(data)
         except (LargerError, LengthOrHashMismatchError):
             raise UntrustedError(
                 f"{path} is not what was signed",
@@ -200,8 +207,7 @@ class Origin:
         version = channels.get(selector or LATEST, selector)
         if (name, version, architecture) not in self.images():
             versions = [image[1] for image in self.images() if (image[0], image[2]) == (name, architecture)]
-            names = sorted({image[0] for image in self.images()})
-            there = ", ".join([*channels, *versions]) if versions else f"images: {', '.join(names) or 'none'}"
+            there = ", ".join([*channels, *versions]) if versions else self._listed()
             raise StoreError(f"{self.place} has no {ref} for {architecture}", hint=f"there are {there}")
         channel = (selector or LATEST) if (selector or LATEST) in channels else None
         return self.image(name, version, architecture), channel
@@ -226,9 +232,39 @@ class Origin:
                 found[f"{match['document']}.json"] = self.document(path)
         return found
 
-    def revoked(self, image: Image) -> Revocation | None:
-        """Whether the image was revoked there."""
-        return next((entry for entry in self.revocations if entry.concerns(image)), None)
+    def attestations(self, image: Image) -> list[bytes]:
+        """What builders attest of an image; whether they do is for their own signatures to say.
+
+        One that is not there is passed over: programs from before they travelled serve and bundle none.
+        """
+        found = []
+        for path in sorted(self._entries):
+            if path.rpartition("/")[0] == attestations_path(image) and (data := self._read(path)) is not None:
+                attestation_about(image, data, f"{self.place}/{path}")
+                found.append(data)
+        return found
+
+    def models(self) -> list[str]:
+        """The names of its models, sorted."""
+        return sorted(name for path in self._entries if (name := model_at(path)))
+
+    def model(self, name: str) -> ModelRecord:
+        """One model, by its signed record; StoreError says what there is instead."""
+        path = next((path for one in spellings(name) if (path := model_path(one)) in self._entries), None)
+        if path is None:
+            raise StoreError(f"{self.place} has no model {name}", hint=f"there are {self._listed()}")
+        record = parse_record(self.document(path), f"{self.place}/{path}")
+        if model_path(record.name) != path:
+            raise UntrustedError(f"{path} describes another model", where=str(self.place), hint="ask its owner")
+        return record
+
+    def _listed(self) -> str:
+        names = sorted({image[0] for image in self.images()})
+        return f"images: {', '.join(names) or 'none'}; models: {', '.join(self.models()) or 'none'}"
+
+    def revoked(self, what: Revocable) -> Revocation | None:
+        """Whether an image or a model was revoked there."""
+        return next((entry for entry in self.revocations if entry.concerns(what)), None)
 
 
 class _Fetcher(FetcherInterface):

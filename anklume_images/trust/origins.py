@@ -127,12 +127,16 @@ class Origins:
         path = self.folder / accepted.identity[:32] / OVERRIDE
         write_atomic(path, json.dumps(asdict(override), indent=1).encode() + b"\n")
 
-    def contact(self, where: str) -> Origin:
-        """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
+    def place(self, where: str) -> Place:
+        """A place, whose server may show only the certificate that was kept when it was accepted, if one was."""
         place = Place(where)
         accepted = self.find(place)
         pinned = self.folder / accepted.identity[:32] / CERTIFICATE if accepted else None
-        return self.at(Place(where, pinned) if pinned and pinned.exists() else place)
+        return Place(where, pinned) if pinned and pinned.exists() else place
+
+    def contact(self, where: str) -> Origin:
+        """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
+        return self.at(self.place(where))
 
     def at(self, place: Place) -> Origin:
         """The same for a place that is there already."""

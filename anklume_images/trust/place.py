@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.inputs.access import Access, environment_access, environment_proxy, netrc_login
@@ -55,7 +55,7 @@ class Place:
         folder = local_path(self.url)
         try:
             if folder is None:
-                return self._transport.read(f"{self.url}/{path}", limit, {"Cache-Control": "no-cache"})[0]
+                return self._transport.read(f"{self.url}/{quote(path)}", limit, {"Cache-Control": "no-cache"})[0]
             with (folder / path).open("rb") as stream:
                 data = stream.read(limit + 1)
         except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Images that are not to be used any more: `revoked.json`, a target of a store's signed metadata."""
+"""Images and models that are not to be used any more: `revoked.json`, a target of a store's signed metadata."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
@@ -13,17 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from anklume_images.store.images import Image
-
-__all__ = ["FILE", "Revocation", "known_revocations", "parse_revocations", "read_revocations", "write_revocations"]
+__all__ = [
+    "FILE",
+    "Revocable",
+    "Revocation",
+    "known_revocations",
+    "parse_revocations",
+    "read_revocations",
+    "write_revocations",
+]
 
 FILE = "revoked.json"
 SCHEMA = 1
 
 
+class Revocable(Protocol):
+    """An image or a model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is known by, whatever it is called: a sha256."""
+
+
 @dataclass(frozen=True, order=True)
 class Revocation:
-    """One image that was revoked: `why` in a line, `since` as RFC 3339 in UTC."""
+    """One image or model that was revoked: `why` in a line, `since` as RFC 3339 in UTC.
+
+    That of a model has its name and no version and architecture, so programs from before models were revoked read it.
+    """
 
     name: str
     version: str
@@ -32,9 +49,17 @@ class Revocation:
     why: str
     since: str
 
-    def concerns(self, image: Image) -> bool:
-        """Whether it is this image, by its bytes."""
-        return self.fingerprint == image.fingerprint
+    def concerns(self, what: Revocable) -> bool:
+        """Whether it is this image or model, by its bytes."""
+        return self.fingerprint == what.fingerprint
+
+    @property
+    def ref(self) -> str:
+        """`name@version`, or the name of a model."""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+    def __str__(self) -> str:
+        return f"{self.ref} ({self.architecture})" if self.version else f"model {self.name}"
 
 
 def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:

@@ -1,47 +1,61 @@
-"""Images that were revoked: nothing new is made of one, and what runs on one is told of."""
+"""Images and models that were revoked: nothing new is made of one, and what is there with one is told of."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import PolicyError
-from launcher.plan.changes import BASE_IMAGE
+from launcher.plan.changes import BASE_IMAGE, MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from anklume_images.trust.revoked import Revocation
     from launcher.observe.live import Live
     from launcher.plan.difference import Step
 
-__all__ = ["RevokedImageError", "heed"]
+__all__ = ["RevokedError", "heed"]
 
 
-class RevokedImageError(PolicyError):
-    """A machine would be made of an image that is not to be used any more."""
+class RevokedError(PolicyError):
+    """A machine or a volume would get what is not to be used any more."""
 
 
 def heed(steps: Iterable[Step], live: Live, revocations: Iterable[Revocation]) -> list[str]:
-    """What to tell of machines that run on revoked images; RevokedImageError where one would be made of such."""
+    """What to tell of machines and volumes that have something revoked; RevokedError where one would get it."""
     revoked = {entry.fingerprint: entry for entry in revocations}
-    refused, notices = [], []
-    for step in steps:
-        resource = step.resource
-        if step.key.kind != "machine" or resource.image is None:
-            continue
-        name, made = step.key.name, step.action in ("create", "replace")
-        config = (live.get(step.key) or {}).get("config") or {}
-        has = resource.image.fingerprint if made else config.get(BASE_IMAGE)
-        entry = revoked.get(has or "")
-        if entry is None:
-            continue
-        text = f"{entry.name}@{entry.version} was revoked on {entry.since[:10]}: {entry.why}"
-        if made:
-            refused.append(f"{name} would be made of it: {text}")
-        else:
-            notices.append(f"{name} runs on it: {text}; --replace brings the version of its channel")
-    if refused:
-        raise RevokedImageError(
-            "\n".join(refused), hint="name another version or channel of the image, or build or pull a newer one"
+    found = [one for step in steps for one in (*_image(step, live, revoked), *_models(step, revoked))]
+    if refused := [text for text, is_new in found if is_new]:
+        raise RevokedError(
+            "\n".join(refused), hint="name another version, channel or model, or build or pull a newer one"
         )
-    return notices
+    return [text for text, _ in found]
+
+
+def _image(step: Step, live: Live, revoked: dict[str, Revocation]) -> Iterator[tuple[str, bool]]:
+    """What to say of the image of a step's machine, and whether the step would make it of that."""
+    image = step.resource.image
+    if step.key.kind != "machine" or image is None:
+        return
+    made = step.action in ("create", "replace")
+    config = (live.get(step.key) or {}).get("config") or {}
+    if entry := revoked.get((image.fingerprint if made else config.get(BASE_IMAGE)) or ""):
+        if made:
+            yield f"{step.key.name} would be made of it: {_said(entry)}", True
+        else:
+            yield f"{step.key.name} runs on it: {_said(entry)}; --replace brings the version of its channel", False
+
+
+def _models(step: Step, revoked: dict[str, Revocation]) -> Iterator[tuple[str, bool]]:
+    """What to say of the models of a step's volume, and whether the step would bring one there."""
+    brought = {change.key.removeprefix(MODELS) for change in step.changes}
+    for model in step.resource.models if step.key.kind == "models" else ():
+        if entry := next((revoked[file.sha256] for file in model.files if file.sha256 in revoked), None):
+            if model.name in brought:
+                yield f"volume {step.key.name} would get it: {_said(entry)}", True
+            else:
+                yield f"volume {step.key.name} has it: {_said(entry)}; name another model, and delete its file", False
+
+
+def _said(entry: Revocation) -> str:
+    return f"{entry.ref} was revoked on {entry.since[:10]}: {entry.why}"

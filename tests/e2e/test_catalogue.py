@@ -16,7 +16,7 @@ from anklume_images.store.images import Package
 from anklume_images.store.store import Store
 from launcher.trial.browser import open_page
 from tests.support.chromium import chromium
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,8 @@ def store(tmp_path: Path) -> Store:
     for number, name in enumerate(("debian", "open-webui-with-a-long-name")):
         put(store, name, "1.0-00000000000a", epoch=number, channels=("prod", "staging"))
         put(store, name, LONG, epoch=number + 1, packages=packages, description="Some words. " * 30)
+    source = f"https://models.example/{'a-long-name/' * 12}model.gguf"
+    put_model(store, f"org/{'a-long-name-of-a-model-' * 4}:1b", license="Apache-2.0", source=source)
     write_index(store)
     return store
 

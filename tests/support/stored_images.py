@@ -1,4 +1,4 @@
-"""Images put into a store without a build: their files are a few bytes, their documents are complete."""
+"""Images and models put into a store without a build: their files are a few bytes, their documents are complete."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.inputs.lockfile import Lock, ReleaseFile
 from anklume_images.store.images import Image, Images, Package, StoredFile
+from anklume_images.store.models import ModelRecord, ModelRecords
 from tests.support.blobs import put_blob
 
 if TYPE_CHECKING:
@@ -71,3 +72,11 @@ def put(
     for channel in channels:
         images.set_channel(name, "amd64", channel, version)
     return image
+
+
+def put_model(store: Store, name: str, content: bytes = b"GGUF of a model", **changes: Any) -> ModelRecord:
+    """Add a model whose file is no GGUF; `changes` are of its record."""
+    store.create()
+    record = ModelRecord(name, put_blob(store.blobs, content), len(content), **changes)
+    ModelRecords(store).add(record)
+    return record

@@ -30,22 +30,22 @@ from anklume_images.console import Console
 from anklume_images.errors import AnklumeError, FetchError, PolicyError, StoreError
 from anklume_images.ship.pull import RevokedError, pull
 from anklume_images.store.images import Images
-from anklume_images.store.models import ModelRecord, ModelRecords
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
+from anklume_images.trust.attest import add_attestation, attest, attested_by
 from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.conftest import Cli
-from tests.support.blobs import put_blob
 from tests.support.publisher import Publisher
+from tests.support.stored_images import put_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from anklume_images.bundle.needs import Inventory
-    from anklume_images.store.images import Image
 
 FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
 MODEL = b"GGUF of a model" * 5000
@@ -80,8 +80,7 @@ class Far:
 def theirs(tmp_path: Path) -> Publisher:
     publisher = Publisher(tmp_path)
     publisher.put(FIRST)
-    record = ModelRecord("org/toy:1b", put_blob(publisher.store.blobs, MODEL), len(MODEL), license="MIT")
-    ModelRecords(publisher.store).add(record)
+    put_model(publisher.store, "org/toy:1b", MODEL, license="MIT")
     publisher.sign()
     return publisher
 
@@ -192,15 +191,26 @@ def test_what_is_not_signed_or_was_revoked_makes_no_bundle(theirs: Publisher, tm
     theirs.put(SECOND)
     with pytest.raises(StoreError, match="is not signed"):
         make(theirs, tmp_path / "site.anklume")
-    revoke(theirs, theirs.images.resolve("box", "amd64"))
-    with pytest.raises(PolicyError, match="its sshd is open"):
-        make(theirs, tmp_path / "site.anklume")
+    for what in (theirs.images.resolve("box", "amd64"), *ModelRecords(theirs.store)):
+        revoke(theirs, what.fingerprint)
+        with pytest.raises(PolicyError, match="its sshd is open"):
+            make(theirs, tmp_path / "site.anklume")
 
 
-def revoke(publisher: Publisher, image: Image) -> None:
-    entry = Revocation("box", image.version, "amd64", image.fingerprint, "its sshd is open", "2026-01-02T03:04:05Z")
+def revoke(publisher: Publisher, fingerprint: str) -> None:
+    entry = Revocation("box", FIRST, "amd64", fingerprint, "its sshd is open", "2026-01-02T03:04:05Z")
     write_revocations(publisher.store.home, [entry])
     publisher.sign()
+
+
+def test_what_other_builders_attest_is_in_it(theirs: Publisher, far: Far, tmp_path: Path) -> None:
+    image = theirs.images.resolve("box", "amd64")
+    signer = theirs.ring.labelled("builder")
+    add_attestation(theirs.store.home, image, attest(image, signer, {"builder": "me@second"}), "file")
+    theirs.sign()
+    make(theirs, tmp_path / "site.anklume")
+    far.take(tmp_path / "site.anklume", theirs.repository.identity)
+    assert attested_by(far.store.home, image, [signer.public_key]) == [signer.public_key.keyid]
 
 
 # Damage
@@ -433,14 +443,13 @@ def test_one_past_its_time_and_an_override_by_fingerprint(theirs: Publisher, far
     assert far.images.resolve("box", "amd64").version == FIRST
 
 
-def test_an_image_that_was_revoked_since(site: Path, far: Far, theirs: Publisher, tmp_path: Path) -> None:
-    image = theirs.images.resolve("box", "amd64")
-    write_revocations(
-        far.store.home, [Revocation("box", FIRST, "amd64", image.fingerprint, "a hole", "2026-01-02T03:04:05Z")]
-    )
-    with pytest.raises(RevokedError, match="a hole"):
-        far.take(site, theirs.repository.identity)
-    assert far.has_nothing()
+def test_what_was_revoked_since(site: Path, far: Far, theirs: Publisher) -> None:
+    for what in (theirs.images.resolve("box", "amd64"), *ModelRecords(theirs.store)):
+        entry = Revocation("box", FIRST, "amd64", what.fingerprint, "a hole", "2026-01-02T03:04:05Z")
+        write_revocations(far.store.home, [entry])
+        with pytest.raises(RevokedError, match="a hole"):
+            far.take(site, theirs.repository.identity)
+        assert far.has_nothing()
 
 
 # For one host

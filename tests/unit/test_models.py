@@ -18,6 +18,7 @@ import pytest
 from anklume_images.console import Console
 from anklume_images.errors import AnklumeError, FetchError, InvalidFileError, LockError, StoreError
 from anklume_images.inputs.lockfile import Wheel
+from anklume_images.models.importing import ModelNameError
 from anklume_images.models.library import Models, UnknownModelError
 from anklume_images.models.lock import ModelLock, load_model_lock, save_model_lock
 from anklume_images.models.spec import load_model_spec
@@ -25,6 +26,7 @@ from anklume_images.settings import Settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.gc import Wants, collect
 from anklume_images.store.images import Images
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
 from tests.support.blobs import put_blob
 from tests.support.faulty_mirror import Fault, FaultyMirror
@@ -285,6 +287,27 @@ def test_a_wheel_without_it(models: Models, specs: Path, content: bytes, error: 
 
 
 # gc, and removing it
+
+
+def test_other_stores_are_told_of_it_until_it_is_removed(models: Models, index: FaultyMirror) -> None:
+    records = ModelRecords(models.store)
+    models.record_present()
+    assert list(records) == []
+    record = models.record(NAME)
+    assert (record.sha256, record.license, record.source) == (
+        hashlib.sha256(MODEL).hexdigest(),
+        "Apache-2.0",
+        "https://model.example/small",
+    )
+    records.remove(NAME)
+    models.record_present()
+    assert list(records) == [record]
+    assert models.model(NAME).record is None
+    models.check_new(NAME, record.sha256)
+    with pytest.raises(ModelNameError):
+        models.check_new(NAME, "0" * 64)
+    models.remove(NAME)
+    assert list(records) == []
 
 
 def test_gc_keeps_it_and_not_its_wheel(models: Models, index: FaultyMirror) -> None:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.store.images import Image, StoredFile
+from anklume_images.store.models import ModelFile
+from anklume_images.trust.revoked import Revocation
 from launcher.infra.model import (
     Domain,
     ImageChoice,
@@ -22,11 +24,13 @@ from launcher.infra.model import (
     SharedMount,
     StorageVolume,
 )
+from launcher.infra.models import WantedModel
 from launcher.infra.names import CLAIM, IMAGE, OWNER, Names, names_for
 from launcher.observe.live import Live
 from launcher.plan.desired import PlanContext, desired
-from launcher.plan.difference import difference, owned
+from launcher.plan.difference import difference, owned, step_for
 from launcher.plan.render import document, lines
+from launcher.plan.revoked import RevokedError, heed
 from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
@@ -451,3 +455,15 @@ def test_whatever_is_made_needs_nothing_more(config: dict[str, str], devices: di
     plan = difference(wanted(file).values(), as_made(wanted(file)), "demo")
     assert plan.todo == ()
     "\n".join(lines(difference(wanted(file).values(), Live(), "demo")))
+
+
+def test_a_revoked_model_is_brought_into_no_volume_and_told_of_where_it_is() -> None:
+    models = [WantedModel(name, 1, (ModelFile(f"{name}.gguf", name[0] * 64, 1),)) for name in ("a", "b")]
+    volume = Resource(Key("models", "lab", "default/llm"), {}, models=tuple(models))
+    revoked = [Revocation("a", "", "", "a" * 64, "it lies", "2026-01-02T00:00:00Z")]
+    with pytest.raises(RevokedError, match="volume default/llm would get it: a was revoked on 2026-01-02: it lies"):
+        heed([step_for(volume, None)], Live(), revoked)
+    other_is_missing = step_for(volume, {"missing": {"b.gguf"}})
+    assert other_is_missing.action == "change"
+    (told,) = heed([other_is_missing], Live(), revoked)
+    assert told.startswith("volume default/llm has it: a was revoked")

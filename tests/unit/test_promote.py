@@ -17,9 +17,10 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
 from anklume_images.ship.gates import GateError, reproduced, scanned
-from anklume_images.ship.promote import into_store, names_of
+from anklume_images.ship.promote import into_store, model_into_store, names_of
 from anklume_images.ship.ssh import host_of
 from anklume_images.store.images import Images, Package
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
 from anklume_images.trust.attest import add_attestation, attest, read_attestation
@@ -31,7 +32,7 @@ from anklume_images.trust.repository import Repository
 from anklume_images.trust.roles import ONE, ROLES
 from tests.conftest import Cli
 from tests.support.killed import killed_at
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from anklume_images.store.images import Image
@@ -65,6 +66,8 @@ def test_an_image_with_its_documents_and_channel_and_the_record_of_it(
 ) -> None:
     cli = Cli(dev.home)
     put(prod, "other", FIRST)
+    word = attest(Images(dev).resolve("box", "amd64"), KeyRing(dev.home.parent / "second").labelled("builder"), {})
+    add_attestation(dev.home, Images(dev).resolve("box", "amd64"), word, "file")
     asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--channel", "prod", "--why", "release 7")
     would = cli.json(*asked, "--dry-run", env=keys)
     assert (would["sent"], would["moved"]) == (True, [["box@prod", None, FIRST]])
@@ -74,6 +77,7 @@ def test_an_image_with_its_documents_and_channel_and_the_record_of_it(
     assert channels(prod) == {"prod": FIRST}
     image = Images(dev).resolve("box", "amd64")
     assert Images(prod).documents(image) == Images(dev).documents(image)
+    assert [path.read_bytes() for path in prod.home.glob("attestations/box/*/amd64/*.json")] == [word]
     (move,) = [json.loads(line) for line in (prod.home / "history/channels.jsonl").read_text().splitlines()][1:]
     assert (move["command"], move["why"], move["to"]) == ("promote", "release 7", FIRST)
     again = cli.json(*asked, env=keys)
@@ -115,6 +119,40 @@ def test_a_failure_at_the_end_leaves_the_old_channel(dev: Store, prod: Store, be
     with pytest.raises(StoreError, match="stick"):
         into_store(image, Images(dev), Images(prod), prod, channel="prod", why="", sign=fails, progress=None)
     assert channels(prod) == ({"prod": before} if before else {})
+
+
+@pytest.mark.parametrize("before", [None, b"another"])
+def test_a_model_that_cannot_be_signed_leaves_its_name_to_what_it_was(
+    dev: Store, prod: Store, before: bytes | None
+) -> None:
+    record = put_model(dev, "toy")
+    prod.create()
+    there = [put_model(prod, "toy", before)] if before else []
+
+    def fails() -> None:
+        raise StoreError("the stick with the key is gone")
+
+    with pytest.raises(StoreError, match="stick"):
+        model_into_store(record, dev, prod, sign=fails, progress=None)
+    assert list(ModelRecords(prod)) == there
+
+
+def test_a_model_to_a_signed_store(dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path) -> None:
+    cli, record = Cli(dev.home), put_model(dev, "toy")
+    other = put_model(prod, "toy", b"another")
+    Cli(prod.home)("trust", "sign", env=keys)
+    asked = ("promote", "toy", "--model", "--to", str(prod.home))
+    would = cli.json(*asked, "--dry-run", env=keys)
+    assert would == {"model": "toy", "sha256": record.sha256, "sent": True, "replaced": True, "dry_run": True}
+    assert list(ModelRecords(prod)) == [other]
+    assert cli.json(*asked, env=keys) == would | {"dry_run": False}
+    reader = Store(tmp_path / "reader")
+    reader.create()
+    origins = Origins(reader)
+    origins.accept(Place(str(prod.home)), Repository(prod.home, KeyRing(tmp_path / "keys")).identity, "me")
+    assert origins.contact(str(prod.home)).model("toy") == record
+    for options in (("--channel", "prod"), ("--to", "remote:")):
+        assert cli(*asked, *options, env=keys, check=False).returncode == 2
 
 
 def promoted(dev: Store, prod: Store, repository: Repository) -> None:
@@ -287,6 +325,9 @@ def test_a_store_on_another_host_takes_what_it_lacks_over_ssh(
     assert (did["sent"], did["moved"]) == (True, [["box@prod", FIRST, SECOND]])
     assert there.json("trust", "show")["own"]["roles"][1]["version"] == 2
     assert here.json(*asked, env=env)["moved"] == []
+    record = put_model(dev, "box")  # as an image is called, too
+    assert here.json("promote", "box", "--model", *asked[4:6], env=env)["sent"] is True
+    assert list(ModelRecords(prod)) == [record]
     (folder / "ssh").write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 255\n")
     refused = here(*asked, env=env, check=False)
     assert (refused.returncode, "no route to host" in refused.stderr) == (1, True)

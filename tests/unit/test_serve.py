@@ -25,9 +25,11 @@ from anklume_images.ship.ranges import Part, part_of
 from anklume_images.ship.serve import StoreServer
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from anklume_images.trust.attest import add_attestation, attest
+from anklume_images.trust.keys import KeyRing
 from tests.conftest import Cli
 from tests.support.blobs import put_blob
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,17 +352,33 @@ def test_a_port_that_is_taken(store: Store, server: StoreServer, certificate: Ce
     assert "--port" in str(caught.value.hint)
 
 
-def test_signed_images_are_pulled_from_it_by_the_certificate_that_was_accepted(
-    store: Store, server: StoreServer, tmp_path: Path
+def test_what_is_signed_is_pulled_from_it_by_the_certificate_that_was_accepted(
+    store: Store, image: Image, server: StoreServer, get: Client, tmp_path: Path
 ) -> None:
     keys = os.environ | {"ANKLUME_KEYS": str(tmp_path / "keys")}
     theirs, mine = Cli(store.home), Cli(tmp_path / "mine")
+    model = put_model(store, "org/toy:1b", license="MIT")
+    word = attest(image, KeyRing(tmp_path / "second").labelled("builder"), {})
+    add_attestation(store.home, image, word, "file")
     theirs("trust", "sign", env=keys)
     fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
     place = f"https://127.0.0.1:{server.port}"
     mine("trust", "accept", place, "--fingerprint", fingerprint)
     (had,) = mine.json("--arch", "amd64", "pull", "debian")["images"]
     assert had["fingerprint"] in (tmp_path / "mine/streams/v1/images.json").read_text()
+    assert [path.read_bytes() for path in mine.store.glob("attestations/debian/*/amd64/*.json")] == [word]
+    (toy,) = mine.json("pull", "--model", "org/toy:1b")["models"]
+    assert (toy["license"], toy["bytes"], toy["before"]) == ("MIT", model.size, None)
+    damaged = [Store(mine.store).blobs.path(sha256) for sha256 in (model.sha256, image.rootfs.sha256)]
+    for path in damaged:
+        path.write_bytes(b"x")
+    mended = mine.json("verify", "--repair", "--from", place)["repaired"]
+    assert set(mended.values()) == {f"fetched from {place}"}
+    assert [path.read_bytes() == store.blobs.path(path.name).read_bytes() for path in damaged] == [True, True]
+
+    theirs("revoke", "org/toy:1b", "--model", "--why", "a test", env=keys)
+    assert get(blob(model.sha256))[0] == 404
+    assert mine("pull", "--model", "org/toy:1b", check=False).returncode == 4
     theirs("--arch", "amd64", "revoke", "debian", "--why", "a test", env=keys)
     assert had["fingerprint"] not in (store.home / "streams/v1/images.json").read_text()
     assert mine("--arch", "amd64", "pull", "debian", check=False).returncode == 4

@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -21,7 +22,7 @@ from anklume_images.store.images import Images, Package, StoredFile
 from anklume_images.store.store import Store
 from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.support.blobs import put_blob
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,10 +328,27 @@ def test_a_revoked_image_is_told_and_not_served(store: Store) -> None:
     assert list(products(store)) == [f"anklume:debian:{TWO}:amd64"]
     assert one.fingerprint not in (store.home / PRODUCTS).read_text()
     text = " ".join("".join(Page((store.home / "index.html").read_text()).words).split())
-    assert f"debian {ONE} (amd64), 2026-11-29: a hole in <it> fingerprint {one.fingerprint}" in text
+    assert f"debian@{ONE} (amd64), 2026-11-29: a hole in <it> fingerprint {one.fingerprint}" in text
     Images(store).remove(two)
     write_index(store)
     assert "a hole in" in (store.home / "index.html").read_text()
+
+
+def test_models_are_told_with_licence_and_source_until_they_are_revoked(store: Store) -> None:
+    record = put_model(store, "org/toy:1b", license="<MIT>", source="made by hand")
+    put_model(store, "lost")
+    store.blobs.remove(put_model(store, "lost", b"of which the file is gone").sha256)
+    write_index(store)
+    page = Page((store.home / "index.html").read_text())
+    assert {"org/toy:1b", "<MIT>", "made by hand"} <= set(page.words)
+    assert "lost" not in page.words
+    assert [link for link in map(unquote, page.links) if not (store.home / link).is_file()] == []
+    assert write_index(store) is False
+    write_revocations(store.home, [Revocation("org/toy:1b", "", "", record.sha256, "it lies", "2026-11-29T16:00:00Z")])
+    assert write_index(store)
+    text = " ".join("".join(Page((store.home / "index.html").read_text()).words).split())
+    assert "model org/toy:1b, 2026-11-29: it lies" in text
+    assert "Language models" not in text
 
 
 def test_words_of_an_image_are_no_html(store: Store) -> None:

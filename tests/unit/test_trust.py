@@ -12,9 +12,11 @@ import pytest
 from tuf.api.metadata import Metadata
 
 from anklume_images.errors import FetchError, StoreError
-from anklume_images.ship.pull import RevokedError, pull
-from anklume_images.store.images import Images
+from anklume_images.ship.pull import RevokedError, pull, pull_model
+from anklume_images.store.images import Images, StoredFile
+from anklume_images.store.models import ModelRecords, model_path
 from anklume_images.store.store import Store
+from anklume_images.trust.attest import add_attestation, attest, attested_by
 from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing, read_public_key
 from anklume_images.trust.origin import UntrustedError
@@ -23,9 +25,10 @@ from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
 from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
 from anklume_images.trust.roles import STRICT
+from tests.support.blobs import put_blob
 from tests.support.faulty_mirror import Fault, FaultyMirror
 from tests.support.publisher import Publisher
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -345,6 +348,96 @@ def test_a_revoked_image_is_had_no_more_and_known_as_such(theirs: Publisher, ori
     assert known_revocations(mine.home) == (entry,)
     with pytest.raises(UntrustedError):
         origins.contact(here(theirs))
+
+
+def test_a_model_is_had_with_all_of_its_files_once(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    layer = StoredFile(put_blob(theirs.store.blobs, b"a template"), 10)
+    put_model(theirs.store, "org/toy:1b", layers=(layer,), license="MIT", source="made by hand")
+    with pytest.raises(StoreError) as unsigned:
+        origins.contact(here(theirs)).model("org/toy:1b")
+    assert unsigned.value.hint == "there are images: box; models: none"
+    theirs.sign()
+    origin = origins.contact(here(theirs))
+    assert origin.models() == ["org/toy:1b"]
+    record = origin.model("org/toy:1b")
+    assert pull_model(origin, record, mine).bytes == 15 + 10
+    assert list(ModelRecords(mine)) == [record] == list(ModelRecords(theirs.store))
+    assert all(mine.blobs.verify(sha256) for sha256 in record.blobs())
+    assert pull_model(origin, record, mine).bytes == 0
+    other = put_model(theirs.store, "org/toy:1b", b"another")
+    theirs.sign()
+    origin = origins.contact(here(theirs))
+    pull_model(origin, origin.model("org/toy:1b"), mine)
+    assert list(ModelRecords(mine)) == [other]
+
+
+def test_a_record_of_a_model_that_was_changed_or_renamed_is_not_believed(
+    theirs: Publisher, origins: Origins, mine: Store
+) -> None:
+    put_model(theirs.store, "toy")
+    theirs.sign()
+    record = theirs.store.home / model_path("toy")
+    record.write_bytes(record.read_bytes().replace(b'"license": ""', b'"license": "MIT"'))
+    with pytest.raises(UntrustedError, match="is not what was signed"):
+        origins.contact(here(theirs)).model("toy:latest")
+    put_model(theirs.store, "toy")
+    record.rename(theirs.store.home / model_path("large"))
+    theirs.sign()
+    with pytest.raises(UntrustedError, match="describes another model"):
+        origins.contact(here(theirs)).model("large")
+    for wrong in ({"sha256": "../../schema"}, {"size": -1}, {"name": 7}):
+        record.write_text(json.dumps({"schema": 1, "model": {**RECORD, **wrong}}))
+        theirs.sign()
+        with pytest.raises(StoreError, match="not a model's record"):
+            origins.contact(here(theirs)).model("toy")
+    assert list(ModelRecords(mine)) == []
+
+
+RECORD = {"name": "toy", "sha256": "0" * 64, "size": 1, "manifest": None, "layers": []}
+
+
+def test_a_revoked_model_is_had_no_more(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    record = put_model(theirs.store, "toy")
+    write_revocations(theirs.store.home, [Revocation("toy", "", "", record.sha256, "it lies", "2026-01-02T03:04:05Z")])
+    theirs.sign()
+    origin = origins.contact(here(theirs))
+    with pytest.raises(RevokedError, match="toy was revoked on 2026-01-02: it lies"):
+        pull_model(origin, origin.model("toy"), mine)
+    assert list(ModelRecords(mine)) == []
+    assert have(origin, mine).version == FIRST
+
+
+def test_what_other_builders_attest_comes_with_an_image(
+    tmp_path: Path, theirs: Publisher, origins: Origins, mine: Store
+) -> None:
+    image, ring = theirs.images.resolve("box"), KeyRing(tmp_path / "second")
+    key = ring.make("builder")
+    (signer,) = ring.signers([key.keyid])
+    word = add_attestation(theirs.store.home, image, attest(image, signer, {"builder": "me@second"}), "file")
+    theirs.sign()
+    origin = origins.contact(here(theirs))
+    assert pull(origin, image, Images(mine), mine, channel=None).attestations == 1
+    assert attested_by(mine.home, image, [key]) == [key.keyid]
+
+    add_attestation(mine.home, image, attest(image, signer, {"builder": "me@third"}), "file")
+    have(origin, mine)
+    assert len(list(mine.home.glob("attestations/box/*/*/*.json"))) == 2
+
+    data = word.read_bytes()
+    word.write_bytes(data.replace(b'"sig": "', b'"sig": "0'))
+    fresh = Store(tmp_path / "fresh")
+    fresh.create()
+    with pytest.raises(UntrustedError, match="is not what was signed"):
+        have(origin, fresh)
+    assert not [*Images(fresh), *fresh.blobs, *fresh.home.glob("attestations/*")]
+    word.unlink()  # as with a server from before they were served
+    assert pull(origin, image, Images(fresh), fresh, channel=None).attestations == 0
+
+
+def test_an_attestation_cannot_name_a_file_elsewhere(theirs: Publisher) -> None:
+    envelope = {"payload": "", "payloadType": "x", "signatures": [{"keyid": "../../../../evil", "sig": "00"}]}
+    with pytest.raises(StoreError, match="no attestation"):
+        add_attestation(theirs.store.home, theirs.images.resolve("box"), json.dumps(envelope).encode(), "file")
 
 
 def test_over_http_what_arrived_is_kept_and_a_stall_or_a_lie_is_told(theirs: Publisher, mine: Store) -> None:

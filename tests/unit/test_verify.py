@@ -241,6 +241,25 @@ def test_blobs_are_taken_from_another_store(full: Full, other: Full) -> None:
     assert not list((full.store.home / "scratch").iterdir())
 
 
+def test_blobs_are_fetched_from_a_store_that_is_served(full: Full) -> None:
+    image, asked = image_of(full), list[str]()
+    sound = full.store.blobs.path(image.rootfs.sha256).read_bytes()
+    for file in (image.rootfs, image.metadata):
+        full.store.blobs.path(file.sha256).write_bytes(b"x")
+
+    def served(sha256: str) -> str | None:
+        assert not full.store.blobs.has(sha256)
+        asked.append(sha256)
+        return "https://other" if sha256 == image.rootfs.sha256 and put_blob(full.store.blobs, sound) else None
+
+    done = repair(full.store, full.images, full.report().damage, served=served)
+    assert {damage.blob: outcome.done for damage, outcome in done} == {
+        image.rootfs.sha256: "fetched from https://other",
+        image.metadata.sha256: "removed, to be fetched or built again",
+    }
+    assert len(asked) == 2
+
+
 def test_what_is_damaged_there_too_is_not_taken(full: Full, other: Full) -> None:
     image = image_of(full)
     for one in (full, other):
