@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from anklume_images.bundle.delta import BundledDelta, delta_path, parse_delta
 from anklume_images.bundle.index import BundleError
 from anklume_images.bundle.infra import infra_path
 from anklume_images.bundle.tool import parse_tool
 from anklume_images.errors import FetchError
+from anklume_images.ship.by_delta import SignedDelta, delta_path, parse_delta
 from anklume_images.ship.pull import RevokedError
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.revoked import known_revocations
@@ -100,7 +100,7 @@ class Checked:
     tool: Tool | None = None
     blobs: dict[str, int] = field(default_factory=dict)
     absent: dict[str, int] = field(default_factory=dict)
-    deltas: dict[str, BundledDelta] = field(default_factory=dict)
+    deltas: dict[str, SignedDelta] = field(default_factory=dict)
 
     def lacking(self, blobs: Blobs) -> list[str]:
         """What is left out, is not among the blobs, and cannot be made of what is."""

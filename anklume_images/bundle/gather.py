@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tuf.api.exceptions import LengthOrHashMismatchError
 
-from anklume_images.bundle.delta import BundledDelta, delta_path
 from anklume_images.bundle.index import BundledImage, BundleError, Contents, Member
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import PolicyError, StoreError
+from anklume_images.ship.by_delta import SignedDelta, delta_path
 from anklume_images.store.models import model_path
 from anklume_images.trust.attest import attestations_path
 from anklume_images.trust.repository import FOLDER
@@ -43,7 +43,7 @@ class Chosen:
     models: tuple[ModelRecord, ...] = ()
     infra: tuple[str, ...] = ()
     tool: Tool | None = None
-    deltas: tuple[BundledDelta, ...] = ()
+    deltas: tuple[SignedDelta, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,17 @@ _LIMIT = 64 << 20
 
 @dataclass(frozen=True)
 class Inventory:
-    """Blobs (sizes by sha256), how new a state was seen of stores (by fingerprint), and whether deltas are of use."""
+    """Blobs (sizes by sha256), how new a state was seen of stores (by fingerprint), and what applies deltas there.
+
+    `tree` is the digest of the tree with these programs, empty where it is not there.
+    """
 
     blobs: Mapping[str, int]
     seen: Mapping[str, int]
-    deltas: bool = False
+    tree: str = ""
 
     def _document(self) -> dict[str, Any]:
-        return {"blobs": dict(self.blobs), "seen": dict(self.seen), "deltas": self.deltas}
+        return {"blobs": dict(self.blobs), "seen": dict(self.seen), "tree": self.tree}
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -47,8 +50,8 @@ class Inventory:
         return hashlib.sha256(canonical(self._document())).hexdigest()
 
 
-def take_inventory(store: Store, *, deltas: bool = False) -> Inventory:
-    """What a store has; its files are not read. `deltas` says whether this host can apply such."""
+def take_inventory(store: Store, *, tree: str = "") -> Inventory:
+    """What a store has; its files are not read. `tree` is what this host applies deltas with."""
     blobs = {sha256: store.blobs.path(sha256).stat().st_size for sha256 in store.blobs}
     seen = {}
     for folder in sorted((store.home / "trust").glob("*/")):
@@ -57,7 +60,7 @@ def take_inventory(store: Store, *, deltas: bool = False) -> Inventory:
             seen[identity] = Metadata[Any].from_file(str(folder / "timestamp.json")).signed.version
         except (OSError, ValueError, KeyError, RepositoryError):  # nothing was seen of it yet
             continue
-    return Inventory(blobs, seen, deltas)
+    return Inventory(blobs, seen, tree)
 
 
 def read_inventory(path: Path) -> Inventory:
@@ -73,7 +76,7 @@ def read_inventory(path: Path) -> Inventory:
             )
         blobs, seen = document["blobs"], document["seen"]
         return Inventory(
-            {key: int(blobs[key]) for key in blobs}, {key: int(seen[key]) for key in seen}, document["deltas"] is True
+            {key: int(blobs[key]) for key in blobs}, {key: int(seen[key]) for key in seen}, str(document["tree"])
         )
     except OSError as error:
         raise BundleError(f"it cannot be read: {error.strerror}", where=str(path)) from None

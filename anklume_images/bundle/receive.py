@@ -7,22 +7,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.bundle.delta import apply_delta
 from anklume_images.bundle.index import BundleError
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.inputs.partial import disk_error, open_partial
+from anklume_images.ship.by_delta import apply_delta
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from anklume_images.bundle.checked import Checked, Opened
     from anklume_images.bundle.index import Member
     from anklume_images.bundle.reader import Progress
     from anklume_images.inputs.partial import Partial
+    from anklume_images.ship.delta_programs import Programs
     from anklume_images.store.images import Image, Images
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
@@ -74,11 +75,11 @@ def receive(
     store: Store,
     progress: Progress,
     moves: Moves | None = None,
-    xdelta: Callable[[], Sequence[str]] = tuple,
+    programs: Callable[[], Programs] | None = None,
 ) -> Received:
     """Take all of it; BundleError where it is damaged, or leaves out what is not here. Nothing appears then.
 
-    `xdelta` says how to run xdelta3, and is asked where a delta is to be applied.
+    `programs` are asked for where a delta is to be applied.
 
     Blobs that have arrived are kept, so after any end the next run goes on from there.
     """
@@ -98,11 +99,8 @@ def receive(
         finally:
             progress.finish()
         for later, delta in checked.deltas.items():
-            if not blobs.has(later, checked.blobs[later]):
-                try:
-                    apply_delta(delta, checked.blobs[later], blobs, xdelta())
-                except OSError as error:
-                    raise disk_error(error, store.home, checked.blobs[later]) from error
+            if programs is not None and not blobs.has(later, checked.blobs[later]):
+                apply_delta(delta, checked.blobs[later], store, programs())
         return _appear(checked, images, store, sum(new.values()), moves or Moves())
 
 

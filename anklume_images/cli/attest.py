@@ -60,8 +60,8 @@ def _attested(session: Session, image: Image, keys: Path | None) -> bytes:
     from anklume_images.errors import BuildError
     from anklume_images.settings import keys_home
     from anklume_images.trust.attest import attest as sign
+    from anklume_images.trust.clock import now
     from anklume_images.trust.keys import KeyRing
-    from anklume_images.trust.origin import now
 
     pipeline = session.pipeline()
     wanted = pipeline.prepare(image.name).version

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anklume_images.cli.bundle_import import XDELTA_TREE, index_document, summary
+from anklume_images.cli.bundle_import import index_document, summary
+from anklume_images.cli.delta_programs import DELTA_TREE, StoredPrograms
 from anklume_images.cli.program import CommandTable
 from anklume_images.cli.session import JSON, Session
 from anklume_images.cli.trust import KEYS
@@ -32,7 +33,7 @@ _TABLE = {
         "verify": "bundle_import:verify",
     }.items()
 }
-_INCUS = XDELTA_TREE  # the tree of the private Incus that goes with the tool
+_INCUS = DELTA_TREE  # the tree of the private Incus that goes with the tool
 
 
 @click.group(cls=CommandTable, table=_TABLE)
@@ -130,11 +131,22 @@ def create(
 
 
 def _with_deltas(session: Session, chosen: Chosen, inventory: Inventory) -> Chosen:
+    """With those that the host is better off with; made here where they lack, if its programs are here."""
     from dataclasses import replace
 
-    from anklume_images.bundle.delta import deltas_for, keep_deltas
+    from anklume_images.bundle.delta import deltas_for, pairs_for
+    from anklume_images.ship.by_delta import keep_deltas
+    from anklume_images.ship.deltas import make_delta
+    from anklume_images.ship.index import listed_images, write_index
 
-    deltas = tuple(deltas_for(session.images(), chosen.images, inventory))
+    store, programs = session.store(), StoredPrograms(session)
+    lacking = list(pairs_for(listed_images(store, session.images()), chosen.images, inventory))
+    if lacking and programs.there():
+        for pair in lacking:
+            session.console.note(f"{pair.later.ref}: making the delta from {pair.earlier.version}")
+            make_delta(store, pair, programs.programs)
+        write_index(store)
+    deltas = tuple(deltas_for(session.images(), chosen.images, inventory, programs.digest()))
     keep_deltas(session.store(), deltas)
     return replace(chosen, deltas=deltas)
 
@@ -242,15 +254,10 @@ def needs(session: Session, output: str | None) -> None:
     from anklume_images.bundle.needs import take_inventory
     from anklume_images.files import write_atomic
 
-    data = take_inventory(session.store(), deltas=_has_xdelta(session)).to_bytes()
+    programs = StoredPrograms(session)
+    data = take_inventory(session.store(), tree=programs.digest() if programs.there() else "").to_bytes()
     if output in (None, "-"):
         sys.stdout.write(data.decode())
     else:
         write_atomic(Path(output).absolute(), data)
         session.console.result(f"written  {output}")
-
-
-def _has_xdelta(session: Session) -> bool:
-    """Whether the tree that has it is here, or all of its packages."""
-    pipeline, blobs = session.pipeline(), session.store().blobs
-    return pipeline.unpacked(_INCUS) or all(blobs.has(deb.sha256, deb.size) for deb in pipeline.locks.get(_INCUS).debs)

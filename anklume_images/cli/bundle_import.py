@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anklume_images.cli.delta_programs import StoredPrograms
 from anklume_images.cli.session import JSON, Session, user
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from anklume_images.bundle.receive import Received
     from anklume_images.trust.origins import Origins
 
-__all__ = ["XDELTA_TREE", "import_", "index_document", "inspect", "summary", "verify"]
+__all__ = ["import_", "index_document", "inspect", "summary", "verify"]
 
-XDELTA_TREE = "incus-7"  # the tree of the private Incus that goes with the tool; it has xdelta3
 _LACKS = "it leaves out {} files that this host lacks, so it cannot be imported here"
 _FILE = click.argument("bundle", metavar="FILE")
 
@@ -201,9 +201,8 @@ def import_(
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
             moves = Moves(channel, why)
-            received = receive(
-                opened, checked, session.images(), store, session.console, moves, lambda: _xdelta(session)
-            )
+            programs = StoredPrograms(session).programs
+            received = receive(opened, checked, session.images(), store, session.console, moves, programs)
             write_index(store)
             document = {"from": opened.contents.store, "dry_run": False} | _document(received)
             text = "\n".join(_lines(received))
@@ -211,12 +210,6 @@ def import_(
         session.console.json(document)
     else:
         session.console.result(text)
-
-
-def _xdelta(session: Session) -> list[str]:
-    from anklume_images.ship.deltas import xdelta_of
-
-    return xdelta_of(session.pipeline(offline=True).tree(XDELTA_TREE).root)
 
 
 def _accept(opened: Opened, origins: Origins, fingerprint: str | None, *, asked: bool) -> None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anklume_images.cli.delta_programs import DELTA_TREE
 from anklume_images.cli.session import JSON, OFFLINE, Session, complete_stored
 
 if TYPE_CHECKING:
     from anklume_images.ship.deltas import DeltaReport
 
-_TREE = "incus-7"  # it has xdelta3, which Incus applies deltas with
 _NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_stored)
 
 
@@ -31,11 +31,12 @@ _NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=c
 def deltas(session: Session, names: tuple[str, ...], *, most: int, offline: bool, as_json: bool) -> None:
     """Make deltas from the versions before to those that channels name.
 
-    Incus hosts that have the version before fetch the delta in place of the image. Without names: of every image.
+    Hosts that have the version before fetch the delta in place of the image. Without names: of every image.
     """
     from anklume_images.console import human_size
     from anklume_images.errors import StoreError
-    from anklume_images.ship.deltas import make_delta, pairs, xdelta_of
+    from anklume_images.ship.delta_programs import programs_of
+    from anklume_images.ship.deltas import make_delta, pairs
     from anklume_images.ship.index import listed_images, write_index
 
     store, images = session.store(), session.images()
@@ -49,11 +50,10 @@ def deltas(session: Session, names: tuple[str, ...], *, most: int, offline: bool
     reports: list[DeltaReport] = []
     pipeline = session.pipeline(offline=offline)
     with pipeline.leased():
-        xdelta = xdelta_of(pipeline.tree(_TREE).root) if any(pair.delta is None for pair in found) else []
         for pair in found:
             if pair.delta is None:
                 session.console.note(f"{pair.later.ref}: making the delta from {pair.earlier.version}")
-            reports.append(make_delta(store, pair, xdelta, most))
+            reports.append(make_delta(store, pair, lambda: programs_of(pipeline.tree(DELTA_TREE).root), most))
             write_index(store)
     if as_json:
         session.console.json([_document(report) for report in reports])

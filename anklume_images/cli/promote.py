@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anklume_images.cli.delta_programs import StoredPrograms
 from anklume_images.cli.session import JSON, REF, Session, user
 from anklume_images.cli.trust import KEYS, warn_of_wanted
 from anklume_images.evidence.findings import SEVERITIES
@@ -43,7 +44,7 @@ class _Way:
     @property
     def note(self) -> str:
         """Who did it, when and why, for places that keep a line of it."""
-        from anklume_images.trust.origin import now
+        from anklume_images.trust.clock import now
 
         return f"{user()} {now()} {self.why}".rstrip()
 
@@ -139,7 +140,7 @@ def _sent(*, dry_run: bool, sent: bool) -> str:
 
 def _between_incus(way: _Way, *, dry_run: bool) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
-    from anklume_images.ship.promote import within_incus
+    from anklume_images.ship.between_incus import within_incus
 
     if not is_incus(way.target):
         raise click.UsageError("an image of an Incus goes to another Incus only: a store wants what it was made of too")
@@ -247,7 +248,8 @@ def _brought(session: Session, way: _Way) -> Image:
 
     origin = _contact(session, str(way.source))
     image, _ = origin.resolve(way.ref, session.arch())
-    return pull(origin, image, session.images(), session.store(), channel=None, progress=session.console).image
+    images, store, programs = session.images(), session.store(), StoredPrograms(session)
+    return pull(origin, image, images, store, channel=None, progress=session.console, programs=programs).image
 
 
 def _refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
@@ -279,7 +281,8 @@ def _to_incus(
     session: Session, image: Image, images: Images, store: Store, way: _Way, *, dry_run: bool
 ) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
-    from anklume_images.ship.promote import names_of, to_incus
+    from anklume_images.ship.between_incus import names_of
+    from anklume_images.ship.promote import to_incus
 
     with Incus.find(way.target) as incus:
         if dry_run:
@@ -356,6 +359,7 @@ def _to_store(
             why=way.why,
             sign=_signing(session, other, keys),
             progress=session.console,
+            programs=StoredPrograms(session),
         )
         write_index(target)
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anklume_images.cli.delta_programs import StoredPrograms
 from anklume_images.cli.session import JSON, Session
 
 if TYPE_CHECKING:
@@ -61,18 +62,24 @@ def pull(
 def _images(
     session: Session, origin: Origin, refs: Sequence[str], channel: str | None, *, dry_run: bool
 ) -> Iterator[dict[str, Any]]:
+    from anklume_images.ship.by_delta import offered
     from anklume_images.ship.index import write_index
     from anklume_images.ship.pull import pull as have
+    from anklume_images.ship.wanted import wanted
 
     store, images = session.store(), session.images()
     chosen = [origin.resolve(ref, session.arch()) for ref in refs or _here(session, origin)]
+    programs = StoredPrograms(session)
     for image, asked in chosen:
         row: dict[str, Any] = {"ref": image.ref, "architecture": image.architecture, "fingerprint": image.fingerprint}
         if dry_run:
-            row["bytes"], row["channel"], row["before"] = _absent(image.blobs(), store), None, None
+            todo = wanted(image, store, offered(origin, image), programs)
+            row["bytes"], row["channel"], row["before"] = todo.bytes(store), None, None
             yield row | {"attestations": len(origin.attestations(image))}
             continue
-        report = have(origin, image, images, store, channel=channel or asked, progress=session.console)
+        report = have(
+            origin, image, images, store, channel=channel or asked, progress=session.console, programs=programs
+        )
         write_index(store)
         row["bytes"], row["channel"], row["before"] = report.bytes, report.channel, report.before
         yield row | {"attestations": report.attestations}
@@ -100,7 +107,7 @@ def _models(session: Session, origin: Origin, names: Sequence[str], *, dry_run: 
 
 
 def _absent(blobs: Mapping[str, int], store: Store) -> int:
-    from anklume_images.ship.pull import missing
+    from anklume_images.ship.wanted import missing
 
     return sum(file.size or 0 for file in missing(blobs, store))
 

@@ -106,7 +106,7 @@ class Session:
 
         self.models().record_present()
         write_index(self.store())
-        return repository.publish(signed_contents(self.store(), self.images()), renew=renew)
+        return repository.publish(lambda: signed_contents(self.store(), self.images()), renew=renew)
 
     def pipeline(self, **options: Any) -> Pipeline:
         """The pipeline with these options."""

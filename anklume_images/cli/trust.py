@@ -348,7 +348,7 @@ def allow_expired(session: Session, place: str, until: str, why: str) -> None:
 def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of_model: bool, undo: bool) -> None:
     """Say that an image or a model is not to be used any more, and sign that; others heed it at their next contact."""
     from anklume_images.ship.index import write_index
-    from anklume_images.trust.origin import now
+    from anklume_images.trust.clock import now
     from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations
 
     if not (why or undo):

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
 from anklume_images.incus.connection import Server
-from anklume_images.incus.errors import is_missing, translated
+from anklume_images.incus.errors import explain, is_missing, translated
 from anklume_images.incus.objects import ObjectId, Objects
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Incus(Objects):
                 failures.append(f"{address}: {error.message}")
             else:
                 return
-        raise IncusError("\n".join(["it could not fetch the image:", *failures]), where=self.address)
+        raise explain("\n".join(["it could not fetch the image:", *failures]), self.address)
 
     def delete_alias(self, name: str) -> None:
         """Remove an alias, not what it names."""

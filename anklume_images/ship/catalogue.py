@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anklume_images.store.models import ModelRecord
     from anklume_images.trust.revoked import Revocation
 
-__all__ = ["PAGE", "Change", "changes_between", "page", "pair_key", "predecessors", "template_hash"]
+__all__ = ["PAGE", "Change", "age", "changes_between", "page", "pair_key", "predecessors", "template_hash"]
 
 PAGE = "index.html"
 _SHOWN_CHANGES = 60  # of one version; the bills of materials have all
@@ -102,7 +102,7 @@ def changes_between(before: Mapping[tuple[str, str], str], after: Mapping[tuple[
 
 def predecessors(listed: Iterable[Listed]) -> Iterator[tuple[Summary, Summary]]:
     """Each image that has a version before it in the store, and that one."""
-    images = sorted((one.image for one in listed), key=lambda image: (image.name, image.architecture, *_age(image)))
+    images = sorted((one.image for one in listed), key=lambda image: (image.name, image.architecture, *age(image)))
     for _, versions in groupby(images, key=lambda image: (image.name, image.architecture)):
         for earlier, later in pairwise(versions):
             yield later, earlier
@@ -128,7 +128,7 @@ def page(
         earlier = before.get((one.image.ref, one.image.architecture))
         found = changes.get(pair_key(earlier, one.image), ()) if earlier else ()
         versions.append(Version(one, earlier, found))
-    versions.sort(key=lambda version: _age(version.listed.image), reverse=True)
+    versions.sort(key=lambda version: age(version.listed.image), reverse=True)
     versions.sort(key=lambda version: version.listed.image.name)
     groups = [
         Group(name, tuple(group)) for name, group in groupby(versions, key=lambda version: version.listed.image.name)
@@ -153,7 +153,7 @@ def template_hash() -> str:
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _age(image: Summary) -> tuple[int, int, str]:
+def age(image: Summary) -> tuple[int, int, str]:
     """Later versions have newer inputs; of the same inputs, that is later which came into the store later."""
     return image.epoch, image.stored, image.version
 

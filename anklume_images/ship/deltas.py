@@ -1,34 +1,33 @@
-"""Deltas between versions: made by xdelta3 out of a tree, read back before they count, kept where they pay."""
+"""Deltas between versions: made by xdelta3, read back before they count, kept where they pay."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from anklume_images.errors import HostError, StoreError
-from anklume_images.files import CHUNK
-from anklume_images.linux import die_with_parent
+from anklume_images.ship.by_delta import keep_deltas, signed_delta
 from anklume_images.ship.catalogue import predecessors
+from anklume_images.ship.delta_programs import DECODE, run_xdelta
+from anklume_images.ship.repack import encode_contents, packing_of, repack
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.deltas import Delta, write_delta
+from anklume_images.store.deltas import ContentsDelta, Delta, write_delta
 from anklume_images.store.images import Images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from anklume_images.ship.delta_programs import Programs
     from anklume_images.ship.simplestreams import Listed
     from anklume_images.store.images import Summary
     from anklume_images.store.store import Store
 
-__all__ = ["MOST", "DeltaReport", "Pair", "make_delta", "pairs", "run_xdelta", "xdelta_of"]
+__all__ = ["MOST", "DeltaReport", "Pair", "make_delta", "pairs"]
 
 MOST = 50  # percent of the whole file: what is larger does not pay
+_ENOUGH = 10  # percent; where a delta has more, one between the contents is made too, which takes longer to apply
 # Level 1 and xdelta3's default window, 64 MiB of the earlier file: between versions of images as large as 266 MiB level
 # 9 and a window of 512 MiB made the delta 0.1 to 0.7 % smaller, in 1.2 GiB of memory rather than 120 MiB. What an
 # image has is compressed: a second compression finds nothing.
@@ -46,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class DeltaReport:
-    """What became of a pair; `size` is that of the delta, in bytes."""
+    """What became of a pair; `size` is that of the delta, in bytes, the smaller one where there are two."""
 
     pair: Pair
     status: Literal["made", "present", "too large"]
@@ -66,23 +65,14 @@ def pairs(listed: Sequence[Listed], names: Iterable[str]) -> list[Pair]:
     return found
 
 
-def xdelta_of(tree: Path) -> list[str]:
-    """How to run xdelta3 out of an unpacked tree, by the tree's own loader: it needs neither root nor a namespace."""
-    loader = next(tree.glob("usr/lib*/ld-linux-*.so.?"), None) or next(tree.glob("usr/lib/*/ld-linux-*.so.?"), None)
-    libraries = next(tree.glob("usr/lib/*-linux-gnu"), None)
-    if loader is None or libraries is None or not (tree / "usr/bin/xdelta3").exists():
-        raise HostError("the tree has no xdelta3", where=str(tree))
-    return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin/xdelta3")]
-
-
-def make_delta(store: Store, pair: Pair, xdelta: Sequence[str], most: int = MOST) -> DeltaReport:
+def make_delta(store: Store, pair: Pair, programs: Callable[[], Programs], most: int = MOST) -> DeltaReport:
     """Make the delta of a pair, unless it is there, and keep it where it has at most `most` percent of the whole.
 
-    The index is to be written afterwards.
+    The index is to be written afterwards, and the store to be signed, for others to hear of it.
     """
     if pair.delta:
-        return DeltaReport(pair, "present", pair.delta.size)
-    images, later = Images(store), pair.later
+        return _kept(store, pair, pair.delta, "present")  # what tells of it too, which an earlier program did not write
+    images, later, tools = Images(store), pair.later, programs()
     with store.lease() as lease, store.scratch("delta") as scratch:
         lease.add([pair.earlier.rootfs.sha256, later.rootfs.sha256])
         before, after = store.blobs.path(pair.earlier.rootfs.sha256), store.blobs.path(later.rootfs.sha256)
@@ -94,20 +84,44 @@ def make_delta(store: Store, pair: Pair, xdelta: Sequence[str], most: int = MOST
                     hint="anklume-images verify --repair, then build it again",
                 )
         file = scratch / "delta"
-        run_xdelta([*xdelta, *_ENCODE, "-s", str(before), str(after), str(file)])
+        run_xdelta([*tools.xdelta, *_ENCODE, "-s", str(before), str(after), str(file)])
         size = file.stat().st_size
         if size * 100 > later.rootfs.size * most:
             return DeltaReport(pair, "too large", size)
-        _check([*xdelta, "-d", "-q", "-c", "-s", str(before), str(file)], later)
-        delta = Delta(pair.earlier.version, hash_file(file), size)
-        lease.add([delta.sha256])
+        _check([*tools.xdelta, *DECODE, "-s", str(before), str(file)], later)
+        contents = None
+        if size * 100 > later.rootfs.size * _ENOUGH and (made := _of_contents(before, after, scratch, tools, later)):
+            contents_file, contents = made
+        delta = Delta(pair.earlier.version, hash_file(file), size, contents)
+        lease.add(delta.blobs)
         store.blobs.adopt(file, delta.sha256)
+        if contents:
+            store.blobs.adopt(contents_file, contents.sha256)
         folder = images.folder(later.name, later.version, later.architecture)
         with store.guarded():
             if not (folder / "manifest.json").exists():
                 raise StoreError(f"the store has no {later.ref} any more", where=str(store.home))
             write_delta(folder, delta)
-    return DeltaReport(pair, "made", size)
+        return _kept(store, pair, delta, "made")
+
+
+def _kept(store: Store, pair: Pair, delta: Delta, status: Literal["made", "present"]) -> DeltaReport:
+    told = signed_delta(pair.earlier.rootfs.sha256, pair.later.rootfs.sha256, delta)
+    keep_deltas(store, [told])
+    return DeltaReport(pair, status, told.size)
+
+
+def _of_contents(
+    before: Path, after: Path, scratch: Path, programs: Programs, later: Summary
+) -> tuple[Path, ContentsDelta] | None:
+    """The delta between what is in the files, where packing makes the later one again; none for other files."""
+    packing = packing_of(after)
+    if packing is None or packing_of(before) is None:
+        return None
+    file = encode_contents(before, after, scratch, programs)
+    if hash_file(repack(before, file, packing, scratch, programs)) != later.rootfs.sha256:
+        return None
+    return file, ContentsDelta(hash_file(file), file.stat().st_size, packing)
 
 
 def _check(argv: Sequence[str], later: Summary) -> None:
@@ -116,22 +130,3 @@ def _check(argv: Sequence[str], later: Summary) -> None:
     run_xdelta(argv, digest.update)
     if digest.hexdigest() != later.rootfs.sha256:
         raise HostError(f"xdelta3 made a delta to {later.ref} that makes another file")
-
-
-def run_xdelta(argv: Sequence[str], take: Callable[[bytes], object] = bytes) -> None:
-    """Run xdelta3, which ends with this process, and hand on what it writes to its output."""
-    with tempfile.TemporaryFile("w+b") as errors:
-        with subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - this command has no threads
-        ) as process:
-            assert process.stdout is not None  # noqa: S101  asked for above
-            while chunk := process.stdout.read(CHUNK):
-                take(chunk)
-        if process.returncode:
-            errors.seek(0)
-            said = errors.read(1 << 12).decode(errors="replace").strip()
-            raise HostError(f"xdelta3 failed with exit code {process.returncode}: {said or 'it says nothing'}")

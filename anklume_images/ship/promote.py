@@ -6,44 +6,34 @@ What moves is decided here; that it may move (gates) is decided by the caller be
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import AnklumeError, StoreError
-from anklume_images.incus.client import ObjectId
 from anklume_images.inputs.fetch import fetch
+from anklume_images.ship.between_incus import Moved, move_names, names_of, taken_back
+from anklume_images.ship.by_delta import delta_of
 from anklume_images.ship.publish import image_files, publish
-from anklume_images.ship.pull import missing
+from anklume_images.ship.wanted import missing, wanted
 from anklume_images.store.generations import TAKEN_BACK
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation, attestations
 from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anklume_images.incus.client import Incus
     from anklume_images.inputs.fetch import Progress
+    from anklume_images.ship.delta_programs import HostPrograms
     from anklume_images.store.images import Image, Images
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
 
-__all__ = ["Moved", "into_store", "model_into_store", "names_of", "to_incus", "within_incus"]
+__all__ = ["into_store", "model_into_store", "to_incus"]
 
-
-@dataclass(frozen=True)
-class Moved:
-    """What a promotion did: `sent` says whether files went over, `names` each name with what it named before."""
-
-    fingerprint: str
-    sent: bool
-    names: tuple[tuple[str, str | None], ...]
-
-
-def names_of(name: str, version: str, channel: str, there: Sequence[str]) -> list[str]:
-    """The aliases that an image gets at an Incus: of its version, its channel, and its name if latest or there."""
-    names = [f"{name}/{version}", f"{name}/{channel}"]
-    return [*names, name] if channel == "latest" or name in there else names
+_RESERVE = 1 << 18  # bytes; a line of the channels' log and a few small files
 
 
 def to_incus(
@@ -62,67 +52,9 @@ def to_incus(
     """
     files = replace(image_files(image, images, store), aliases=())
     report = publish(files, incus, progress)
-    with _taken_back(incus, image.fingerprint, sent=report.imported):
+    with taken_back(incus, image.fingerprint, sent=report.imported):
         names = names_of(image.name, image.version, channel, list(incus.aliases()))
-        return Moved(image.fingerprint, report.imported, _move(incus, names, image.fingerprint, note))
-
-
-def within_incus(
-    source: Incus, target: Incus, name: str, selector: str, channel: str, *, note: str = "", dry_run: bool = False
-) -> Moved:
-    """An image of one Incus to another, which fetches it itself; `selector` is a channel or a version of it there."""
-    aliases = source.aliases()
-    wanted = name if selector == "latest" and f"{name}/latest" not in aliases else f"{name}/{selector}"
-    if wanted not in aliases:
-        similar = sorted(alias for alias in aliases if alias.partition("/")[0] == name)
-        raise StoreError(
-            f"it has no image with the alias {wanted}",
-            where=source.address,
-            hint=f"of {name} there are: {', '.join(similar) or 'none'}",
-        )
-    fingerprint = aliases[wanted]
-    known = [alias.partition("/")[2] for alias in aliases if aliases[alias] == fingerprint and "/" in alias]
-    version = max(known, key=len, default=selector)  # channels are shorter than versions with their hash
-    there = target.aliases()
-    names = names_of(name, version, channel, list(there))
-    sent = target.image(fingerprint) is None
-    if dry_run:
-        moving = [name for name in names if there.get(name) != fingerprint]
-        return Moved(fingerprint, sent, tuple((name, there.get(name)) for name in moving))
-    if sent:
-        target.pull_image(source, fingerprint)
-    with _taken_back(target, fingerprint, sent=sent):
-        return Moved(fingerprint, sent, _move(target, names, fingerprint, note))
-
-
-@contextlib.contextmanager
-def _taken_back(incus: Incus, fingerprint: str, *, sent: bool) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if sent:
-            with contextlib.suppress(AnklumeError):
-                incus.delete_object(ObjectId("image", fingerprint))
-        raise
-
-
-def _move(incus: Incus, names: Sequence[str], fingerprint: str, note: str) -> tuple[tuple[str, str | None], ...]:
-    """Move aliases, each in one request; those that were moved go back when one cannot be."""
-    moved: list[tuple[str, str | None]] = []
-    try:
-        for name in names:
-            before = incus.set_alias(name, fingerprint, note)
-            if before != fingerprint:
-                moved.append((name, before))
-    except BaseException:
-        for name, before in reversed(moved):
-            with contextlib.suppress(AnklumeError):
-                if before is None:
-                    incus.delete_alias(name)
-                else:
-                    incus.set_alias(name, before)
-        raise
-    return tuple(moved)
+        return Moved(image.fingerprint, report.imported, move_names(incus, names, image.fingerprint, note))
 
 
 def into_store(
@@ -135,17 +67,23 @@ def into_store(
     why: str,
     sign: Callable[[], object] | None,
     progress: Progress | None,
-) -> None:
-    """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed."""
+    programs: HostPrograms | None = None,
+) -> int:
+    """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed.
+
+    Returns the bytes that were read for it from the first store.
+    """
     with target.lease() as lease:
         lease.add(image.blobs())
-        fetch(missing(image.blobs(), target), target.blobs, Place(str(images.home)), progress=progress)
+        delta = delta_of(images, image, lambda file: target.blobs.has(file.sha256, file.size))
+        sent = wanted(image, target, delta, programs, lease).have(target, Place(str(images.home)), progress)
         theirs.add(image, images.documents(image))
         for path, data in attestations(images.home, image):
             add_attestation(target.home, image, data, str(path))
-        with _point_channel(theirs, image, channel, why):
+        with _reserve(target) as reserve, _point_channel(theirs, image, channel, why, reserve):
             if sign is not None:
                 sign()
+    return sent
 
 
 def model_into_store(
@@ -171,15 +109,27 @@ def model_into_store(
 
 
 @contextlib.contextmanager
-def _point_channel(images: Images, image: Image, channel: str, why: str) -> Iterator[None]:
+def _reserve(store: Store) -> Iterator[Path]:
+    """A file that takes a little of the disk, to be removed where a channel has to go back because the disk is full."""
+    with store.scratch("promote") as scratch:
+        file = scratch / "reserve"
+        with file.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, _RESERVE)
+        yield file
+
+
+@contextlib.contextmanager
+def _point_channel(images: Images, image: Image, channel: str, why: str, reserve: Path) -> Iterator[None]:
     before = images.channels(image.name, image.architecture).get(channel)
     place = (image.name, image.architecture, channel)
     images.set_channel(*place, image.version, command="promote", why=why)
     try:
         yield
     except BaseException:
-        if before is None:
-            images.remove_channel(*place, command=TAKEN_BACK, why="it could not be signed")
-        else:
-            images.set_channel(*place, before, command=TAKEN_BACK, why="it could not be signed")
+        reserve.unlink()
+        if images.channels(image.name, image.architecture).get(channel) == image.version:  # and nobody moved it since
+            if before is None:
+                images.remove_channel(*place, command=TAKEN_BACK, why="it could not be signed")
+            else:
+                images.set_channel(*place, before, command=TAKEN_BACK, why="it could not be signed")
         raise

@@ -1,28 +1,33 @@
-"""Images and models from another store into one's own: blobs that are missing, then what names them, channels last."""
+"""Images and models from another store into one's own: blobs that are missing, then what names them, channels last.
+
+A root file system is made out of that of an earlier version which is here, where the other store has such a delta.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import FetchError, PolicyError
 from anklume_images.inputs.fetch import fetch
-from anklume_images.inputs.lockfile import LockedFile
-from anklume_images.store.blobs import blob_path
+from anklume_images.ship.by_delta import offered
+from anklume_images.ship.wanted import missing, wanted
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from anklume_images.inputs.fetch import FetchReport, Progress
+    from anklume_images.ship.delta_programs import HostPrograms
     from anklume_images.store.images import Image, Images
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "RevokedError", "missing", "pull", "pull_model"]
+__all__ = ["Pulled", "RevokedError", "pull", "pull_model"]
 
 
 class RevokedError(PolicyError):
@@ -44,17 +49,15 @@ class Pulled:
     attestations: int = 0
 
 
-def missing(blobs: Mapping[str, int], store: Store) -> list[LockedFile]:
-    """The files that a store lacks, of those with these sizes by sha256."""
-    return [
-        LockedFile("store", blob_path(sha256), sha256, size)
-        for sha256, size in blobs.items()
-        if not store.blobs.has(sha256, size)
-    ]
-
-
 def pull(
-    origin: Origin, image: Image, images: Images, store: Store, *, channel: str | None, progress: Progress | None = None
+    origin: Origin,
+    image: Image,
+    images: Images,
+    store: Store,
+    *,
+    channel: str | None,
+    progress: Progress | None = None,
+    programs: HostPrograms | None = None,
 ) -> Pulled:
     """Have an image of another store, and point `channel` at it, if one is named.
 
@@ -66,14 +69,16 @@ def pull(
         lease.add(image.blobs())
         documents, attestations = origin.documents(image), origin.attestations(image)
         there = images.present(image.name, image.version, image.architecture)
-        report = _fetched(origin, image.blobs(), store, progress)
+        todo = wanted(image, store, offered(origin, image), programs, lease)
+        with _told(origin):
+            received = todo.have(store, origin.place, progress)
         images.add(image, documents)
         for data in attestations:
             add_attestation(store.home, image, data, str(origin.place))
         before = images.channels(image.name, image.architecture).get(channel) if channel else None
         if channel and before != image.version:
             images.set_channel(image.name, image.architecture, channel, image.version, command="pull")
-    return Pulled(image, report.bytes, there is None, channel, before, len(attestations))
+    return Pulled(image, received, there is None, channel, before, len(attestations))
 
 
 def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> FetchReport:
@@ -82,7 +87,8 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
-        report = _fetched(origin, record.blobs(), store, progress)
+        with _told(origin):
+            report = fetch(missing(record.blobs(), store), store.blobs, origin.place, progress=progress)
         if records.get(record.name) != record:
             records.add(record)
     return report
@@ -97,9 +103,10 @@ def _refuse_revoked(origin: Origin, what: Revocable, ref: str) -> None:
         )
 
 
-def _fetched(origin: Origin, blobs: Mapping[str, int], store: Store, progress: Progress | None) -> FetchReport:
+@contextlib.contextmanager
+def _told(origin: Origin) -> Iterator[None]:
     try:
-        return fetch(missing(blobs, store), store.blobs, origin.place, progress=progress)
+        yield
     except FetchError as error:
         error.hint = f"what has arrived is kept, so run it again; if it stays so, {origin.place.hint('')}"
         raise

@@ -6,6 +6,7 @@ whatever a client does: one that stalls holds up nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from anklume_images.errors import HostError
 from anklume_images.sanitize import sanitized
+from anklume_images.ship.by_delta import DeltaError, delta_path, parse_delta
 from anklume_images.ship.catalogue import PAGE
 from anklume_images.ship.index import listed_models
 from anklume_images.ship.ranges import part_of
@@ -32,7 +34,7 @@ from anklume_images.trust.repository import FOLDER as METADATA
 from anklume_images.trust.revoked import FILE as REVOKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from anklume_images.ship.certificate import Certificate
@@ -46,6 +48,7 @@ _CONNECTIONS = 200
 _FRESH = "no-cache"  # kept by caches, and asked for again each time
 _FOR_EVER = "public, max-age=31536000, immutable"
 _SIGNED = re.compile(rf"{METADATA}/[0-9a-z.]+\.json", re.ASCII)  # not what waits for signatures below it
+_DELTA = re.compile(r"deltas/[0-9a-f]{64}\.json", re.ASCII)
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", re.ASCII)
 
 
@@ -64,7 +67,7 @@ def served_file(url: str, is_served: Callable[[str], bool]) -> ServedFile | None
     place = unquote(urlsplit(url).path, errors="replace").removeprefix("/")
     if place in {"", PAGE}:
         return ServedFile(PAGE, "text/html; charset=utf-8")
-    documents = (is_document, model_at, is_attestation, _SIGNED.fullmatch)
+    documents = (is_document, model_at, is_attestation, _SIGNED.fullmatch, _DELTA.fullmatch)
     if place in {INDEX, PRODUCTS, REVOKED} or any(matches(place) for matches in documents):
         return ServedFile(place, "application/json")
     blob = _BLOB.fullmatch(place)
@@ -74,7 +77,10 @@ def served_file(url: str, is_served: Callable[[str], bool]) -> ServedFile | None
 
 
 class ListedBlobs:
-    """The blobs of the images and models that a store offers; looked up again when its index or page has changed."""
+    """The blobs of the images and models that a store offers, and the deltas to these.
+
+    They are looked up again when its index or page has changed.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -88,7 +94,8 @@ class ListedBlobs:
                 found = [(self._home / place).stat() for place in (PRODUCTS, PAGE)]
                 stamp = [(status.st_mtime_ns, status.st_ino) for status in found]
                 if stamp != self._stamp:
-                    self._names = _named(self._home)
+                    named = _named(self._home)
+                    self._names = named.union(_deltas(self._home, named))
                     self._stamp = stamp
             except FileNotFoundError:
                 return False
@@ -104,6 +111,12 @@ def _named(home: Path) -> frozenset[str]:
         for item in version["items"].values()
     )
     return frozenset((*items, *(sha256 for record in listed_models(Store(home)) for sha256 in record.blobs())))
+
+
+def _deltas(home: Path, named: frozenset[str]) -> Iterator[str]:
+    for later in named:
+        with contextlib.suppress(FileNotFoundError, DeltaError):
+            yield parse_delta((home / delta_path(later)).read_bytes(), later, str(home)).sha256
 
 
 class StoreServer(http.server.ThreadingHTTPServer):

@@ -79,7 +79,8 @@ def _names(
         image = entry.image
         delta = read_delta(images.folder(image.name, image.version, image.architecture))
         if delta and (image.name, delta.base, image.architecture) in there:
-            names.setdefault(delta.sha256, []).append(f"the delta to {image.ref} ({image.architecture})")
+            for sha256 in delta.blobs:
+                names.setdefault(sha256, []).append(f"the delta to {image.ref} ({image.architecture})")
         needed = [image.metadata.sha256, image.rootfs.sha256, *(_inputs(images, image) if entry.whole else ())]
         for name in needed:
             names.setdefault(name, []).append(f"the image {image.ref} ({image.architecture})")

@@ -28,6 +28,7 @@ from anklume_images.files import write_atomic
 from anklume_images.store.images import LATEST, parse_manifest
 from anklume_images.store.models import model_at, model_path, parse_record, spellings
 from anklume_images.trust.attest import attestation_about, attestations_path
+from anklume_images.trust.clock import now
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.repository import FOLDER
 from anklume_images.trust.revoked import FILE as REVOKED
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from anklume_images.store.models import ModelRecord
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError", "now"]
+__all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError"]
 
 OVERRIDE = "expired.json"
 _LIMIT = 64 << 20  # bytes of one document
@@ -87,11 +88,6 @@ class Override:
     why: str
     by: str
     since: str
-
-
-def now() -> str:
-    """The time in UTC, as RFC 3339."""
-    return datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
 class Origin:
@@ -156,6 +152,10 @@ class Origin:
         found = parse_revocations(data, f"{self.place}/{REVOKED}")
         write_atomic(self._folder / REVOKED, data)
         return found
+
+    def has(self, path: str) -> bool:
+        """Whether a document was signed."""
+        return path in self._entries
 
     def document(self, path: str) -> bytes:
         """A document by its path in the store, as it was signed; UntrustedError where it was not."""

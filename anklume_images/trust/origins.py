@@ -19,7 +19,8 @@ from tuf.api.metadata import Metadata
 
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
-from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError, now
+from anklume_images.trust.clock import now
+from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import FOLDER, identity_of
 

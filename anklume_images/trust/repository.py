@@ -127,10 +127,13 @@ class Repository:
                 root.roles[role].threshold = policy.thresholds[role]
             return self._take_root(Metadata(root), None)
 
-    def publish(self, entries: Mapping[str, TargetFile], *, renew: bool = False) -> Outcome:
-        """Sign that the store holds this; what is signed already and counts for a while is left, unless to `renew`."""
+    def publish(self, contents: Callable[[], Mapping[str, TargetFile]], *, renew: bool = False) -> Outcome:
+        """Sign what the store holds; what is signed already and counts for a while is left, unless to `renew`.
+
+        `contents` is asked while nobody else signs: of two at once, the later one signs what both have done.
+        """
         with self._locked():
-            root = self.root()
+            entries, root = contents(), self.root()
             current = self.current("targets")
             fresh = current is not None and self._is_fresh("targets", current, root)
             if current is not None and fresh and not renew and current.signed.targets == dict(entries):

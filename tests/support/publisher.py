@@ -33,7 +33,7 @@ class Publisher:
         if not self.repository.exists:
             self.store.create()
             self.repository.init(ONE, {role: [self.ring.make(role)] for role in ROLES})
-        outcome = self.repository.publish(signed_contents(self.store, self.images), renew=renew)
+        outcome = self.repository.publish(lambda: signed_contents(self.store, self.images), renew=renew)
         assert not outcome.wanted
 
     def put(self, version: str) -> Image:

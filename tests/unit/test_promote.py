@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,8 +17,9 @@ import pytest
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
+from anklume_images.ship.between_incus import names_of
 from anklume_images.ship.gates import GateError, reproduced, scanned
-from anklume_images.ship.promote import into_store, model_into_store, names_of
+from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import host_of
 from anklume_images.store.images import Images, Package
 from anklume_images.store.models import ModelRecords
@@ -31,10 +33,12 @@ from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
 from anklume_images.trust.roles import ONE, ROLES
 from tests.conftest import Cli
-from tests.support.killed import killed_at
+from tests.support.killed import killed_at, started
 from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anklume_images.store.images import Image
 
 FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
@@ -155,6 +159,77 @@ def test_a_model_to_a_signed_store(dev: Store, prod: Store, keys: dict[str, str]
         assert cli(*asked, *options, env=keys, check=False).returncode == 2
 
 
+THIRD = "3.0-00000000000c"
+
+
+def signed(store: Store, ring: KeyRing) -> Repository:
+    repository = Repository(store.home, ring)
+    repository.init(ONE, {role: [ring.make(role)] for role in ROLES})
+    repository.publish(lambda: signed_contents(store, Images(store)))
+    return repository
+
+
+def as_signed(store: Store, repository: Repository, reader: Path) -> str | None:
+    """Where somebody who believes the store sees the channel `prod`."""
+    other = Store(reader)
+    other.create()
+    origins = Origins(other)
+    origins.accept(Place(str(store.home)), repository.identity, "me")
+    return origins.contact(str(store.home)).channels("box", "amd64").get("prod")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_another_one_in_between_is_not_undone(dev: Store, prod: Store, tmp_path: Path, fails: bool) -> None:
+    """Of two at once the later one stands, signed; also where the earlier one then fails and goes back."""
+    put(dev, "box", THIRD, channels=())
+    put(prod, "box", SECOND, channels=("prod",))
+    repository, images, theirs = signed(prod, KeyRing(tmp_path / "keys")), Images(dev), Images(prod)
+
+    def promote(version: str, sign: Callable[[], object]) -> None:
+        image = images.resolve(f"box@{version}", "amd64")
+        into_store(image, images, theirs, prod, channel="prod", why="", sign=sign, progress=None)
+
+    def sign() -> None:
+        repository.publish(lambda: signed_contents(prod, theirs))
+
+    def another_first() -> None:
+        promote(THIRD, sign)
+        if fails:
+            raise StoreError("the stick with the key is gone")
+        sign()
+
+    with pytest.raises(StoreError, match="stick") if fails else contextlib.nullcontext():
+        promote(FIRST, another_first)
+    assert channels(prod) == {"prod": THIRD}
+    assert as_signed(prod, repository, tmp_path / "reader") == THIRD
+
+
+def test_two_at_once_into_the_same_channel(dev: Store, prod: Store, tmp_path: Path) -> None:
+    """Processes of their own: at the end the channel names one of both, that one is signed, and the log has both."""
+    put(dev, "box", THIRD, channels=())
+    put(prod, "box", SECOND, channels=("prod",))
+    repository = signed(prod, KeyRing(tmp_path / "keys"))
+    gate, go = os.pipe()
+
+    def promote(version: str) -> None:
+        os.read(gate, 1)
+        images, theirs = Images(dev), Images(prod)
+        image = images.resolve(f"box@{version}", "amd64")
+        into_store(
+            image, images, theirs, prod, channel="prod", why="", progress=None,
+            sign=lambda: repository.publish(lambda: signed_contents(prod, theirs)),
+        )  # fmt: skip
+
+    children = [started(partial(promote, version)) for version in (FIRST, THIRD)]
+    os.write(go, b"12")
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert channels(prod)["prod"] in (FIRST, THIRD)
+    assert as_signed(prod, repository, tmp_path / "reader") == channels(prod)["prod"]
+    assert verify_store(prod, Images(prod), [], "amd64", jobs=1).damaged == ()
+    moves = [move.after for move in Images(prod).log.read().moves if move.place.channel == "prod"]
+    assert sorted(filter(None, moves[1:])) == [FIRST, THIRD]
+
+
 def promoted(dev: Store, prod: Store, repository: Repository) -> None:
     """Into a signed store, as the command does it."""
     images, theirs = Images(dev), Images(prod)
@@ -162,7 +237,7 @@ def promoted(dev: Store, prod: Store, repository: Repository) -> None:
     theirs.settle()
 
     def sign() -> None:
-        repository.publish(signed_contents(prod, theirs))
+        repository.publish(lambda: signed_contents(prod, theirs))
 
     into_store(image, images, theirs, prod, channel="prod", why="", sign=sign, progress=None)
 
@@ -172,9 +247,7 @@ def test_it_is_killed_at_any_line(dev: Store, prod: Store, tmp_path: Path, monke
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     put(prod, "box", SECOND, channels=("prod",))
     ring = KeyRing(tmp_path / "keys")
-    repository = Repository(prod.home, ring)
-    repository.init(ONE, {role: [ring.make(role)] for role in ROLES})
-    repository.publish(signed_contents(prod, Images(prod)))
+    repository = signed(prod, ring)
     line, killed, seen = 0, True, set()
     while killed:
         line += 29

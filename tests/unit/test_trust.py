@@ -97,10 +97,10 @@ def test_what_is_signed_is_had_once_with_its_documents_and_channel(
 
 def test_signing_again_changes_nothing_until_half_of_the_time_is_over(theirs: Publisher) -> None:
     entries = signed_contents(theirs.store, theirs.images)
-    assert theirs.repository.publish(entries).written == {}
+    assert theirs.repository.publish(lambda: entries).written == {}
     theirs.now += timedelta(days=46)  # of 90
-    assert set(theirs.repository.publish(entries).written) == {"snapshot", "timestamp"}
-    assert set(theirs.repository.publish(entries, renew=True).written) == {"targets", "snapshot", "timestamp"}
+    assert set(theirs.repository.publish(lambda: entries).written) == {"snapshot", "timestamp"}
+    assert set(theirs.repository.publish(lambda: entries, renew=True).written) == {"targets", "snapshot", "timestamp"}
 
 
 def test_old_versions_of_metadata_go_but_the_last_ones(theirs: Publisher) -> None:
@@ -240,7 +240,7 @@ def test_a_manifest_that_lies_is_refused_though_it_is_signed(
     image = theirs.images.resolve("box")
     path = theirs.images.folder("box", FIRST, image.architecture) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
-    theirs.repository.publish(signed_contents(theirs.store, theirs.images))
+    theirs.repository.publish(lambda: signed_contents(theirs.store, theirs.images))
     with pytest.raises(UntrustedError, match="describes another image"):
         origins.contact(here(theirs)).resolve("box")
 
@@ -262,7 +262,7 @@ def test_a_stolen_key_is_replaced_and_what_it_signs_counts_no_more(
     theirs.ring.path(fresh.keyid).rename(tmp_path / "out-of-reach.pem")  # type: ignore[union-attr]
     thief.put(SECOND)
     with pytest.raises(StoreError, match="no key of the role targets is here"):
-        thief.repository.publish(signed_contents(thief.store, thief.images))
+        thief.repository.publish(lambda: signed_contents(thief.store, thief.images))
     assert origins.contact(here(theirs)).resolve("box")[0].version == FIRST
 
 
@@ -299,7 +299,7 @@ def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
     assert hers.init(STRICT, keys).wanted == {"root": 1}
     assert not hers.exists
     assert his.sign().written == {"root": 1}
-    assert hers.publish(signed_contents(store, Images(store))).wanted == {"targets": 1}
+    assert hers.publish(lambda: signed_contents(store, Images(store))).wanted == {"targets": 1}
     Origins(mine).accept(Place(str(store.home)), his.identity, "me")
     with pytest.raises(UntrustedError, match="is not whole"):
         Origins(mine).contact(str(store.home))
