@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from anklume_images.errors import HostError, StoreError
-from anklume_images.ship.deltas import make_delta, pairs, xdelta_of
+from anklume_images.ship.delta_programs import Programs, programs_of
+from anklume_images.ship.deltas import make_delta, pairs
 from anklume_images.ship.index import listed_images, write_index
 from anklume_images.ship.simplestreams import PRODUCTS
 from anklume_images.store.images import Images, StoredFile
@@ -53,8 +55,8 @@ def only_pair(store: Store) -> Pair:
 
 
 @pytest.fixture
-def xdelta(incus_tree: Callable[[str], Path]) -> list[str]:
-    return xdelta_of(incus_tree("incus-7"))
+def programs(incus_tree: Callable[[str], Path]) -> Programs:
+    return programs_of(incus_tree("incus-7"))
 
 
 def test_only_what_a_channel_names_gets_one(store: Store) -> None:
@@ -69,13 +71,13 @@ def test_only_what_a_channel_names_gets_one(store: Store) -> None:
     assert pairs(listed_images(store, Images(store)), ["other"]) == []
 
 
-def test_a_delta_is_made_once(store: Store, xdelta: list[str]) -> None:
+def test_a_delta_is_made_once(store: Store, programs: Programs) -> None:
     version(store, 1, bytes_of("a"))
     two = version(store, 2, bytes_of("a") + bytes_of("b", 1000))
-    report = make_delta(store, only_pair(store), xdelta)
+    report = make_delta(store, only_pair(store), lambda: programs)
     assert report.status == "made"
     assert 1000 < report.size < 2000
-    assert make_delta(store, only_pair(store), []).status == "present"
+    assert make_delta(store, only_pair(store), lambda: programs).status == "present"
     write_index(store)
     products = json.loads((store.home / PRODUCTS).read_bytes())["products"]
     (item,) = [
@@ -87,11 +89,11 @@ def test_a_delta_is_made_once(store: Store, xdelta: list[str]) -> None:
     assert list((store.home / "scratch").iterdir()) == list((store.home / "leases").iterdir()) == []
 
 
-def test_what_does_not_pay_is_not_kept(store: Store, xdelta: list[str]) -> None:
+def test_what_does_not_pay_is_not_kept(store: Store, programs: Programs) -> None:
     version(store, 1, bytes_of("a"))
     version(store, 2, bytes_of("a", SIZE // 2) + bytes_of("b", SIZE // 2))
     before = set(store.blobs)
-    report = make_delta(store, only_pair(store), xdelta, 40)
+    report = make_delta(store, only_pair(store), lambda: programs, 40)
     assert report.status == "too large"
     assert SIZE * 2 // 5 < report.size < SIZE * 3 // 5
     assert set(store.blobs) == before
@@ -99,7 +101,7 @@ def test_what_does_not_pay_is_not_kept(store: Store, xdelta: list[str]) -> None:
 
 
 @pytest.mark.parametrize("which", ["earlier", "later"])
-def test_no_delta_of_a_damaged_file(which: str, store: Store, xdelta: list[str]) -> None:
+def test_no_delta_of_a_damaged_file(which: str, store: Store, programs: Programs) -> None:
     version(store, 1, bytes_of("a"))
     version(store, 2, bytes_of("a") + b"more")
     pair = only_pair(store)
@@ -108,23 +110,23 @@ def test_no_delta_of_a_damaged_file(which: str, store: Store, xdelta: list[str])
     data[SIZE // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(StoreError) as caught:
-        make_delta(store, pair, xdelta)
+        make_delta(store, pair, lambda: programs)
     assert str(path) in str(caught.value)
     assert only_pair(store).delta is None
 
 
 def test_a_program_that_fails_or_makes_something_else_is_found_out(
-    store: Store, xdelta: list[str], tmp_path: Path
+    store: Store, programs: Programs, tmp_path: Path
 ) -> None:
     version(store, 1, bytes_of("a"))
     version(store, 2, bytes_of("a") + b"more")
     with pytest.raises(HostError):
-        make_delta(store, only_pair(store), ["false"])
+        make_delta(store, only_pair(store), lambda: replace(programs, xdelta=("false",)))
     crooked = tmp_path / "crooked"
     crooked.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = -e ] && echo nonsense > "$last" || echo nonsense\n')
     crooked.chmod(0o755)
     with pytest.raises(HostError):
-        make_delta(store, only_pair(store), [str(crooked)])
+        make_delta(store, only_pair(store), lambda: replace(programs, xdelta=(str(crooked),)))
     assert only_pair(store).delta is None
 
 

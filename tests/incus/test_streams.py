@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.ship.certificate import read_certificate
-from anklume_images.ship.deltas import make_delta, pairs, xdelta_of
+from anklume_images.ship.delta_programs import programs_of
+from anklume_images.ship.deltas import make_delta, pairs
 from anklume_images.ship.index import listed_images, write_index
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
@@ -121,7 +122,7 @@ def test_stock_incus_launches_from_it(
     two = put_tiny(served.store, padded(tiny_rootfs, tmp_path / "two", b"more" * 1000), tmp_path, 2)
     images.set_channel("tiny", one.architecture, "prod", one.version)
     (pair,) = [pair for pair in pairs(listed_images(served.store, images), ()) if pair.later.version == two.version]
-    report = make_delta(served.store, pair, xdelta_of(incus_tree("incus-7")))
+    report = make_delta(served.store, pair, lambda: programs_of(incus_tree("incus-7")))
     assert report.status == "made"
     assert report.size < PADDING // 100
     write_index(served.store)
