@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images import linux
 from anklume_images.errors import AnklumeError
 from anklume_images.ship.promote import to_incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
 from tests.support import preloaded
+from tests.support.cabled import cable, listens_at, write_remotes
 from tests.support.launching import clear, images
 from tests.support.tiny_store import put_tiny
 
@@ -25,19 +29,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
 
 
-def cable(one: PrivateIncus, other: PrivateIncus, number: int) -> None:
-    """A veth pair between the network namespaces of two hosts: 10.251.<number>.1 and .2."""
-    ends = {one: (f"cable{number}a", f"10.251.{number}.1/30"), other: (f"cable{number}b", f"10.251.{number}.2/30")}
-    (first, _), (second, _) = ends.values()
-    subprocess.run(
-        ["ip", "link", "add", first, "netns", str(one.pid), "type", "veth",
-         "peer", "name", second, "netns", str(other.pid)],
-        check=True,
-    )  # fmt: skip
-    for host, (name, address) in ends.items():
-        within = ["nsenter", "-t", str(host.pid), "-n", "ip"]
-        subprocess.run([*within, "addr", "add", address, "dev", name], check=True)
-        subprocess.run([*within, "link", "set", name, "up"], check=True)
+SPARE = 1 << 20  # bytes; the image has more
 
 
 @dataclass
@@ -52,11 +44,8 @@ class Site:
 
     def __call__(self, *arguments: str, code: int = 0) -> Any:
         """Run `anklume-images promote … --json`, with each host a remote of the client's configuration."""
-        config = self.folder / "client"
-        config.mkdir(exist_ok=True)
         hosts = {"dev": self.dev, "staging": self.staging, "prod": self.prod}
-        remotes = {name: {"addr": f"unix://{host.socket}"} for name, host in hosts.items()}
-        (config / "config.yml").write_text(json.dumps({"remotes": remotes}))
+        config = write_remotes(self.folder / "client", hosts)
         words = ["--store", str(self.store), "promote", *arguments, "--json"]
         result = preloaded.run("anklume_images", words, env={"INCUS_CONF": str(config), "PATH": "/usr/bin:/bin"})
         assert result.returncode == code, result.stdout + result.stderr
@@ -67,7 +56,12 @@ class Site:
 def hosts(
     started: Callable[[str], PrivateIncus], incus_tree: Callable[[str], Path], disk: Path
 ) -> Iterator[tuple[PrivateIncus, PrivateIncus, PrivateIncus]]:
-    with PrivateIncus(tree=incus_tree("incus-7"), home=disk / "prod") as prod:
+    small = disk / "prod"
+    small.mkdir()
+    linux.mount("tmpfs", small, "tmpfs", 0, "size=1g")  # so that a test can fill it
+    with contextlib.ExitStack() as stack:
+        stack.callback(linux.umount, small)
+        prod = stack.enter_context(PrivateIncus(tree=incus_tree("incus-7"), home=small))
         dev, staging = started("incus-6"), started("incus-7")
         before = {host: listens_at(host) for host in (dev, staging)}
         cable(dev, staging, 1)
@@ -78,14 +72,6 @@ def hosts(
         for host, address in before.items():
             listens_at(host, address)
         subprocess.run(["nsenter", "-t", str(dev.pid), "-n", "ip", "link", "del", "cable1a"], check=True)
-
-
-def listens_at(host: PrivateIncus, address: str | None = None) -> str:
-    """Where a host is reached over a network; or have it so."""
-    with host.client() as client:
-        if address is not None:
-            client.set_server_config({"core.https_address": address})
-        return str(client.get("")["config"].get("core.https_address", ""))
 
 
 @pytest.fixture
@@ -172,3 +158,54 @@ def test_when_a_name_cannot_be_moved_all_stay_and_what_was_sent_goes(
             to_incus(second, Images(store), store, client, "prod", None)
         assert client.image(second.fingerprint) is None
     assert aliases(site.prod) == before
+
+
+def test_two_at_once_to_one_place_leave_no_mix(site: Site, tiny_rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the moves of one's names comes all of another one: the names agree, on the later of both."""
+    store, first = Store(site.store), latest(site)
+    second = put_tiny(store, tiny_rootfs, site.folder, 2)
+    site("tiny", "--to", "prod:")  # the bare name is there
+    with site.prod.client() as client, site.prod.client() as other:
+        real = client.set_alias
+
+        def set_alias(name: str, fingerprint: str, note: str = "") -> str | None:
+            if name == "tiny" and fingerprint == first.fingerprint:
+                monkeypatch.setattr(client, "set_alias", real)
+                to_incus(second, Images(store), store, other, "prod", None)
+            return real(name, fingerprint, note)
+
+        monkeypatch.setattr(client, "set_alias", set_alias)
+        to_incus(first, Images(store), store, client, "prod", None)
+    names = aliases(site.prod)
+    assert names["tiny"] == names["tiny/prod"] == second.fingerprint
+    assert {names[f"tiny/{one.version}"] for one in (first, second)} == {first.fingerprint, second.fingerprint}
+
+
+def test_a_target_that_is_full_says_so_and_takes_it_later(site: Site, tiny_rootfs: Path) -> None:
+    """From a store, which sends it, and from another Incus, from which it is fetched."""
+    site("tiny", "--to", "prod:", "--channel", "prod")
+    put_tiny(Store(site.store), tiny_rootfs, site.folder, 2)
+    site("tiny", "--to", "staging:", "--channel", "staging")
+    before, ways = aliases(site.prod), (("tiny",), ("tiny@staging", "--from", "staging:"))
+    assert site.prod.home is not None
+    there = images(site.prod)
+    with full(site.prod.home.parent / "ballast"):
+        for way in ways:
+            said = site(*way, "--to", "prod:", "--channel", "prod", code=1)
+            assert "full" in said, said
+        assert (aliases(site.prod), images(site.prod)) == (before, there)
+    for way in ways:
+        site(*way, "--to", "prod:", "--channel", "prod")
+    assert aliases(site.prod)["tiny/prod"] == latest(site).fingerprint
+
+
+@contextlib.contextmanager
+def full(ballast: Path) -> Iterator[None]:
+    """Nothing more fits beside this file but some kilobytes, which a database needs to say anything."""
+    space = os.statvfs(ballast.parent)
+    with ballast.open("wb") as out:
+        os.posix_fallocate(out.fileno(), 0, space.f_bavail * space.f_bsize - SPARE)
+    try:
+        yield
+    finally:
+        ballast.unlink()

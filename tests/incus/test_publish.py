@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.cli.main import main
 from anklume_images.errors import IncusError, StoreError
 from anklume_images.ship.publish import AliasChange, ImageFiles, publish
+from anklume_images.store.store import Store
 from launcher.private_incus.certificate import make_client_certificate
 from tests.support.incus_images import make_image
 from tests.support.incus_publish import argument
+from tests.support.killed import killed_at
+from tests.support.launching import clear, images
+from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 FLAT = 32 << 10  # KiB: what an upload of 500 MiB may need more than one of 1.5
 SECONDS = 30.0
+STEP = 20  # lines of code between one kill and the next
 
 
 def run_publish(
@@ -238,6 +244,41 @@ def test_killed_publish_leaves_no_half_image(
     report = publish(large, client)
     assert report.aliases_changed == (AliasChange("tiny", image.fingerprint, large.fingerprint),)
     assert uploads(incus) == sorted(whole)
+
+
+def test_it_is_killed_at_any_line(
+    started: Callable[[str], PrivateIncus], tiny_rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command, from a store: each name is of the old version or of the new one; the next run goes on from there."""
+    incus, store = started("incus-7"), Store(tmp_path / "store")
+    there = images(incus)
+    monkeypatch.setenv("INCUS_SOCKET", str(incus.socket))
+    command = partial(main, ["--store", str(store.home), "publish", "tiny"])
+    before = put_tiny(store, tiny_rootfs, tmp_path, 0)
+    command()
+    after = put_tiny(store, tiny_rootfs, tmp_path, 1)
+    line, kills, seen, afresh = 0, 0, set(), True
+    with incus.client() as client:
+        while True:
+            line += STEP
+            killed = killed_at(line, command)
+            names = client.aliases()
+            seen.add(tuple(names[name] == after.fingerprint for name in ("tiny/latest", "tiny")))
+            assert {names[name] for name in ("tiny/latest", "tiny")} <= {before.fingerprint, after.fingerprint}, line
+            assert all(client.image(fingerprint) for fingerprint in set(names.values())), line
+            kills += killed
+            if killed and names["tiny"] == before.fingerprint:
+                afresh = False
+                continue
+            if afresh and not killed:
+                break
+            command()
+            names = client.aliases()
+            assert {names[name] for name in ("tiny", "tiny/latest", f"tiny/{after.version}")} == {after.fingerprint}
+            before, after, afresh = after, put_tiny(store, tiny_rootfs, tmp_path, kills + 1), True
+        clear(incus, there)
+    assert kills >= 30
+    assert {(False, False), (True, True)} <= seen
 
 
 def test_two_at_once_both_succeed(incus: PrivateIncus, client: Incus, large_rootfs: Path, tmp_path: Path) -> None:
