@@ -19,7 +19,7 @@ from anklume_images.pipeline import Options, Pipeline
 from anklume_images.settings import load_settings
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.store.store import Store
-from tests.bench import bundle, gpu, images, launch, quickstart, store, streams
+from tests.bench import bundle, gpu, images, launch, quickstart, store, streams, travel
 from tests.bench.measure import RUNS, Bench, say
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "quickstart": quickstart.quickstart,
     "gpu": gpu.gpu,
     "bundle": bundle.bundles,
+    "promote": travel.promotion,
+    "changed": travel.changed,
+    "memory": travel.memory,
     "versions": streams.many_versions,
     "serve": streams.serving,
 }

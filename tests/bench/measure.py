@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -10,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anklume_images.pipeline import Pipeline
 
 RUNS = 3
+_BETWEEN = """
+import os, resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 @dataclass
@@ -52,6 +59,24 @@ def rounds(actions: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]
     """The seconds of several things, measured in turn; each action says itself how long its part took."""
     rows = [{name: action() for name, action in actions.items()} for _ in range(RUNS)]
     return {name: [row[name] for row in rows] for name in actions}
+
+
+def share(name: str, goal: str, ours: list[int], whole: int) -> None:
+    """Print the median of sizes as a share of the whole, in bytes."""
+    each = "  ".join(f"{size / (1 << 20):.1f}" for size in ours)
+    percent = 100 * statistics.median(ours) / whole
+    say(f"{name}: median {percent:.1f} % of {whole / (1 << 20):.1f} MiB (goal {goal}); {each} MiB")
+
+
+def peak(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> tuple[str, int]:
+    """Run a program; its output, and the most memory that it or a program of its own had, in bytes.
+
+    A small program stands between: the kernel counts for a process what the one had that started it.
+    """
+    between = [sys.executable, "-I", "-S", "-c", _BETWEEN, *map(str, argv)]
+    result = subprocess.run(between, env=environment, check=True, capture_output=True, text=True)
+    *lines, most = result.stdout.splitlines(keepends=True)
+    return "".join(lines), int(most) << 10
 
 
 def ratio(name: str, goal: str, ours: list[float], other: list[float]) -> None:

@@ -92,7 +92,7 @@ def serving(bench: Bench) -> None:
     port = _free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, root=store.home, certificate=certificate.chain))
-    with _ours(store.home, certificate.chain) as own, _started([nginx, "-c", str(config)]):
+    with served(store.home, certificate.chain) as own, _started([nginx, "-c", str(config)]):
         _run(
             [
                 "curl",
@@ -121,7 +121,8 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _ours(home: Path, certificate: Path) -> Iterator[int]:
+def served(home: Path, certificate: Path) -> Iterator[int]:
+    """`serve` of a store, with a certificate that has its key with it; the port."""
     argv = [sys.executable, "-m", "anklume_images", "--store", str(home), "serve", "--port", "0", "--json"]
     argv += ["--certificate", str(certificate), "--key", str(certificate)]
     with _started(argv) as process:
