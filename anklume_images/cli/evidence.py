@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.session import JSON, REF, Session, complete_refs
+from anklume_images.evidence.findings import SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["diff", "provenance", "sbom", "scan", "sources", "why"]
 
-SEVERITIES = ("negligible", "low", "medium", "high", "critical")  # of evidence/findings, which `--help` need not read
 _SHOWN = 20  # files of a kind, and ways to a package, that are shown without being asked for
 
 

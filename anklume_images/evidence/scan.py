@@ -71,11 +71,11 @@ def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     found: dict[tuple[str, ...], Finding] = {}
     for finding in findings:
         key = finding.kind, finding.package, finding.version, finding.id
-        other = found.get(key)
-        if other:
-            known = [each for each in (finding, other) if each.severity != UNKNOWN] or [finding]
-            worst = max(known, key=lambda each: rank_of(each.severity))
-            summary = finding.summary or other.summary
-            finding = replace(worst, fixed=other.fixed or finding.fixed, summary=summary)  # noqa: PLW2901
-        found[key] = finding
+        found[key] = _merged(finding, found[key]) if key in found else finding
     return tuple(sorted(found.values(), key=lambda each: (-rank_of(each.severity), each.kind, each.package, each.id)))
+
+
+def _merged(finding: Finding, other: Finding) -> Finding:
+    known = [each for each in (finding, other) if each.severity != UNKNOWN] or [finding]
+    worst = max(known, key=lambda each: rank_of(each.severity))
+    return replace(worst, fixed=other.fixed or finding.fixed, summary=finding.summary or other.summary)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import AnklumeError, FetchError
 from anklume_images.files import write_atomic
+from anklume_images.inputs.access import environment_access
 from anklume_images.inputs.answers import Refusal, advice
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import LockedFile
-from anklume_images.inputs.mirrors import Sources
 from anklume_images.inputs.redaction import redact
 from anklume_images.inputs.transport import Transport
 from anklume_images.models.addresses import HubFile, RegistryModel, WebFile
@@ -34,8 +34,9 @@ from anklume_images.store.models import ModelRecord, ModelRecords
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from anklume_images.inputs.answers import Attempt
+    from anklume_images.inputs.access import Access
     from anklume_images.inputs.fetch import Progress
+    from anklume_images.inputs.fetch_error import Addresses
     from anklume_images.models.addresses import Address
     from anklume_images.store.store import Store
 
@@ -77,27 +78,27 @@ class _Found:
         self.urls[sha256] = url
 
 
-class _Addresses(Sources):
-    """The one address of each file."""
+class _OneAddress:
+    """The one address of each file, by its sha256."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
-        super().__init__({})
         self._urls = urls
 
-    def urls(
-        self,
-        file: LockedFile,
-        timestamp: str | None = None,  # noqa: ARG002 - as the others have it
-        *,
-        transport: Transport | None = None,  # noqa: ARG002
-        failures: list[Attempt] | None = None,  # noqa: ARG002
-    ) -> Iterator[str]:
+    def urls(self, file: LockedFile, *_: object, **__: object) -> Iterator[str]:
         """That address."""
         yield self._urls[file.sha256]
 
-    def hint(self, archive: str) -> str:  # noqa: ARG002
+    def access_of(self, _file: LockedFile) -> Access:
+        """Registries are reached as the environment says."""
+        return environment_access()
+
+    def hint(self, _archive: str) -> str:
         """What to do about one that does not answer."""
         return "run it again: what has arrived is kept"
+
+    def passed_over(self, _archive: str) -> list[str]:
+        """There is no other address."""
+        return []
 
 
 def pull(
@@ -122,7 +123,7 @@ def pull(
             puller.check_free(found)
             lease.add(sha256 for one in found for sha256 in one.files)
             files = [file for one in found for file in one.files.values()]
-            sources = _Addresses({sha256: url for one in found for sha256, url in one.urls.items()})
+            sources = _OneAddress({sha256: url for one in found for sha256, url in one.urls.items()})
             puller.fetch(files, sources, timeout=timeout, attempts=attempts)
             for one in found:
                 if not one.model:
@@ -159,7 +160,9 @@ class _Puller:
                     hint=f"choose another --name, or remove that one: anklume-images models rm {existing.name}",
                 )
 
-    def fetch(self, files: list[LockedFile], sources: Sources, *, timeout: tuple[float, float], attempts: int) -> None:
+    def fetch(
+        self, files: list[LockedFile], sources: Addresses, *, timeout: tuple[float, float], attempts: int
+    ) -> None:
         try:
             fetch(files, self.store.blobs, sources, progress=self.progress, timeout=timeout, attempts=attempts)
         except FetchError as error:

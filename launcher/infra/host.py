@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import socket
-import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-__all__ = ["HostFacts", "own_networks", "own_routes", "shadowed"]
+__all__ = ["HostFacts", "networks_in", "own_networks", "own_routes", "routes_in", "shadowed"]
 
 _CONTEXT = Path("/etc/anklume")
-
-# Numbers of Linux' headers, linux/netlink.h and linux/rtnetlink.h:
-_GET_ADDRESSES = 22
-_NEW_ADDRESS = 20
-_REQUEST_DUMP = 0x1 | 0x300
-_ERROR, _DONE = 2, 3
-_ADDRESS = 1  # IFA_ADDRESS: on a point-to-point interface the other end's
-_GET_ROUTES = 26
-_NEW_ROUTE = 24
-_DESTINATION, _INTERFACE = 1, 4  # RTA_DST, RTA_OIF
-_BY_KERNEL, _LOCAL_TABLE, _UNICAST = 2, 255, 1  # RTPROT_KERNEL, RT_TABLE_LOCAL, RTN_UNICAST
-_LOCAL = 2  # IFA_LOCAL
 
 
 @dataclass(frozen=True)
@@ -71,93 +55,48 @@ def shadowed(
 
 
 def own_networks() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
-    """The IPv4 networks of this host's interfaces but for loopback; none where they cannot be asked for."""
-    if sys.platform != "linux":
-        return ()
-    try:
-        names = dict(socket.if_nameindex())
-        networks = [(names.get(index, "?"), network) for index, network in _addresses()]
-    except OSError:
-        return ()
-    return tuple(sorted({(name, network) for name, network in networks if not network.is_loopback}))
+    """The IPv4 networks of this host's interfaces but for loopback; none where `ip` is not there to be asked."""
+    return tuple(sorted(set(networks_in(_asked("address")))))
 
 
 def own_routes() -> tuple[tuple[str, ipaddress.IPv4Network], ...]:
     """The IPv4 routes of this host by interface, those of every routing table, but for what interfaces have themselves.
 
-    Default routes are not among them, nor the halves of all addresses by which VPNs replace them. None where the kernel
-    cannot be asked.
+    Default routes are not among them, nor the halves of all addresses by which VPNs replace them. None where `ip` is
+    not there to be asked.
     """
-    if sys.platform != "linux":
-        return ()
+    return tuple(sorted(set(routes_in(_asked("route", "show", "table", "all")))))
+
+
+def _asked(*what: str) -> list[dict[str, Any]]:
+    """What ip(8) says, as its JSON."""
+    import json
+    import subprocess
+
     try:
-        names = dict(socket.if_nameindex())
-        routes = [route for body in _dump(_GET_ROUTES, _NEW_ROUTE) for route in _route(body)]
-    except OSError:
-        return ()
-    return tuple(sorted({(names.get(index, "?"), network) for index, network in routes}))
+        done = subprocess.run(["ip", "-json", "-4", *what], capture_output=True, check=True, timeout=5)
+        answer: list[dict[str, Any]] = json.loads(done.stdout or b"[]")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+    return answer
 
 
-def _addresses() -> Iterator[tuple[int, ipaddress.IPv4Network]]:
-    for body in _dump(_GET_ADDRESSES, _NEW_ADDRESS):
-        yield from _network(body)
+def networks_in(interfaces: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ipaddress.IPv4Network]]:
+    """The networks in what `ip -json address` says; on a point-to-point interface the other end's."""
+    for interface in interfaces:
+        for entry in interface.get("addr_info", ()):
+            address = entry.get("address") or entry.get("local")
+            if address:
+                network = ipaddress.IPv4Network((address, entry["prefixlen"]), strict=False)
+                if not network.is_loopback:
+                    yield interface["ifname"], network
 
 
-def _dump(request_kind: int, answer_kind: int) -> Iterator[bytes]:
-    """The bodies of the kernel's answers to one request."""
-    request = struct.pack("=IHHIIBBBBi", 24, request_kind, _REQUEST_DUMP, 1, 0, socket.AF_INET, 0, 0, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
-        channel.settimeout(5)
-        channel.bind((0, 0))
-        channel.send(request)
-        while True:
-            answer = channel.recv(1 << 16)
-            for kind, body in _messages(answer):
-                if kind == _ERROR:
-                    raise OSError(-struct.unpack_from("=i", body)[0], os.strerror(-struct.unpack_from("=i", body)[0]))
-                if kind == _DONE:
-                    return
-                if kind == answer_kind:
-                    yield body
-
-
-def _messages(answer: bytes) -> Iterator[tuple[int, bytes]]:
-    """Netlink messages: length, type and ten bytes more, then the body; each begins at a multiple of four."""
-    at = 0
-    while at + 16 <= len(answer):
-        length, kind = struct.unpack_from("=IH", answer, at)
-        if length < 16:
-            return
-        yield kind, answer[at + 16 : at + length]
-        at += (length + 3) & ~3
-
-
-def _network(body: bytes) -> Iterator[tuple[int, ipaddress.IPv4Network]]:
-    """The interface and network of one address: ifaddrmsg, then attributes."""
-    _family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBI", body)
-    attributes = _attributes(body, 8)
-    raw = attributes.get(_ADDRESS) or attributes.get(_LOCAL)
-    if raw is not None and len(raw) == 4:
-        yield index, ipaddress.IPv4Network((raw, prefix), strict=False)
-
-
-def _route(body: bytes) -> Iterator[tuple[int, ipaddress.IPv4Network]]:
-    """The interface and destination of one route: rtmsg, then attributes."""
-    _family, prefix, _source, _tos, table, protocol, _scope, kind, _flags = struct.unpack_from("=BBBBBBBBI", body)
-    attributes = _attributes(body, 12)
-    raw, interface = attributes.get(_DESTINATION), attributes.get(_INTERFACE)
-    ignored = protocol == _BY_KERNEL or table == _LOCAL_TABLE or kind != _UNICAST or prefix <= 1
-    if not ignored and raw is not None and interface is not None and len(raw) == len(interface) == 4:
-        yield struct.unpack("=I", interface)[0], ipaddress.IPv4Network((raw, prefix), strict=False)
-
-
-def _attributes(body: bytes, at: int) -> dict[int, bytes]:
-    """Netlink attributes: length and type, then the value; each begins at a multiple of four."""
-    attributes = {}
-    while at + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, at)
-        if length < 4:
-            break
-        attributes[kind] = body[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return attributes
+def routes_in(routes: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ipaddress.IPv4Network]]:
+    """The destinations that lead elsewhere in what `ip -json route` says."""
+    for route in routes:
+        elsewhere = route.get("protocol") != "kernel" and route.get("type", "unicast") == "unicast" and "dev" in route
+        if elsewhere and route["dst"] != "default":
+            network = ipaddress.IPv4Network(route["dst"])
+            if network.prefixlen > 1:
+                yield route["dev"], network

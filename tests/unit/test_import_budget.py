@@ -30,7 +30,7 @@ BUDGETS = {
     ("anklume_images", "channel", "list"): STORE_ONLY,
     ("anklume_images", "list"): STORE_ONLY,
     ("anklume_images", "show", "app"): STORE_ONLY,
-    ("launcher", "check", "infra.yml"): NETWORK | BUILDING | {"jinja2"},
+    ("launcher", "check", "infra.yml"): NETWORK | {"jinja2", "tarfile", "concurrent.futures", "debian", "asyncio"},
     ("launcher", "--help"): STORE_ONLY,
 }
 PROGRAM = """

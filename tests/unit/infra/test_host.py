@@ -6,7 +6,6 @@ import ipaddress
 import os
 import re
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.infra import host
-from launcher.infra.host import HostFacts, own_networks, own_routes
+from launcher.infra.host import HostFacts, networks_in, own_networks, own_routes, routes_in
 
 LINUX = sys.platform == "linux"
 
@@ -36,41 +35,26 @@ def test_every_address_of_this_host_is_in_one_of_its_networks():
         assert bool(networks) is bool(local_addresses())
 
 
-def message(kind: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), kind, 0, 1, 0) + body
+def test_addresses_as_ip_tells_them():
+    interfaces = [
+        {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8}]},
+        {"ifname": "eth0", "addr_info": [{"local": "10.0.0.7", "prefixlen": 24}, {}]},
+        {"ifname": "wg0", "addr_info": [{"local": "10.9.9.2", "address": "10.9.9.1", "prefixlen": 32}]},
+        {"ifname": "down"},
+    ]
+    found = [(name, str(network)) for name, network in networks_in(interfaces)]
+    assert found == [("eth0", "10.0.0.0/24"), ("wg0", "10.9.9.1/32")]
 
 
-def address(index: int, prefix: int, **attributes: str) -> bytes:
-    body = struct.pack("=BBBBI", 2, prefix, 0, 0, index)
-    for number, value in ((1, attributes.get("peer")), (2, attributes.get("local"))):
-        if value:
-            body += struct.pack("=HH", 8, number) + ipaddress.IPv4Address(value).packed
-    return message(20, body + struct.pack("=HH", 7, 3) + b"lo\0\0")
-
-
-def parsed(answer: bytes) -> list[str]:
-    return [str(network) for kind, body in host._messages(answer) if kind == 20 for _, network in host._network(body)]
-
-
-def test_messages_of_the_kernel():
-    answer = address(2, 24, peer="10.0.0.7", local="10.0.0.7") + address(3, 32, peer="10.9.9.1", local="10.9.9.2")
-    assert parsed(answer + message(3, b"\0\0\0\0")) == ["10.0.0.0/24", "10.9.9.1/32"]
-    assert parsed(address(2, 24, local="10.0.0.7")) == ["10.0.0.0/24"]
-    assert parsed(address(2, 24)) == []
-
-
-@pytest.mark.parametrize("cut", range(1, 60))
-def test_half_a_message_is_no_disaster(cut: int):
-    answer = address(2, 24, peer="10.0.0.7")
-    parsed(answer[:cut]) if cut >= 24 or cut < 16 else list(host._messages(answer[:cut]))
-
-
-def test_without_netlink_nothing_is_known(monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "not here")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    assert own_networks() == ()
+@pytest.mark.parametrize("program", [None, "#!/bin/sh\nexit 1\n", "#!/bin/sh\necho no json\n", "#!/bin/sh\n"])
+def test_where_ip_does_not_answer_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None
+):
+    if program is not None:
+        (tmp_path / "ip").write_text(program)
+        (tmp_path / "ip").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (own_networks(), own_routes()) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -90,27 +74,23 @@ def test_what_the_framework_says(tmp_path: Path, files: dict[str, str], facts: t
     assert (found.vm_nested, found.yolo, found.level) == facts
 
 
-def route(prefix: int, destination: str, *, protocol: int = 3, table: int = 254, kind: int = 1) -> bytes:
-    body = struct.pack("=BBBBBBBBI", 2, prefix, 0, 0, table, protocol, 0, kind, 0)
-    body += struct.pack("=HH", 8, 1) + ipaddress.IPv4Address(destination).packed + struct.pack("=HHI", 8, 4, 7)
-    return message(24, body)
-
-
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("route", "found"),
     [
-        (route(8, "10.0.0.0"), ["10.0.0.0/8"]),
-        (route(8, "10.0.0.0", table=52), ["10.0.0.0/8"]),
-        (route(24, "10.1.1.0", protocol=2), []),  # an interface's own
-        (route(0, "10.0.0.0"), []),
-        (route(1, "128.0.0.0"), []),
-        (route(8, "10.0.0.0", kind=6), []),  # blackhole
-        (route(32, "10.1.1.1", table=255), []),
+        ({"dst": "10.0.0.0/8"}, ["10.0.0.0/8"]),
+        ({"dst": "10.0.0.0/8", "table": "52"}, ["10.0.0.0/8"]),
+        ({"dst": "10.1.1.9", "type": "unicast"}, ["10.1.1.9/32"]),
+        ({"dst": "10.1.1.0/24", "protocol": "kernel"}, []),  # an interface's own
+        ({"dst": "default"}, []),
+        ({"dst": "128.0.0.0/1"}, []),
+        ({"dst": "10.0.0.0/8", "type": "blackhole"}, []),
+        ({"dst": "10.1.1.1", "type": "local", "table": "local"}, []),
     ],
 )
-def test_routes_of_the_kernel(answer: bytes, found: list[str]):
-    routes = [entry for _, body in host._messages(answer) for entry in host._route(body)]
-    assert [(index, str(network)) for index, network in routes] == [(7, network) for network in found]
+def test_routes_as_ip_tells_them(route: dict[str, str], found: list[str]):
+    assert [(name, str(network)) for name, network in routes_in([{"dev": "wg0", **route}])] == [
+        ("wg0", network) for network in found
+    ]
 
 
 def test_routes_of_this_host_lead_over_its_interfaces():
