@@ -115,6 +115,11 @@ class FaultyMirror:
         if always:
             self._always[path] = always
 
+    def mend(self) -> None:
+        """Serve all files well from now on, and forget what was asked."""
+        self._always.clear()
+        self.requests.clear()
+
     def ranges(self, path: str) -> list[str | None]:
         """The Range headers that came for a path, in order."""
         return [request.range for request in self.requests if request.path == path]
@@ -146,6 +151,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    disable_nagle_algorithm = True  # or a body waits 40 ms for the acknowledgement of its headers
 
     def log_message(self, *_: object) -> None:
         pass
