@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
+from anklume_images.sanitize import harmless
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Console", "human_size", "table", "write_anything"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_C1 = re.compile(r"[\x7f-\x9f]")
 
 
 def human_size(count: float) -> str:
@@ -48,7 +51,7 @@ class Console:
     """Progress and results of one command; safe to use from many threads.
 
     `progress` is what the fetcher talks to: a bar on a terminal, else a line at the end. With `quiet` only results
-    and errors are shown.
+    and errors are shown. Control characters of what others wrote are shown as such: no name moves a cursor.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -82,6 +85,7 @@ class Console:
         self._line(f"warning: {text}")
 
     def _line(self, text: str) -> None:
+        text = harmless(text)
         with self._lock:
             if self._bar is not None:
                 self._bar.write(text, file=sys.stderr)
@@ -139,7 +143,7 @@ class Console:
 
     def result(self, text: str) -> None:
         """A result for standard output."""
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{harmless(text)}\n")
 
     def json(self, document: Any) -> None:
         """A result as JSON for standard output; what its encoding lacks is escaped as JSON has it."""
@@ -148,6 +152,7 @@ class Console:
             text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError:
             text = json.dumps(document, indent=2, sort_keys=True)
+        text = _C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # which JSON need not escape, and terminals obey
         sys.stdout.write(f"{text}\n")
 
     def error(self, error: AnklumeError) -> None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CHUNK", "copy_hashed", "fsync_directory", "write_atomic"]
+__all__ = ["CHUNK", "copy_hashed", "fsync_directory", "open_regular", "write_atomic"]
 
 CHUNK = 1 << 20  # bytes read at once
 _FICLONE = 0x40049409  # linux/fs.h: share the other file's blocks
@@ -28,6 +29,15 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file of somebody else's folder to read it; OSError for a pipe or a device, which might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -12,6 +12,7 @@ from anklume_images.bundle.tool import parse_tool
 from anklume_images.errors import FetchError
 from anklume_images.ship.by_delta import SignedDelta, delta_path, parse_delta
 from anklume_images.ship.pull import RevokedError
+from anklume_images.store.infra_locks import images_of_lock
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.revoked import known_revocations
 
@@ -130,7 +131,7 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
                 where=where,
                 hint="have a bundle made with another version of it",
             )
-    infra = tuple((name, origin.document(infra_path(name))) for name in contents.infra)
+    infra = tuple((name, _infra(origin, name)) for name in contents.infra)
     tool = None
     if contents.tool is not None:
         path = f"tool/{quote(contents.tool, safe='')}.json"
@@ -156,3 +157,10 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
     documents = tuple((image, origin.documents(image)) for image in images)
     attestations = tuple((image, data) for image in images for data in origin.attestations(image))
     return Checked(origin, documents, attestations, models, infra, tool, blobs, absent, deltas)
+
+
+def _infra(origin: Origin, name: str) -> bytes:
+    path = infra_path(name)
+    data = origin.document(path)
+    images_of_lock(data, f"{origin.place}/{path}")  # which gc reads from now on
+    return data

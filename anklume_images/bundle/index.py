@@ -33,6 +33,7 @@ END = bytes(2 * BLOCK)  # two empty blocks, as POSIX has it
 INDEX_LIMIT = 32 << 20  # bytes of the index
 _MEMBERS = 100_000
 _SMALL = 32 << 20  # bytes of a document
+_ALL_SMALL = 1 << 30  # bytes of all documents and metadata, which are read before a signature is
 
 _NAME, _VERSION, _WORD = r"[a-z0-9][a-z0-9-]*", r"[A-Za-z0-9][A-Za-z0-9._-]*", r"[A-Za-z0-9][A-Za-z0-9._~%-]*"
 _ORDER = (
@@ -135,6 +136,9 @@ class Contents(_Part):
         if contents.to_bytes() != data:
             raise BundleError(f"{FILE} is damaged: its digest is another", where=where, hint=_AGAIN)
         _check(contents.members, where)
+        for named in (contents.images, contents.models, contents.infra, contents.deltas):
+            if len(set(named)) < len(named):
+                raise BundleError(f"{FILE} names something twice", where=where, hint="do not use it")
         return contents
 
     @property
@@ -156,6 +160,8 @@ _AGAIN = "copy it again, or have it made again"
 def _check(members: tuple[Member, ...], where: str) -> None:
     """BundleError for paths that no bundle has, for two of one path, for another order, and for large documents."""
     rank, seen = 0, set[str]()
+    if sum(member.size for member in members if member.kind in ("metadata", "document")) > _ALL_SMALL:
+        raise BundleError("its documents are too large for what they are", where=where, hint="do not use it")
     for member in members:
         ranks = [number for number, (kind, _) in enumerate(_ORDER) if kind == member.kind]
         shown = ascii(member.path)[1:-1][:120]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
-from anklume_images.files import write_atomic
 from anklume_images.store.infra_locks import FOLDER
+from anklume_images.store.noted import write_noted
 
 if TYPE_CHECKING:
     from anklume_images.store.store import Store
@@ -66,4 +66,4 @@ def parse_lock(data: bytes, where: str) -> InfraLock:
 
 def keep_lock(store: Store, lock: InfraLock) -> None:
     """Write it into the store."""
-    write_atomic(store.home / infra_path(lock.project), lock.data)
+    write_noted(store.home, store.home / infra_path(lock.project), lock.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 from anklume_images.bundle.index import BundleError
 from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import StoreError
-from anklume_images.files import write_atomic
 from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.ship.by_delta import apply_delta
 from anklume_images.store.models import ModelRecords
+from anklume_images.store.noted import write_noted
 from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
@@ -153,16 +154,21 @@ class _Taker:
         self._reader.pour(member, lambda data: self._progress.advance(len(data)))
 
     def _fill(self, member: Member, part: Partial) -> None:
-        """What an earlier run has left is not written again; its bytes here are passed over."""
+        """What an earlier run has left is not written again; its bytes here are only checked."""
         part.read_back(lambda: None)
+        digest = hashlib.sha256() if part.length else None
         passed, source = 0, self._reader.source
         for data in source.chunks(member.size, member.path):
+            if digest:
+                digest.update(data)
             if passed + len(data) > part.length:
                 part.append(data[max(0, part.length - passed) :])
             passed += len(data)
             self._progress.advance(len(data))
-        if part.hexdigest() != member.sha256:
+        sound = part.hexdigest() == member.sha256
+        if not sound:
             part.reset()
+        if not sound or (digest and digest.hexdigest() != member.sha256):
             raise BundleError(
                 f"{member.path} is damaged",
                 where=source.part,
@@ -181,9 +187,9 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
         add_attestation(store.home, image, data, str(checked.origin.place))
     models = tuple(_add_model(record, store) for record in checked.models)
     for name, data in checked.infra:
-        write_atomic(store.home / infra_path(name), data)
+        write_noted(store.home, store.home / infra_path(name), data)
     if checked.tool:  # which keeps its packages from gc
-        write_atomic(store.home / checked.tool.path, checked.tool.to_bytes())
+        write_noted(store.home, store.home / checked.tool.path, checked.tool.to_bytes())
     done = []
     for (image, _), existing in zip(checked.images, before, strict=True):
         here = images.channels(image.name, image.architecture)

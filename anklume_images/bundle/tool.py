@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from anklume_images.bundle.index import BundleError
+from anklume_images.canonical import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ class Tool:
 def parse_tool(data: bytes, path: str, where: str) -> Tool:
     """What such a document says; BundleError when it is none."""
     try:
-        document = json.loads(data)
+        document = parsed(data)
         if document["schema"] != SCHEMA:
             raise BundleError(f"{path} is of schema {document['schema']}", where=where, hint="update anklume-images")
         tool = Tool(
@@ -66,6 +67,8 @@ def parse_tool(data: bytes, path: str, where: str) -> Tool:
         )
         hashes = [*tool.wheels.values(), *tool.blobs]
         sound = tool.path == path and all(_SHA256.fullmatch(one) for one in hashes)
+        sound &= all(type(size) is int and size >= 0 for size in tool.blobs.values())
+        sound &= all(isinstance(word, str) for word in (*tool.pythons, *tool.trees))
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:

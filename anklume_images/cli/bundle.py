@@ -205,15 +205,16 @@ def _tool(session: Session, lease: Lease) -> Tool:
     import os
 
     from anklume_images.bundle.wheelhouse import make_tool
-    from anklume_images.files import write_atomic
     from anklume_images.settings import load_settings
+    from anklume_images.store.noted import write_noted
 
     pipeline = session.pipeline(architecture=session.arch(), refresh_missing=True)
     trees = {_INCUS: pipeline.locks.get(_INCUS)}
     lease.add(deb.sha256 for deb in trees[_INCUS].debs)
     pipeline.fetch([_INCUS])
     tool = make_tool(session.store(), session.arch(), trees, lease, load_settings(os.environ), session.console)
-    write_atomic(session.store().home / tool.path, tool.to_bytes())
+    home = session.store().home
+    write_noted(home, home / tool.path, tool.to_bytes())
     return tool
 
 

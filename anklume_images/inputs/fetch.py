@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from anklume_images.files import CHUNK
+from anklume_images.files import CHUNK, open_regular
 from anklume_images.inputs.answers import AgainError, Attempt, Refusal, StoppedError, Why
 from anklume_images.inputs.fetch_error import fetch_error
 from anklume_images.inputs.partial import Partial, disk_error, open_partial
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FetchReport", "Progress", "fetch"]
 
-_SLOWEST = 1000  # bytes per second, measured over the read timeout; slower is a stall
 _PATIENCE = 2.0  # seconds that threads get to end when the fetch is called off
 
 
@@ -363,7 +362,7 @@ class _Download:
     def _from_disk(self) -> None:
         path = local_path(self._url) or Path(self._url)
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 size = os.fstat(stream.fileno()).st_size if self._file.size is None else self._file.size
                 stream.seek(self._part.length)
                 self._stream(iter(lambda: stream.read(CHUNK), b""), size)
@@ -384,18 +383,10 @@ class _Download:
         return headers
 
     def _stream(self, pieces: Iterator[bytes], size: int) -> None:
-        clock, window = self._transport.clock, self._transport.timeout[1]
-        since, arrived = clock(), 0
-        for piece in pieces:
+        for piece in self._transport.steady(pieces):
             if self._part.length + len(piece) > size:
                 raise _WrongError(f"sends more than {size} bytes")
             self._run.receive(self._part, piece)
-            arrived += len(piece)
-            elapsed = clock() - since
-            if elapsed >= window:
-                if arrived < _SLOWEST * elapsed:
-                    raise AgainError(f"sent {arrived} bytes in {elapsed:.0f} s")
-                since, arrived = clock(), 0
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from anklume_images.architectures import MACHINES
+from anklume_images.canonical import parsed
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import certificate_bundle
 from anklume_images.inputs.answers import Attempt, Refusal, Why, advice, why_of_text
@@ -310,7 +311,7 @@ def _field_of_page(body: bytes, content_type: str, filename: str) -> str | None:
     import html
 
     if "json" in content_type:
-        files = {entry["filename"]: entry.get("requires-python") for entry in json.loads(body)["files"]}
+        files = {entry["filename"]: entry.get("requires-python") for entry in parsed(body)["files"]}
         return files.get(filename)
     for anchor in re.finditer(r"<a\b[^>]*>", body.decode(errors="replace")):
         attributes = {name.lower(): html.unescape(value) for name, value in re.findall(r'([\w-]+)="(.*?)"', anchor[0])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import json
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import HostError
 from anklume_images.inputs.access import (
     Access,
@@ -156,7 +156,7 @@ def links_of_page(body: bytes, content_type: str, url: str) -> dict[str, Link]:
     """
     if "json" in content_type:
         try:
-            files = json.loads(body)["files"]
+            files = parsed(body)["files"]
             return {
                 entry["filename"]: Link(urljoin(url, entry["url"]), (entry.get("hashes") or {}).get("sha256"))
                 for entry in files

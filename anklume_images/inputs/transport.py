@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from anklume_images.files import CHUNK
 from anklume_images.inputs.access import Access, environment_access
 from anklume_images.inputs.answers import AgainError, Refusal, StoppedError, TooLargeRefusal, Why
 from anklume_images.inputs.redaction import redact
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _GONE = {404, 410}
 _LATER = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 60.0
+_SLOWEST = 1000  # bytes per second, measured over the read timeout; slower is a stall
 
 
 def retry_after(header: str | None, date: str | None = None) -> float | None:
@@ -168,12 +170,27 @@ class Transport:
 
         def whole() -> tuple[bytes, str, str]:
             with self.ask(url, headers, access=access) as response:
-                body = bytes(response.raw.read(limit + 1, decode_content=True))
-                if len(body) > limit:
-                    raise TooLargeRefusal(f"larger than {limit >> 20} MiB", answered=True)
-                return body, response.headers.get("Content-Type", ""), response.url
+                body = bytearray()
+                for piece in self.steady(iter(lambda: response.raw.read1(CHUNK, decode_content=True), b"")):
+                    body += piece
+                    if len(body) > limit:
+                        raise TooLargeRefusal(f"larger than {limit} bytes", answered=True)
+                return bytes(body), response.headers.get("Content-Type", ""), response.url
 
         return self.insist(url, whole)
+
+    def steady(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The pieces of a body as they come; AgainError where a server drips, so that silence alone never ends it."""
+        window = self.timeout[1]
+        since, arrived = self.clock(), 0
+        for piece in pieces:
+            yield piece
+            arrived += len(piece)
+            elapsed = self.clock() - since
+            if elapsed >= window:
+                if arrived < _SLOWEST * elapsed:
+                    raise AgainError(f"sent {arrived} bytes in {elapsed:.0f} s")
+                since, arrived = self.clock(), 0
 
     def size(self, url: str) -> int | None:
         """How many bytes a file has, by HEAD, or else by asking for one byte of it; None when the server does not say.

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import AnklumeError, FetchError
 from anklume_images.files import write_atomic
 from anklume_images.inputs.access import environment_access
@@ -181,7 +181,7 @@ class _Puller:
         content = self._read_manifest(address, wanted.name)
         found = _Found(wanted, address.manifest, manifest=content)
         try:
-            document = json.loads(content)
+            document = parsed(content)
             entries = [document["config"], *document["layers"]]
             _need(document["schemaVersion"] == 2 and 1 < len(entries) <= _MOST_LAYERS, "it is of another form")
             for entry in entries:

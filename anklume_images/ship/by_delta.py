@@ -12,13 +12,14 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import FetchError, HostError, StoreError
-from anklume_images.files import write_atomic
 from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.ship.delta_programs import DECODE, run_xdelta
 from anklume_images.ship.repack import repack
 from anklume_images.store.blobs import hash_file
 from anklume_images.store.deltas import Packing, read_delta
+from anklume_images.store.noted import write_noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,12 +77,13 @@ def delta_path(later: str) -> str:
 def parse_delta(data: bytes, later: str, where: str) -> SignedDelta:
     """What such a document says; DeltaError when it is none."""
     try:
-        document = json.loads(data)
+        document = parsed(data)
         packing = Packing(**found) if (found := document.pop("packing", None)) else None
         delta = SignedDelta(**document, packing=packing)
         hashes = (delta.earlier, delta.later, delta.sha256)
         numbers = (delta.size, *(asdict(packing).values() if packing else ()))
-        sound = delta.later == later and all(_SHA256.fullmatch(one) for one in hashes) and min(numbers) >= 0
+        sound = delta.later == later and all(_SHA256.fullmatch(one) for one in hashes)
+        sound &= all(type(number) is int and number >= 0 for number in numbers)
     except (ValueError, TypeError, AttributeError):
         sound = False
     if not sound:
@@ -128,7 +130,7 @@ def keep_deltas(store: Store, deltas: Iterable[SignedDelta]) -> None:
         if not store.blobs.has(delta.sha256):
             path.unlink(missing_ok=True)
     for delta in deltas:
-        write_atomic(store.home / delta_path(delta.later), delta.to_bytes())
+        write_noted(store.home, store.home / delta_path(delta.later), delta.to_bytes())
 
 
 def apply_delta(delta: SignedDelta, size: int, store: Store, programs: Programs) -> None:

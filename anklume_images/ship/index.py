@@ -22,6 +22,7 @@ from anklume_images.ship.simplestreams import INDEX, PRODUCTS, Listed, index_doc
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecords
+from anklume_images.store.noted import noted
 from anklume_images.store.summaries import summaries
 from anklume_images.trust.revoked import known_revocations
 
@@ -64,13 +65,14 @@ def write_index(store: Store) -> bool:
             _json(index_document(products["products"])),
             page(listed, changes, revoked, models).encode(),
         ]
-        for target, data in zip(targets, documents, strict=True):
-            if not _has(target, data):
-                write_atomic(target, data)
-        noted = {
+        known = {
             key: [[change.name, change.before, change.after] for change in found] for key, found in changes.items()
         }
-        write_atomic(notes, canonical({"program": _program(), "state": state, "changes": noted}))
+        with noted(store.home, *targets, notes):
+            for target, data in zip(targets, documents, strict=True):
+                if not _has(target, data):
+                    write_atomic(target, data)
+            write_atomic(notes, canonical({"program": _program(), "state": state, "changes": known}))
     return True
 
 
@@ -122,14 +124,14 @@ def _state(listed: Sequence[Listed], models: Sequence[ModelRecord], revoked: Seq
     return hashlib.sha256(canonical([images, others])).hexdigest()
 
 
-def _changes(images: Images, listed: Sequence[Listed], noted: dict[str, Any]) -> dict[str, tuple[Change, ...]]:
+def _changes(images: Images, listed: Sequence[Listed], known: dict[str, Any]) -> dict[str, tuple[Change, ...]]:
     """What changed between an image and the version before it; manifests are read for what is not noted yet."""
     changes: dict[str, tuple[Change, ...]] = {}
     read: dict[str, dict[tuple[str, str], str] | None] = {}
     for later, earlier in predecessors(listed):
         key = pair_key(earlier, later)
-        if key in noted:
-            changes[key] = tuple(Change(*entry) for entry in noted[key])
+        if key in known:
+            changes[key] = tuple(Change(*entry) for entry in known[key])
             continue
         for one in (earlier, later):
             if one.fingerprint not in read:

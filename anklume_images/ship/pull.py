@@ -15,6 +15,7 @@ from anklume_images.ship.by_delta import offered
 from anklume_images.ship.wanted import missing, wanted
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
+from anklume_images.trust.revoked import known_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def pull(
     What was fetched before a kill is resumed. RevokedError before anything is fetched; FetchError where blobs are not
     what was signed.
     """
-    _refuse_revoked(origin, image, image.ref)
+    _refuse_revoked(origin, image, image.ref, store)
     with store.lease() as lease:
         lease.add(image.blobs())
         documents, attestations = origin.documents(image), origin.attestations(image)
@@ -83,7 +84,7 @@ def pull(
 
 def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> FetchReport:
     """Have a model of another store, in place of one of that name here; errors are those of `pull`."""
-    _refuse_revoked(origin, record, record.name)
+    _refuse_revoked(origin, record, record.name, store)
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
@@ -94,13 +95,14 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
     return report
 
 
-def _refuse_revoked(origin: Origin, what: Revocable, ref: str) -> None:
-    if revocation := origin.revoked(what):
-        raise RevokedError(
-            f"{ref} was revoked on {revocation.since[:10]}: {revocation.why}",
-            where=str(origin.place),
-            hint="pull another version of it",
-        )
+def _refuse_revoked(origin: Origin, what: Revocable, ref: str, store: Store) -> None:
+    for revocation in (*origin.revocations, *known_revocations(store.home)):
+        if revocation.concerns(what):
+            raise RevokedError(
+                f"{ref} was revoked on {revocation.since[:10]}: {revocation.why}",
+                where=str(origin.place),
+                hint="pull another version of it",
+            )
 
 
 @contextlib.contextmanager

@@ -55,14 +55,14 @@ class Wanted:
             file = LockedFile("store", blob_path(self.delta.sha256), self.delta.sha256, self.delta.size)
             kept = store.blobs.has(file.sha256)
             try:
-                received = fetch([file], store.blobs, place, progress=progress).bytes
+                received = _fetched([file], store, place, progress)
                 apply_delta(self.delta, self.image.rootfs.size, store, self.programs.programs())
             except AnklumeError as error:
                 if progress is not None:
                     progress.note(f"{self.image.ref}: fetched whole, as its delta is of no use: {error}")
             if not kept:
                 store.blobs.remove(file.sha256)
-        return received + fetch(missing(self.image.blobs(), store), store.blobs, place, progress=progress).bytes
+        return received + _fetched(missing(self.image.blobs(), store), store, place, progress)
 
 
 def wanted(
@@ -83,3 +83,9 @@ def _left(file: StoredFile, store: Store) -> int:
     with contextlib.suppress(FileNotFoundError):
         return file.size - (store.blobs.partial / f"{file.sha256}.part").stat().st_size
     return file.size
+
+
+def _fetched(files: list[LockedFile], store: Store, place: Place, progress: Progress | None) -> int:
+    """How many bytes came, with the patience that the place is asked with."""
+    report = fetch(files, store.blobs, place, progress=progress, timeout=place.timeout, attempts=place.attempts)
+    return report.bytes

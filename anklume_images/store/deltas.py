@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import StoreError
 from anklume_images.store.sums import replace_document
 
@@ -59,7 +60,7 @@ class Delta:
 def read_delta(folder: Path) -> Delta | None:
     """The delta of the image in that folder, if it has one."""
     try:
-        document = json.loads((folder / DELTA).read_bytes())
+        document = parsed((folder / DELTA).read_bytes())
         if contents := document.pop("contents", None):
             contents = ContentsDelta(**contents | {"packing": Packing(**contents["packing"])})
         return Delta(**document, contents=contents)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anklume_images.architectures import host_architecture
+from anklume_images.canonical import parsed
 from anklume_images.errors import StoreError
 from anklume_images.files import CHUNK, fsync_directory, write_atomic
 from anklume_images.store.channel_log import ChannelLog, Place
@@ -164,11 +165,11 @@ def parse_summary(data: bytes, where: str, stored: int) -> Summary:
 def parse_packages(data: bytes, where: str) -> dict[tuple[str, str], str]:
     """Of the packages only the versions, by name and kind."""
     with _reading(where):
-        return {(entry["name"], entry["kind"]): entry["version"] for entry in json.loads(data)["packages"]}
+        return {(entry["name"], entry["kind"]): entry["version"] for entry in parsed(data)["packages"]}
 
 
 def _document(data: bytes) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(data)
+    document: dict[str, Any] = parsed(data)
     return document | {part: StoredFile(**document[part]) for part in ("metadata", "rootfs")}
 
 
@@ -249,9 +250,11 @@ class Images:
         """One of the image's documents: recipe, lock, sbom.cdx or provenance.slsa."""
         path = self._document_path(image, name)
         try:
-            return json.loads(path.read_bytes())
+            return parsed(path.read_bytes())
         except FileNotFoundError:
             raise StoreError(f"the image {image.ref} has no {name}", where=str(path)) from None
+        except ValueError as error:
+            raise StoreError(f"not a document: {error}", where=str(path), hint="verify the store") from None
 
     def documents(self, image: Image) -> dict[str, bytes]:
         """All documents of an image but its manifest, by their files' names, as `add` takes them."""

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["FOLDER", "locked_by_infra"]
+__all__ = ["FOLDER", "images_of_lock", "locked_by_infra"]
 
 FOLDER = "infra"
 
 
-def locked_by_infra(home: Path) -> Iterator[tuple[tuple[str, str, str], str]]:
+def images_of_lock(data: bytes, where: str) -> list[tuple[tuple[str, str, str], str]]:
     """Name, version and architecture of each image that a lock names, and the lock's project; StoreError."""
+    try:
+        document = parsed(data)
+        named = [
+            ((*machine["image"].partition("@")[::2], machine["architecture"]), document["project"])
+            for machine in document["machines"].values()
+            if machine["image"] is not None
+        ]
+        if not all(isinstance(word, str) for key, project in named for word in (*key, project)):
+            raise ValueError("a name is no text")  # noqa: TRY301  told as the others are
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"not the lock of an infra.yml: {error!r}",
+            where=where,
+            hint="remove it, or have the bundle that it came in again",
+        ) from None
+    return named
+
+
+def locked_by_infra(home: Path) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """The same of all locks that the store at `home` has."""
     for path in sorted((home / FOLDER).glob("*.json")):
-        try:
-            document = json.loads(path.read_bytes())
-            for machine in document["machines"].values():
-                if machine["image"] is not None:
-                    name, _, version = machine["image"].partition("@")
-                    yield (name, version, machine["architecture"]), document["project"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"not the lock of an infra.yml: {error!r}",
-                where=str(path),
-                hint="remove it, or have the bundle that it came in again",
-            ) from None
+        yield from images_of_lock(path.read_bytes(), str(path))

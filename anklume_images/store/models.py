@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from anklume_images.canonical import canonical
+from anklume_images.canonical import canonical, parsed
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.images import StoredFile
@@ -105,7 +105,7 @@ def model_at(place: str) -> str | None:
 def parse_record(data: bytes, where: str) -> ModelRecord:
     """The model that a record describes; StoreError when it is none."""
     try:
-        document = json.loads(data)
+        document = parsed(data)
         if document["schema"] != SCHEMA:
             raise StoreError(
                 f"a model's record of schema {document['schema']}, this program knows {SCHEMA}",
@@ -118,13 +118,23 @@ def parse_record(data: bytes, where: str) -> ModelRecord:
         manifest = model["manifest"] and StoredFile(**model["manifest"])
         layers = tuple(StoredFile(**layer) for layer in model["layers"])
         record = ModelRecord(**{**model, "manifest": manifest, "layers": layers})
-        sound = all(_SHA256.fullmatch(sha256) and size >= 0 for sha256, size in record.blobs().items())
-        if not (sound and MODEL_NAME.fullmatch(record.name)):
+        if not _is_sound(record):
             raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301
     except (ValueError, KeyError, TypeError) as error:
         hint = "remove that file, and import or pull the model again"
         raise StoreError(f"not a model's record: {error!r}", where=where, hint=hint) from None
     return record
+
+
+def _is_sound(record: ModelRecord) -> bool:
+    """Whether its files are blobs, and its words are words: it may come from another store."""
+    texts = (record.description, record.license, record.source)
+    files = record.blobs().items()
+    return (
+        MODEL_NAME.fullmatch(record.name) is not None
+        and all(isinstance(text, str) for text in texts)
+        and all(_SHA256.fullmatch(sha256) and type(size) is int and size >= 0 for sha256, size in files)
+    )
 
 
 class ModelRecords:

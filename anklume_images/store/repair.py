@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, StoreError
-from anklume_images.files import CHUNK, fsync_directory
+from anklume_images.files import CHUNK, fsync_directory, open_regular
 from anklume_images.inputs.lockfile import Deb, ReleaseFile, Wheel
 from anklume_images.store.images import Images
 from anklume_images.store.sums import damaged_files
@@ -52,7 +52,7 @@ def repair(
     done: dict[object, Repaired] = {}
     inputs = locked_files(images) if fetch else {}
     for one in sorted(damage, key=lambda one: one.log):  # channels are put back by what can be read of the log
-        what = one.blob or one.documents or one.channel or one.tree or one.log
+        what = one.blob or one.documents or one.channel or one.tree or one.derived or one.log
         if what not in done:
             if one.blob:
                 done[what] = _blob(store, one.blob, others, served, inputs, fetch)
@@ -62,6 +62,9 @@ def repair(
                 done[what] = _channel(store, images, one.channel)
             elif one.tree:
                 done[what] = _tree(store, one.tree)
+            elif one.derived:
+                one.derived.unlink(missing_ok=True)
+                done[what] = Repaired("removed, to be written again")
             elif one.log:
                 done[what] = _log(store, images)
             else:
@@ -116,12 +119,13 @@ def _taken(store: Store, sha256: str, other: Store) -> bool:
     with store.scratch("repair") as scratch:
         copy = scratch / sha256
         try:
-            with other.blobs.path(sha256).open("rb") as source, copy.open("wb") as target:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    target.write(chunk)
-        except FileNotFoundError:
+            source = open_regular(other.blobs.path(sha256))
+        except OSError:
             return False
+        with source, copy.open("wb") as target:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                target.write(chunk)
         if digest.hexdigest() != sha256:
             return False
         store.blobs.adopt(copy, sha256)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from anklume_images.errors import StoreError
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
 from anklume_images.store.infra_locks import locked_by_infra
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image, Images
 
-__all__ = ["Kept", "Roots", "find_roots"]
+__all__ = ["Kept", "Roots", "find_roots", "inputs_of"]
 
 RUNNING = "a running command"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Key = tuple[str, str, str]
 
 
@@ -127,6 +130,15 @@ def _keep_bases(kept: dict[Key, Kept], known: Mapping[Key, Image]) -> None:
 
 def _inputs(images: Images, image: Image) -> Iterator[str]:
     yield image.toolchain[:32]
-    lock = images.document(image, "lock")
-    for kind in ("debs", "wheels", "files"):
-        yield from (entry["sha256"] for entry in lock[kind])
+    yield from inputs_of(images.document(image, "lock"), f"{images.folder(*image.key)}/lock.json")
+
+
+def inputs_of(lock: Any, where: str) -> list[str]:
+    """The sha256 of each input that the lock of an image names; StoreError when it is none."""
+    try:
+        found = [entry["sha256"] for kind in ("debs", "wheels", "files") for entry in lock[kind]]
+        if not all(_SHA256.fullmatch(sha256) for sha256 in found):
+            raise ValueError("a name of an input is no sha256")  # noqa: TRY301  told as the others are
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"not the lock of an image: {error!r}", where=where, hint="verify the store") from None
+    return found

@@ -9,6 +9,7 @@
     history/                        the log of channels' moves (channel_log.py)
     streams/v1/, index.html         the images as Incus and people find them (ship/index.py)
     cache/                          what was read of images before, to be quick
+    SHA256SUMS                      the hashes of what has no other (noted.py)
     models/<name>.json              a model that was imported or pulled
     locks/<name>.json               a lock made because a mirror dropped what the committed one names
     logs/<name>/<time>.log          builds

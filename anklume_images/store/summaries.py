@@ -1,12 +1,13 @@
 """What lists and indexes say of the images of a store, without reading every manifest each time.
 
-`cache/summaries.json` has what was read before, by path, time and size of the manifest; who may write the store adds
-to it. It may be deleted at any time.
+`cache/images.json` has what was read before, by path, time and size of the manifest; who may write the store adds
+to it. It begins with the sha256 of the rest, and may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
 
-__all__ = ["summaries"]
+__all__ = ["damaged_summaries", "summaries"]
 
 _SCHEMA = 1
+_CACHE = "cache/images.json"
+_BEGIN, _HEX = b'{"digest":"', 64
 
 
 def summaries(store: Store, images: Images) -> list[Summary]:
     """Every image of the store, by name, version and architecture."""
-    cache = store.home / "cache" / "summaries.json"
+    cache = store.home / _CACHE
     before = _read(cache)
     entries: dict[str, dict[str, Any]] = {}
     for key, stamp in _manifests(store.home / "images"):
@@ -44,8 +47,24 @@ def summaries(store: Store, images: Images) -> list[Summary]:
     if entries != before and os.access(store.home, os.W_OK):
         document = {"schema": _SCHEMA, "images": entries}
         with contextlib.suppress(OSError):  # the disk is full: it is a cache
-            write_atomic(cache, json.dumps(document, separators=(",", ":")).encode())
+            rest = b'",' + json.dumps(document, separators=(",", ":")).encode()[1:]
+            write_atomic(cache, _BEGIN + hashlib.sha256(rest).hexdigest().encode() + rest)
     return [_summary(entry) for _, entry in sorted(entries.items(), key=lambda item: item[0].split("/"))]
+
+
+def damaged_summaries(home: Path) -> list[Path]:
+    """The file, where it is not as it was written; nobody believes it then."""
+    cache = home / _CACHE
+    return [cache] if cache.exists() and _content(cache) is None else []
+
+
+def _content(cache: Path) -> bytes | None:
+    with contextlib.suppress(FileNotFoundError):
+        data = cache.read_bytes()
+        rest = len(_BEGIN) + _HEX
+        if data[:rest] == _BEGIN + hashlib.sha256(data[rest:]).hexdigest().encode():
+            return data
+    return None
 
 
 def _manifests(folder: Path) -> Iterator[tuple[str, list[int]]]:
@@ -69,7 +88,7 @@ def _names(folder: Path) -> list[str]:
 def _read(cache: Path) -> dict[str, Any]:
     """What the cache holds; nothing when it is missing, damaged or of another program."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        document = json.loads(cache.read_bytes())
+        document = json.loads(_content(cache) or b"{}")
         if document["schema"] == _SCHEMA:
             for entry in document["images"].values():
                 _summary(entry)

@@ -19,6 +19,8 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.files import CHUNK
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.store.models import ModelRecords
+from anklume_images.store.noted import noted_problems
+from anklume_images.store.summaries import damaged_summaries
 from anklume_images.store.sums import SUMS, damaged_files
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Damage:
     documents: tuple[str, str, str] | None = None
     channel: Place | None = None
     tree: Path | None = None
+    derived: Path | None = None
     log: bool = False
 
 
@@ -185,7 +188,7 @@ def verify_store(
             blobs = [pool.submit(run.blob, name) for name in sorted(names, key=lambda name: -sizes[name])]
             prints = [pool.submit(run.fingerprint, image) for image in chosen]
             documents = [pool.submit(run.documents, image) for image in listed]
-            others = [pool.submit(check, store, images) for check in (() if chosen else (_channels, _locks, _models))]
+            others = [pool.submit(check, store, images) for check in (() if chosen else _OTHERS)]
             try:
                 read = [one.result() for one in blobs]
                 found = [damage for _, damage in read if damage]
@@ -261,6 +264,21 @@ def _models(store: Store, _images: Images) -> list[Damage]:
         return damage
     missing = [(one.name, sha256) for one in records for sha256 in one.blobs() if not store.blobs.has(sha256)]
     return [Damage(f"model {name}: blob {sha256} is missing", sha256) for name, sha256 in missing]
+
+
+def _noted(store: Store, _images: Images) -> list[Damage]:
+    """What has no hash of its own but in the store's list; lists and pages for others are made anew by a repair."""
+    home = store.home
+    found = noted_problems(home)
+    found += [(path, f"{path.relative_to(home)} was changed") for path in damaged_summaries(home)]
+    made = {home / "cache", home / "streams/v1", home}  # with the page, which is the only HTML
+    return [
+        Damage(text, derived=path if path.parent in made and path.name not in (SUMS, "revoked.json") else None)
+        for path, text in found
+    ]
+
+
+_OTHERS = (_channels, _locks, _models, _noted)
 
 
 def _listed_trees(store: Store) -> list[Path]:

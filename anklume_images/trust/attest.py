@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 
-from anklume_images.canonical import canonical
+from anklume_images.canonical import canonical, parsed
 from anklume_images.errors import StoreError
-from anklume_images.files import write_atomic
+from anklume_images.store.noted import write_noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,8 +79,8 @@ def attest(image: Image, signer: Signer, facts: Mapping[str, str]) -> bytes:
 def read_attestation(data: bytes, where: str) -> Attestation:
     """What an envelope says, unverified; StoreError when it is none of ours."""
     try:
-        envelope = Envelope.from_dict(json.loads(data))
-        statement: dict[str, Any] = json.loads(envelope.payload)
+        envelope = Envelope.from_dict(parsed(data))
+        statement: dict[str, Any] = parsed(envelope.payload)
         (subject,) = statement["subject"]
         ref, _, architecture = subject["name"].rpartition("/")
         kind = statement["predicateType"] if envelope.payload_type == _TYPE else envelope.payload_type
@@ -113,7 +113,7 @@ def add_attestation(home: Path, image: Image, data: bytes, where: str) -> Path:
     path = home / attestations_path(image) / f"{key}.json"
     if path.exists() and path.read_bytes() != data:
         path = path.with_name(f"{key}-{hashlib.sha256(data).hexdigest()[:16]}.json")
-    write_atomic(path, data)
+    write_noted(home, path, data)
     return path
 
 

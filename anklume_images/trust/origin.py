@@ -23,14 +23,16 @@ from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
 from anklume_images.architectures import host_architecture
+from anklume_images.canonical import parsed
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.files import write_atomic
-from anklume_images.store.images import LATEST, parse_manifest
+from anklume_images.store.images import CHANNEL, LATEST
 from anklume_images.store.models import model_at, model_path, parse_record, spellings
 from anklume_images.trust.attest import attestation_about, attestations_path
 from anklume_images.trust.clock import now
+from anklume_images.trust.documents import check_document, manifest_of
 from anklume_images.trust.place import LargerError, Place
-from anklume_images.trust.repository import FOLDER
+from anklume_images.trust.repository import FOLDER, STORE
 from anklume_images.trust.revoked import FILE as REVOKED
 from anklume_images.trust.revoked import Revocation, parse_revocations, read_revocations
 
@@ -42,18 +44,18 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
     from anklume_images.store.models import ModelRecord
-    from anklume_images.trust.revoked import Revocable
 
 __all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError"]
 
 OVERRIDE = "expired.json"
 _LIMIT = 64 << 20  # bytes of one document
+_LIMITS = {"root": UpdaterConfig.root_max_length, "timestamp": UpdaterConfig.timestamp_max_length}
 _IMAGE = re.compile(
-    r"images/(?P<name>[a-z0-9][a-z0-9-]*)/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]*)/(?P<arch>[a-z0-9]+)"
-    r"/(?P<document>[a-z0-9][a-z0-9.-]*)\.json"
+    r"images/(?P<name>[a-z0-9][a-z0-9-]{0,99})/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{0,199})/(?P<arch>[a-z0-9]{1,30})"
+    r"/(?P<document>[a-z0-9][a-z0-9.-]{0,99})\.json"
 )
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MANIFEST = "manifest"
+_CHANNEL = 100  # letters of a channel's name
 _TOLD: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ExpiredMetadataError,
@@ -110,7 +112,7 @@ class Origin:
                 updater = Updater(
                     str(self._folder),
                     f"{FOLDER}/",
-                    fetcher=_Fetcher(self.place),
+                    fetcher=_Fetcher(self.place, self.identity),
                     config=UpdaterConfig(targets_max_length=_LIMIT, snapshot_max_length=_LIMIT),
                     bootstrap=bootstrap,
                 )
@@ -140,7 +142,7 @@ class Origin:
         return override if override.until >= now()[:10] else None
 
     def _told(self, error: RepositoryError | DownloadError) -> StoreError | FetchError:
-        if isinstance(error, DownloadError) and isinstance(error.__cause__, FetchError):
+        if isinstance(error, DownloadError) and isinstance(error.__cause__, FetchError | UntrustedError):
             return error.__cause__
         what, hint = next((what, hint) for kind, what, hint in _TOLD if isinstance(error, kind))
         return UntrustedError(f"{what}: {error}", where=str(self.place), hint=hint)
@@ -168,6 +170,8 @@ class Origin:
         entry = self._entries.get(path)
         if entry is None:
             raise UntrustedError(f"{path} was not signed", where=str(self.place), hint="ask its owner")
+        if entry.length > _LIMIT:
+            raise UntrustedError(f"{path} is larger than any document", where=str(self.place), hint="ask its owner")
         try:
             data = self.place.read(path, entry.length)
             if data is not None:
@@ -194,8 +198,9 @@ class Origin:
         found = {}
         for path, entry in self._entries.items():
             channel = path.removeprefix(prefix)
-            version = (entry.custom or {}).get("version")
-            if channel != path and "/" not in channel and isinstance(version, str):
+            custom = entry.custom if isinstance(entry.custom, dict) else {}
+            version = custom.get("version")
+            if channel != path and len(channel) <= _CHANNEL and CHANNEL.fullmatch(channel) and isinstance(version, str):
                 found[channel] = version
         return found
 
@@ -215,10 +220,8 @@ class Origin:
     def image(self, name: str, version: str, architecture: str) -> Image:
         """One image, by its signed manifest."""
         path = f"images/{name}/{version}/{architecture}/{_MANIFEST}.json"
-        image = parse_manifest(self.document(path), f"{self.place}/{path}")
-        hashes = (image.metadata.sha256, image.rootfs.sha256)
-        sound = all(isinstance(sha256, str) and _SHA256.fullmatch(sha256) for sha256 in hashes)
-        if (image.name, image.version, image.architecture) != (name, version, architecture) or not sound:
+        image = manifest_of(self.document(path), f"{self.place}/{path}")
+        if image.key != (name, version, architecture):
             raise UntrustedError(f"{path} describes another image", where=str(self.place), hint="ask its owner")
         return image
 
@@ -229,7 +232,8 @@ class Origin:
         for path in self._entries:
             match = _IMAGE.fullmatch(path)
             if match and (match["name"], match["version"], match["arch"]) == wanted and match["document"] != _MANIFEST:
-                found[f"{match['document']}.json"] = self.document(path)
+                found[f"{match['document']}.json"] = data = self.document(path)
+                check_document(match["document"], data, f"{self.place}/{path}")
         return found
 
     def attestations(self, image: Image) -> list[bytes]:
@@ -262,19 +266,31 @@ class Origin:
         names = sorted({image[0] for image in self.images()})
         return f"images: {', '.join(names) or 'none'}; models: {', '.join(self.models()) or 'none'}"
 
-    def revoked(self, what: Revocable) -> Revocation | None:
-        """Whether an image or a model was revoked there."""
-        return next((entry for entry in self.revocations if entry.concerns(what)), None)
-
 
 class _Fetcher(FetcherInterface):
-    """Gives the library the files of a place."""
+    """Gives the library the files of a place, and none that are of another store with the same keys."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, identity: str) -> None:
         self._place = place
+        self._identity = identity
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        data = self._place.read(url, _LIMIT)
+        name = url.rpartition("/")[2].split(".")[-2]
+        data = self._place.read(url, _LIMITS.get(name, _LIMIT))
         if data is None:
             raise DownloadHTTPError(f"there is no {url}", 404)
+        if name != "root" and self._owner(data) != self._identity:
+            raise UntrustedError(
+                f"{url} is of another store, which has the same keys, or of an earlier program",
+                where=str(self._place),
+                hint="its owner signs it again: anklume-images trust sign",
+            )
         return iter((data,))
+
+    @staticmethod
+    def _owner(data: bytes) -> object:
+        """Whose store a file says it is of; the library checks next that the keys say so too."""
+        try:
+            return parsed(data)["signed"][STORE]
+        except (ValueError, KeyError, TypeError):
+            return None

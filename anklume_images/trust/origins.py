@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata
 
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
+from anklume_images.store.noted import noted, write_noted
 from anklume_images.trust.clock import now
 from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError
 from anklume_images.trust.place import Place
@@ -26,6 +26,7 @@ from anklume_images.trust.repository import FOLDER, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from anklume_images.store.store import Store
 
@@ -58,8 +59,15 @@ class Origins:
             yield Accepted(**json.loads(path.read_bytes()))
 
     def find(self, place: Place) -> Accepted | None:
-        """The one that was found at this place."""
-        return next((accepted for accepted in self if accepted.place == place.url), None)
+        """The one that was accepted last of those that were found at this place."""
+        found = [accepted for accepted in self if accepted.place == place.url]
+        return max(found, key=self._accepted, default=None)
+
+    def _accepted(self, accepted: Accepted) -> tuple[str, int]:
+        return accepted.since, self._file(accepted).stat().st_mtime_ns
+
+    def _file(self, accepted: Accepted) -> Path:
+        return self.folder / accepted.identity[:32] / "origin.json"
 
     def known(self, where: str) -> Accepted:
         """The one at this place, or with a fingerprint that begins so; StoreError when it is not believed."""
@@ -90,7 +98,7 @@ class Origins:
                 "this store is not signed", where=str(place), hint="its owner signs it: anklume-images trust init"
             )
         try:
-            Metadata.from_bytes(data)
+            identity_of(data)
         except RepositoryError as error:
             raise UntrustedError(f"its metadata cannot be read: {error}", where=str(place)) from None
         return data
@@ -109,46 +117,53 @@ class Origins:
                 hint="ask its owner, not over the same way: anklume-images trust show",
             )
         folder = self.folder / identity[:32]
-        write_atomic(folder / "first.json", root)
-        if certificate is not None:
-            write_atomic(folder / CERTIFICATE, certificate)
-        else:
-            (folder / CERTIFICATE).unlink(missing_ok=True)
         accepted = Accepted(identity, place.url, now(), by)
-        write_atomic(folder / "origin.json", json.dumps(asdict(accepted), indent=1).encode() + b"\n")
+        self._store.create()
+        with noted(self._store.home, folder):
+            write_atomic(folder / "first.json", root)
+            if certificate is not None:
+                write_atomic(folder / CERTIFICATE, certificate)
+            else:
+                (folder / CERTIFICATE).unlink(missing_ok=True)
+            write_atomic(self._file(accepted), json.dumps(asdict(accepted), indent=1).encode() + b"\n")
         return accepted
 
     def forget(self, accepted: Accepted) -> None:
         """Believe it no more; its revocations go on counting."""
-        (self.folder / accepted.identity[:32] / "origin.json").unlink()
+        self._file(accepted).unlink()
 
     def allow_expired(self, accepted: Accepted, until: str, why: str, by: str) -> None:
         """Accept its expired metadata until a day (YYYY-MM-DD), which is told at each contact."""
         override = Override(until, why, by, now())
         path = self.folder / accepted.identity[:32] / OVERRIDE
-        write_atomic(path, json.dumps(asdict(override), indent=1).encode() + b"\n")
+        write_noted(self._store.home, path, json.dumps(asdict(override), indent=1).encode() + b"\n")
 
     def place(self, where: str) -> Place:
         """A place, whose server may show only the certificate that was kept when it was accepted, if one was."""
         place = Place(where)
         accepted = self.find(place)
-        pinned = self.folder / accepted.identity[:32] / CERTIFICATE if accepted else None
+        pinned = self._file(accepted).with_name(CERTIFICATE) if accepted else None
         return Place(where, pinned) if pinned and pinned.exists() else place
 
     def contact(self, where: str) -> Origin:
         """The store at a place, with its metadata verified anew; UntrustedError when it does not hold."""
-        return self.at(self.place(where))
+        place = self.place(where)
+        accepted = self.find(place)
+        return self._origin(accepted, place) if accepted else self.at(place)  # the same one elsewhere
 
     def at(self, place: Place) -> Origin:
-        """The same for a place that is there already."""
-        accepted = self.find(place)
+        """The same where only what is there says whose it is: many bundles come by one path."""
+        identity = identity_of(self.first_root(place))
+        accepted = next((known for known in self if known.identity == identity), None)
         if accepted is None:
-            identity = identity_of(self.first_root(place))
-            accepted = next((known for known in self if known.identity == identity), None)  # the same one elsewhere
-            if accepted is None:
-                raise UntrustedError(
-                    f"nobody here has accepted the keys of this store; its fingerprint is {identity}",
-                    where=str(place),
-                    hint=f"compare it with its owner's (trust show), then: anklume-images trust accept {place}",
-                )
-        return Origin(self.folder / accepted.identity[:32], place, accepted.identity)
+            raise UntrustedError(
+                f"nobody here has accepted the keys of this store; its fingerprint is {identity}",
+                where=str(place),
+                hint=f"compare it with its owner's (trust show), then: anklume-images trust accept {place}",
+            )
+        return self._origin(accepted, place)
+
+    def _origin(self, accepted: Accepted, place: Place) -> Origin:
+        folder = self._file(accepted).parent
+        with noted(self._store.home, folder):
+            return Origin(folder, place, accepted.identity)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from anklume_images.errors import FetchError, StoreError
+from anklume_images.files import open_regular
 from anklume_images.inputs.access import Access, environment_access, environment_proxy, netrc_login
 from anklume_images.inputs.answers import Refusal, TooLargeRefusal
 from anklume_images.inputs.python_index import local_path
@@ -30,9 +31,17 @@ class Place:
     """A store at a path or an `https://` address; it is a source of blobs for `inputs.fetch`, too.
 
     `certificate` is a file with the one certificate that its server may show, in place of those that this host trusts.
+    `timeout` (seconds, for connecting and for silence) and `attempts` are those of `inputs.fetch`.
     """
 
-    def __init__(self, where: str, certificate: Path | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        certificate: Path | None = None,
+        *,
+        timeout: tuple[float, float] = (10, 30),
+        attempts: int = 4,
+    ) -> None:
         if "://" not in where:
             where = Path(where).expanduser().absolute().as_uri()
         if urlsplit(where).scheme not in ("file", "https", "http"):
@@ -44,7 +53,8 @@ class Place:
         self._access = environment_access()
         if certificate is not None:
             self._access = Access(environment_proxy, netrc_login, lambda _: str(certificate))
-        self._transport = Transport(self._access)
+        self.timeout, self.attempts = timeout, attempts
+        self._transport = Transport(self._access, timeout=timeout, attempts=attempts)
 
     def __str__(self) -> str:
         folder = local_path(self.url)
@@ -56,7 +66,7 @@ class Place:
         try:
             if folder is None:
                 return self._transport.read(f"{self.url}/{quote(path)}", limit, {"Cache-Control": "no-cache"})[0]
-            with (folder / path).open("rb") as stream:
+            with open_regular(folder / path) as stream:
                 data = stream.read(limit + 1)
         except FileNotFoundError:
             return None

@@ -25,6 +25,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
+from anklume_images.store.noted import noted
 from anklume_images.trust.roles import ROLES, Policy
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 
     from anklume_images.trust.keys import KeyRing
 
-__all__ = ["FOLDER", "Outcome", "Repository", "identity_of"]
+__all__ = ["FOLDER", "STORE", "Outcome", "Repository", "identity_of"]
 
 FOLDER = "metadata"
 LIFETIMES = "x-anklume-days"  # in the root: how many days a signature of each role counts
+STORE = "x-anklume-store"  # in all others: whose they are, as two stores may have the same keys
 _KEPT = 3  # versions of targets and snapshot that stay for those who read them just now
 _VERSIONED = re.compile(r"([1-9][0-9]*)\.(root|targets|snapshot)\.json")
 
@@ -141,7 +143,7 @@ class Repository:
                 return self._renewed(root, current, renew=False)
             version = current.signed.version + 1 if current else 1
             targets = Targets(version, expires=self._until(self._lifetime(root, "targets")), targets=dict(entries))
-            return self._take_targets(Metadata(targets), root)
+            return self._take_targets(self._ours(targets), root)
 
     def edit_root(self, change: Callable[[Root], None]) -> Outcome:
         """Make the next root, signed by the keys of the old and the new one; then sign the others anew."""
@@ -177,7 +179,7 @@ class Repository:
         (self.folder / "staged/root.json").unlink(missing_ok=True)
         outcome = Outcome({"root": new.signed.version})
         if current is not None:
-            again = Metadata(current.signed)
+            again = self._ours(current.signed)
             again.signed.version += 1
             again.signed.expires = self._until(self._lifetime(new, "targets"))
             try:
@@ -207,7 +209,7 @@ class Repository:
         if sound and not renew:
             return Outcome()
         meta = MetaFile.from_data(targets.signed.version, self._bytes(targets), ["sha256"])
-        next_snapshot = Metadata(
+        next_snapshot = self._ours(
             Snapshot(
                 snapshot.signed.version + 1 if snapshot else 1,
                 expires=self._until(self._lifetime(root, "snapshot")),
@@ -216,7 +218,7 @@ class Repository:
         )
         self._sign_whole(next_snapshot, "snapshot", root)
         data = self._bytes(next_snapshot)
-        next_timestamp = Metadata(
+        next_timestamp = self._ours(
             Timestamp(
                 timestamp.signed.version + 1 if timestamp else 1,
                 expires=self._until(self._lifetime(root, "timestamp")),
@@ -233,9 +235,13 @@ class Repository:
     def _is_fresh(self, role: str, held: Metadata[Any], root: Metadata[Root]) -> bool:
         """Whether it is signed by today's keys and counts for half of its time at least."""
         half = self._lifetime(root, role) / 2
-        if held.signed.expires - self._now() < half:
+        if held.signed.expires - self._now() < half or held.signed.unrecognized_fields.get(STORE) != self.identity:
             return False
         return bool(root.signed.get_verification_result(role, held.signed_bytes, held.signatures))
+
+    def _ours(self, signed: Any) -> Metadata[Any]:
+        signed.unrecognized_fields[STORE] = self.identity
+        return Metadata(signed)
 
     def _sign(self, metadata: Metadata[Any], role: str, keyids: Iterable[str]) -> None:
         signers = self.keys.signers(sorted(keyids))
@@ -297,4 +303,5 @@ class Repository:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+            with noted(self.folder.parent, self.folder):
+                yield

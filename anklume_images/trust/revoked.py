@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from anklume_images.canonical import parsed
 from anklume_images.errors import StoreError
-from anklume_images.files import write_atomic
+from anklume_images.store.noted import write_noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,14 +66,17 @@ class Revocation:
 def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:
     """What such a file says; StoreError when it is none."""
     try:
-        document = json.loads(data)
+        document = parsed(data)
         if document["schema"] != SCHEMA:
             raise StoreError(
                 f"revocations of schema {document['schema']}, this program knows {SCHEMA}",
                 where=where,
                 hint="update anklume-images",
             )
-        return tuple(sorted(Revocation(**entry) for entry in document["revoked"]))
+        entries = [Revocation(**entry) for entry in document["revoked"]]
+        if not all(isinstance(word, str) for entry in entries for word in astuple(entry)):
+            raise TypeError("a word in it is no text")  # noqa: TRY301  told as the others are
+        return tuple(sorted(entries))
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"not a list of revocations: {error!r}", where=where) from None
 
@@ -85,10 +89,10 @@ def read_revocations(folder: Path) -> tuple[Revocation, ...]:
         return ()
 
 
-def write_revocations(folder: Path, revocations: Iterable[Revocation]) -> None:
-    """Write or replace the file, by atomic rename."""
+def write_revocations(home: Path, revocations: Iterable[Revocation]) -> None:
+    """Write or replace those of the store at `home`."""
     document = {"schema": SCHEMA, "revoked": [asdict(entry) for entry in sorted(revocations)]}
-    write_atomic(folder / FILE, (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())
+    write_noted(home, home / FILE, (json.dumps(document, sort_keys=True, indent=1) + "\n").encode())
 
 
 def known_revocations(home: Path) -> tuple[Revocation, ...]:

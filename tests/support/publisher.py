@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Publisher:
-    """A store at `theirs` in a folder, with its keys beside it."""
+    """A store, `theirs` in a folder if no other one is named, with its keys in that folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "theirs")
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
+        self.store = store or Store(folder / "theirs")
         self.images = Images(self.store)
         self.ring = KeyRing(folder / "keys")
         self.now = datetime.now(UTC)

@@ -21,7 +21,7 @@ LEAVES = {"architectures", "canonical", "errors", "files", "linux", "nearest", "
 BELOW_IMAGES = {
     **{leaf: set[str]() for leaf in LEAVES},
     "bootstrap": set(),
-    "console": {"errors"},
+    "console": {"errors", "sanitize"},
     "settings": {"errors", "nearest", "scalars"},
     "incus": {"incus", "errors"},
     "specs": {"specs", *LEAVES},

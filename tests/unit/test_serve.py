@@ -187,7 +187,7 @@ PRIVATE = [
     "/gc.lock",
     "/schema",
     "/index.lock",
-    "/cache/summaries.json",
+    "/cache/images.json",
     "/metadata/staged/root.json",
     "/metadata/.lock",
     "/trust/x/origin.json",

@@ -143,7 +143,7 @@ def test_what_has_not_changed_is_not_written(store: Store) -> None:
     assert not write_index(store)
     assert state(store) == before
     (store.home / "cache/index.json").write_bytes(b"{")
-    (store.home / "cache/summaries.json").write_bytes(b'{"schema": 1, "images": {"x": {}}}')
+    (store.home / "cache/images.json").write_bytes(b'{"schema": 1, "images": {"x": {}}}')
     assert write_index(store)
     assert state(store) == before
 
