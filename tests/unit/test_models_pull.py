@@ -220,8 +220,21 @@ def test_one_that_breaks_off_is_resumed_where_it_was(store: Store, registry: Reg
         Fault(status=500),
         Fault(status=404),
         Fault(status=302, headers={"Location": "/nowhere"}),
+        Fault(status=302, headers={"Location": "file:///etc/passwd"}),
+        Fault(declare=-1, endless=True),
     ],
-    ids=["other bytes", "too short", "no length", "too long", "stalls", "500", "404", "redirected"],
+    ids=[
+        "other bytes",
+        "too short",
+        "no length",
+        "too long",
+        "stalls",
+        "500",
+        "404",
+        "redirected",
+        "to a file",
+        "endless",
+    ],
 )
 def test_nothing_is_kept_of_what_is_wrong(store: Store, registry: Registry, server: FaultyMirror, fault: Fault) -> None:
     registry.publish(TINY)
@@ -229,6 +242,19 @@ def test_nothing_is_kept_of_what_is_wrong(store: Store, registry: Registry, serv
     with pytest.raises(FetchError):
         pull(store, f"{registry.host}/library/m:1b")
     assert nothing_is_there(store)
+
+
+def test_another_host_counts_as_much_as_what_it_sends(store: Store, registry: Registry, server: FaultyMirror) -> None:
+    registry.publish(TINY)
+    with FaultyMirror() as other:
+        url = other.serve("/elsewhere", OTHER)
+        server.fault(registry.blob_path(TINY), always=Fault(status=307, headers={"Location": url}))
+        with pytest.raises(FetchError) as failed:
+            pull(store, f"{registry.host}/library/m:1b")
+        assert failed.value.changed
+        assert nothing_is_there(store)
+        other.serve("/elsewhere", TINY)
+        assert pull(store, f"{registry.host}/library/m:1b").sha256 == sha256(TINY)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +276,12 @@ def test_a_manifest_of_another_form_is_refused(
     with pytest.raises(FetchError, match="not that of a model"):
         pull(store, f"{registry.host}/library/m:1b")
     assert [request.path for request in server.requests] == ["/v2/library/m/manifests/1b"]
+
+
+def test_a_manifest_that_is_nested_without_end(store: Store, registry: Registry, server: FaultyMirror) -> None:
+    server.serve("/v2/library/m/manifests/1b", b'{"config": ' + b"[" * 500_000)
+    with pytest.raises(FetchError, match="not that of a model"):
+        pull(store, f"{registry.host}/library/m:1b")
 
 
 def test_a_manifest_that_is_not_the_promised_one(store: Store, registry: Registry, server: FaultyMirror) -> None:

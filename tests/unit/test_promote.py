@@ -31,6 +31,7 @@ from anklume_images.trust.keys import KeyRing, read_public_key
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
+from anklume_images.trust.revoked import read_revocations, write_revocations
 from anklume_images.trust.roles import ONE, ROLES
 from tests.conftest import Cli
 from tests.support.killed import killed_at, started
@@ -285,6 +286,12 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
     cli("--arch", "amd64", "revoke", "box", "--why", "a hole", env=keys)
     refused = cli(*asked, env=keys, check=False)
     assert (refused.returncode, "a hole" in refused.stderr) == (4, True)
+    (revoked,) = read_revocations(dev.home)
+    (dev.home / "revoked.json").unlink()
+    write_revocations(prod.home, [replace(revoked, why="another hole")])  # by the target
+    refused = cli(*asked, env=keys, check=False)
+    assert (refused.returncode, "another hole" in refused.stderr) == (4, True)
+    assert Images(prod).get("box", FIRST, "amd64") is None
 
 
 def test_what_an_incus_calls_an_image() -> None:

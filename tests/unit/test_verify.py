@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import re
 import shutil
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from anklume_images.bundle.infra import InfraLock, keep_lock
+from anklume_images.bundle.tool import Tool
 from anklume_images.console import Console
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.inputs.lockfile import Lock, save_lock
-from anklume_images.store.channel_log import Place
+from anklume_images.ship.by_delta import SignedDelta, keep_deltas
+from anklume_images.ship.index import write_index
+from anklume_images.store import channel_log
 from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecord, ModelRecords
+from anklume_images.store.noted import noted, write_noted
 from anklume_images.store.repair import locked_files, repair
 from anklume_images.store.store import Store
 from anklume_images.store.sums import write_tree_sums
 from anklume_images.store.verify import Sample, verify_store
+from anklume_images.trust.attest import add_attestation, attest
+from anklume_images.trust.origins import Origins
+from anklume_images.trust.place import Place
+from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.support.blobs import put_blob
+from tests.support.chance import seeded
+from tests.support.publisher import Publisher
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anklume_images.inputs.lockfile import LockedFile
     from anklume_images.store.images import Image
     from anklume_images.store.verify import VerifyReport
 
 ONE, TWO = "1.0-00000000000a", "2.0-00000000000b"
 TREE = "c" * 32
-PLACES = random.Random(7)  # noqa: S311  the same places each time
-EACH = 15
+ROOT = Path(__file__).resolve().parents[2]
 
 # What of a damaged file's path, by its beginning, a line of the report has.
 KINDS = {
@@ -48,6 +57,8 @@ KINDS = {
     "trees/": lambda _: TREE,
     "models/": lambda path: path.name,
     "schema": lambda _: "schema",
+    **dict.fromkeys(("metadata/", "infra/", "tool/", "deltas/", "attestations/", "trust/"), lambda path: path.name),
+    **dict.fromkeys(("streams/", "cache/", "index.html", "revoked.json", "SHA256SUMS"), lambda path: path.name),
 }
 
 
@@ -97,29 +108,102 @@ def full(tmp_path: Path) -> Full:
     return full
 
 
-@pytest.mark.parametrize("begin", KINDS)
-def test_a_flipped_bit_is_found_and_named(begin: str, full: Full) -> None:
-    paths = full.files(begin)
-    assert paths
-    for path in {*paths, *PLACES.choices(paths, k=EACH)}:
-        before = path.read_bytes()
-        for _ in range(max(3, EACH // len(paths))):
-            place, bit = PLACES.randrange(len(before)), PLACES.randrange(8)
-            changed = bytearray(before)
-            changed[place] ^= 1 << bit
-            path.write_bytes(changed)
-            name = KINDS[begin](path)
-            try:
-                lines = Full(Store(full.store.home)).report().damaged
-            except StoreError as error:  # all that there is to a store that says that it is another
-                assert begin in ("schema", "history/")
-                lines = (str(error),)
-            assert any(name in line for line in lines), (path, place, bit, lines)
-        path.write_bytes(before)
+@pytest.fixture
+def whole(full: Full, tmp_path: Path) -> Full:
+    """With what a store has that is signed, believes another, and was made a bundle of."""
+    store, now = full.store, "2026-01-02T03:04:05Z"
+    theirs = Publisher(tmp_path)
+    theirs.put(ONE)
+    theirs.sign()
+    origins, place = Origins(store), Place(str(theirs.store.home))
+    accepted = origins.accept(place, theirs.repository.identity, "me@here")
+    origins.allow_expired(accepted, "2999-12-31", "no network", "me@here")
+    write_revocations(theirs.store.home, [Revocation("box", ONE, "amd64", "0" * 64, "a hole", now)])
+    theirs.sign()
+    origins.contact(place.url)
+    write_revocations(store.home, [Revocation("debian", ONE, "amd64", "0" * 64, "a hole", now)])
+    add_attestation(store.home, image_of(full), attest(image_of(full), theirs.ring.labelled("builder"), {}), "")
+    lock = {"project": "lab", "machines": {"a": {"image": f"app@{ONE}", "architecture": "amd64"}}}
+    keep_lock(store, InfraLock("lab", (), (), json.dumps(lock).encode()))
+    keep_deltas(store, [SignedDelta("0" * 64, "1" * 64, put_blob(store.blobs, b"a delta"), 7)])
+    tool = Tool("1.0-amd64")
+    write_noted(store.home, store.home / tool.path, tool.to_bytes())
+    own = Publisher(tmp_path, store)
+    own.sign()
+    write_index(store)
     assert full.report().damaged == ()
+    return full
 
 
-@pytest.mark.parametrize("begin", [kind for kind in KINDS if kind not in ("schema", "locks/", "models/")])
+def test_one_flipped_bit_at_200_places_is_found_and_named(whole: Full) -> None:
+    """In each file once at least. Every kind that the page on the store names is there, but for logs and work."""
+    chance, home, paths = seeded(), whole.store.home, whole.files("")
+    there = {path.relative_to(home).parts[0] for path in paths}
+    assert there == {begin.rstrip("/") for begin in KINDS}
+    page = (ROOT / "docs/reference/store.md").read_text().partition("\nA version is")[0]
+    work = {"partial", "logs", "failed", "building", "leases", "scratch", "gc.lock", "index.lock"}
+    assert set(re.findall(r"^\| `([\w.]+)", page, re.MULTILINE)) == there | work
+    for path in [*paths, *chance.choices(paths, k=max(0, 200 - len(paths)))]:
+        before, begin = path.read_bytes(), next(one for one in KINDS if str(path.relative_to(home)).startswith(one))
+        place, bit = chance.randrange(len(before)), chance.randrange(8)
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1 << bit]) + before[place + 1 :])
+        name = KINDS[begin](path)
+        try:
+            lines = Full(Store(home)).report().damaged
+        except StoreError as error:  # all that there is to a store that says that it is another
+            assert begin in ("schema", "history/")
+            lines = (str(error),)
+        assert any(name in line for line in lines), (path, place, bit, lines)
+        path.write_bytes(before)
+    assert whole.report().damaged == ()
+
+
+def test_what_is_for_others_is_written_again(whole: Full) -> None:
+    home = whole.store.home
+    for name in (
+        "streams/v1/images.json",
+        "streams/v1/index.json",
+        "index.html",
+        "cache/index.json",
+        "cache/images.json",
+    ):
+        sound = (home / name).read_bytes()
+        (home / name).write_bytes(sound + b" ")
+        assert set(mend(whole).values()) == {"removed, to be written again"}, name
+        write_index(whole.store)
+        assert (home / name).read_bytes() == sound
+        assert whole.report().damaged == ()
+
+
+def test_what_nobody_else_has_stays_and_is_said(whole: Full) -> None:
+    path = whole.store.home / "revoked.json"
+    path.write_bytes(path.read_bytes().replace(b"a hole", b"a mole"))
+    assert whole.report().damaged == ("revoked.json or its hash in SHA256SUMS was changed",)
+    assert list(mend(whole).values()) == ["left as it is"]
+
+
+def test_documents_that_were_removed_or_written_by_an_earlier_program_are_no_damage(whole: Full) -> None:
+    home = whole.store.home
+    (home / "infra/lab.json").unlink()
+    (home / "SHA256SUMS").rename(home / "old")
+    assert whole.report().damaged == ()
+    (home / "old").rename(home / "SHA256SUMS")
+    assert whole.report().damaged == ()
+
+
+def test_a_damaged_file_is_not_taken_for_good_by_who_writes_beside_it(whole: Full) -> None:
+    home = whole.store.home
+    path = next(home.glob("trust/*/first.json"))
+    path.write_bytes(path.read_bytes() + b" ")
+    before = whole.report().damaged
+    assert str(path.relative_to(home)) in before[0]
+    with noted(home, path.parent):
+        (path.parent / "more.json").write_bytes(b"{}")
+        assert whole.report().damaged == ()  # a kill here leaves it unsaid
+    assert whole.report().damaged == before
+
+
+@pytest.mark.parametrize("begin", ["blobs/", "images/", "channels/", "history/", "trees/"])
 def test_a_file_that_is_gone_is_found(begin: str, full: Full, tmp_path: Path) -> None:
     for number, path in enumerate(full.files(begin)):
         if path.name == "manifest.json" or (begin == "blobs/" and path.stat().st_size < 20):
@@ -132,7 +216,7 @@ def test_a_file_that_is_gone_is_found(begin: str, full: Full, tmp_path: Path) ->
         lines = copy.report().damaged
         settled = begin == "channels/" and not lines  # where the last move has it: a kill would look the same
         assert settled or any(name in line for line in lines), (path, lines)
-        assert not settled or copy.images.log.version(Place(*path.parts[-3:]))
+        assert not settled or copy.images.log.version(channel_log.Place(*path.parts[-3:]))
 
 
 def test_a_channel_that_was_moved_by_hand_is_found(full: Full) -> None:
