@@ -118,13 +118,14 @@ def _info(extra: Any) -> KeyInfo:
 class Read:
     """How a value is read: annotates the type that comes out.
 
-    `kind` is for the reference, `schema` for editors. Where a `text` is wanted it is what was written, or an error.
+    `kind` is for the reference, `schema` for editors. What is taken `as_written` is the text that was written, or it is
+    an error.
     """
 
     reader: readers.Reader
     kind: str = ""
     schema: str | Mapping[str, Any] = "string"
-    text: bool = False
+    as_written: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """For pydantic."""
@@ -140,13 +141,13 @@ class Read:
         """What comes out; a number must be the one that its digits say."""
         if isinstance(value, Written):
             odd, value = value.scalar, value.value
-            if self.text or odd.other_number:
+            if self.as_written or odd.other_number:
                 raise WrongError(f"is {odd}", code="changed-by-yaml", hint=self._meant(value, odd))
         return self.reader(value)
 
     def _meant(self, value: Any, odd: Scalar) -> str:
         """What to write: a number where numbers are taken, else the text in quotes."""
-        if self.text:
+        if self.as_written:
             return f"{odd.quoted}; for a number {odd.plain}" if odd.other_number else odd.quoted
         try:
             self.reader(value)

@@ -35,7 +35,7 @@ def read_document(report: Report) -> dict[str, Any]:
         fresh = wrong - report.wrong
         if () in wrong or not fresh:
             return _plain(INFRA(), (), report)
-        for path in fresh:
+        for path in sorted(fresh, key=len, reverse=True):  # what is within another one first
             _put(data, path, GONE)
         report.wrong |= wrong
 

@@ -110,10 +110,10 @@ def _config(value: Any) -> Any:
     return _with_booleans(value, config_keys())
 
 
-_DEVICE_TYPE = Read(readers.choice(*_DEVICE_TYPES), text=True)
+_DEVICE_TYPE = Read(readers.choice(*_DEVICE_TYPES), as_written=True)
 _OF_GPUS = {
-    "gputype": Read(readers.choice("physical", "mdev", "mig", "sriov"), text=True),
-    "pci": Read(readers.pci, text=True),
+    "gputype": Read(readers.choice("physical", "mdev", "mig", "sriov"), as_written=True),
+    "pci": Read(readers.pci, as_written=True),
 }
 
 
@@ -158,10 +158,11 @@ def _policy(value: Any) -> Any:
 
 
 _Config = Annotated[
-    dict[_ConfigKey, Annotated[str, Read(readers.config_text, schema=_SCALAR, text=True)]], BeforeValidator(_config)
+    dict[_ConfigKey, Annotated[str, Read(readers.config_text, schema=_SCALAR, as_written=True)]],
+    BeforeValidator(_config),
 ]
 _Device = Annotated[
-    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, text=True)]],
+    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, as_written=True)]],
     WrapValidator(_device),
     Field(json_schema_extra={"required": ["type"]}),
 ]
