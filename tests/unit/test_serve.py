@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.errors import AnklumeError, HostError, InvalidFileError
+from anklume_images.ship.by_delta import SignedDelta, delta_path, keep_deltas
 from anklume_images.ship.certificate import certificate_for, made, read_certificate
 from anklume_images.ship.index import write_index
 from anklume_images.ship.ranges import Part, part_of
@@ -151,6 +152,15 @@ def test_it_gives_what_readers_need(store: Store, image: Image, get: Client) -> 
     assert get("/")[2] == get("/index.html?x#y")[2] == (store.home / "index.html").read_bytes()
     for name in ("manifest", "recipe", "lock", "sbom.cdx"):
         assert get(f"/images/debian/{image.version}/amd64/{name}.json")[0] == 200
+
+
+def test_it_gives_deltas_to_what_it_lists(store: Store, image: Image, get: Client) -> None:
+    delta, other = put_blob(store.blobs, b"a delta"), put_blob(store.blobs, b"a delta to what nobody has")
+    keep_deltas(store, [SignedDelta("e" * 64, later, sha256, 7) for later, sha256 in
+                        ((image.rootfs.sha256, delta), ("f" * 64, other))])  # fmt: skip
+    assert json.loads(get(f"/{delta_path(image.rootfs.sha256)}")[2])["sha256"] == delta
+    assert get(blob(delta))[2] == b"a delta"
+    assert get(blob(other))[0] == 404
 
 
 def test_it_gives_its_certificate(server: StoreServer, get: Client) -> None:
