@@ -344,7 +344,7 @@ def _to_store(
 
     other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
-    _refuse_revoked(image, image.ref, target)
+    refuse_revoked(image, image.ref, target)
     before = theirs.channels(image.name, image.architecture).get(way.channel)
     moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
     sent = theirs.present(image.name, image.version, image.architecture) is None
