@@ -92,7 +92,10 @@ def choose_images(infra: Infra, images: Images) -> dict[str, Image]:
         message = "\n".join(f"{where}: {error.message}" for where, error in missing.values())
         names = sorted({ref.partition("@")[0] for ref in missing})
         channels = any(not ref.endswith("@latest") for ref in missing)
-        hint = next(iter(missing.values()))[1].hint if channels else f"anklume-images build {' '.join(names)}"
+        from anklume_images.store.images import BRING
+
+        build = f"anklume-images build {' '.join(names)}; {BRING}"
+        hint = next(iter(missing.values()))[1].hint if channels else build
         raise StoreError(message, hint=hint)
     return {machine.name: by_ref[machine.image.ref] for machine in machines}
 

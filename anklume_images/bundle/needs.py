@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuf.api.exceptions import RepositoryError
@@ -15,13 +18,13 @@ from anklume_images.canonical import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from anklume_images.store.store import Store
 
 __all__ = ["Inventory", "read_inventory", "take_inventory"]
 
 SCHEMA = 1
+STANDARD_INPUT = Path("-")
 _LIMIT = 64 << 20
 
 
@@ -64,9 +67,9 @@ def take_inventory(store: Store, *, tree: str = "") -> Inventory:
 
 
 def read_inventory(path: Path) -> Inventory:
-    """The inventory in a file; BundleError when there is none in it."""
+    """The inventory in a file, or that comes on standard input (`-`); BundleError when there is none in it."""
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") if path != STANDARD_INPUT else contextlib.nullcontext(sys.stdin.buffer) as stream:
             document = json.loads(stream.read(_LIMIT))
         if document["schema"] != SCHEMA:
             raise BundleError(

@@ -63,10 +63,11 @@ class Received:
 
 @dataclass(frozen=True)
 class Moves:
-    """Which channel an import moves, in place of those that the bundle has, and why."""
+    """Which channel an import moves, in place of those that the bundle has, or that it moves `none`; and why."""
 
     channel: str | None = None
     why: str = ""
+    none: bool = False
 
 
 def receive(
@@ -194,7 +195,7 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
     for (image, _), existing in zip(checked.images, before, strict=True):
         here = images.channels(image.name, image.architecture)
         theirs = checked.origin.channels(image.name, image.architecture)
-        wanted = theirs if moves.channel is None else {moves.channel: image.version}
+        wanted = {} if moves.none else theirs if moves.channel is None else {moves.channel: image.version}
         moved = {
             channel: here.get(channel)
             for channel, version in sorted(wanted.items())

@@ -1,17 +1,15 @@
-"""The wheels that a host without a network installs the tool from: locked for its Python, the tool's own built here."""
+"""The wheels that a host without a network installs the tool from: locked for its Python, the tool's own made here."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anklume_images import __version__
+from anklume_images.bundle.own_wheel import locked_requirements, make_wheel, required
 from anklume_images.bundle.tool import Tool
-from anklume_images.errors import HostError, LockError
+from anklume_images.errors import LockError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.mirrors import PYPI, Sources
 from anklume_images.inputs.python import lock_wheels
@@ -21,6 +19,7 @@ from anklume_images.store.blobs import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from anklume_images.inputs.fetch import Progress
     from anklume_images.inputs.lockfile import Lock, Wheel
@@ -44,25 +43,19 @@ def make_tool(
 ) -> Tool:
     """Have all wheels in the store; `trees` are locks whose packages are there.
 
-    HostError where this is no checkout, as the locked versions and the tool's sources are only there.
+    HostError where the tool's own wheel cannot be made.
     """
-    project = Path(__file__).resolve().parents[2]
-    requirements = project / "tests/requirements.txt"
-    if not requirements.exists():
-        raise HostError(
-            "the tool was installed from a wheel, and only a checkout has the locks of what it needs",
-            where=str(project),
-            hint="run bundle create --with-tool from a checkout of the same version",
-        )
+    requirements = locked_requirements()
     locked = requirements.read_text(encoding="utf-8")
     wheels: dict[str, Wheel] = {}
     sources = Sources.of_host(settings)
     with store.scratch("wheels") as scratch:
-        own = _build(project, scratch)
+        own = make_wheel(scratch)
+        requires = required(own)
 
         def lock(python: str) -> tuple[Wheel, ...]:
             return lock_wheels(
-                _asked(project, python, PYTHONS[python], locked),
+                _asked(own.parent, python, PYTHONS[python], (*requires, _PIP), locked),
                 architecture,
                 places=sources.python(),
                 transport=Transport(sources.access(PYPI)),
@@ -84,15 +77,12 @@ def make_tool(
     return Tool(name, tuple(PYTHONS), tuple(trees), dict(sorted(files.items())), dict(sorted(blobs.items())))
 
 
-def _asked(project: Path, python: str, release: str, locked: str) -> Spec:
-    import tomllib
-
-    document = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+def _asked(folder: Path, python: str, release: str, requires: tuple[str, ...], locked: str) -> Spec:
     pins = tuple(f"{match[1]}{f' ; {match[2]}' if match[2] else ''}" for match in _PIN.finditer(locked))
-    inputs = PythonInputs(version=python, requires=(*document["project"]["dependencies"], _PIP), constraints=pins)
+    inputs = PythonInputs(version=python, requires=requires, constraints=pins)
     return Spec(
         name="tool",
-        folder=project,
+        folder=folder,
         variant=None,
         description="The tool itself",
         version=VersionRule(literal="0"),
@@ -112,17 +102,3 @@ def _check(wheels: Iterable[Wheel], locked: str, requirements: Path) -> None:
             where=str(requirements),
             hint="find out why; once you know, lock again: make requirements",
         )
-
-
-def _build(project: Path, scratch: Path) -> Path:
-    """The tool's own wheel, by hatchling, which is reproducible; it touches no network."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(scratch)]
-    result = subprocess.run(command, cwd=project, capture_output=True, check=False)
-    if result.returncode != 0:
-        said = (result.stderr or result.stdout).decode(errors="replace").strip()
-        raise HostError(
-            f"the tool's wheel cannot be built: {said[-400:]}",
-            hint="make .venv of the checkout, and run that one's anklume-images",
-        )
-    (wheel,) = scratch.glob("*.whl")
-    return wheel

@@ -47,6 +47,7 @@ def build(
         results = [Result(image.name, "present", image=image) for image in known]
         _report_build(session.console, results, [], as_json=as_json)
         return
+    session.want_specs(names, everything)
     pipeline = session.pipeline(**options)
     chosen = names or (pipeline.catalog.names() if everything else pipeline.catalog.defaults())
     if explain:
@@ -131,6 +132,7 @@ def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_e
     from anklume_images.builder.sandbox import require_root
     from anklume_images.errors import AnklumeError
 
+    session.want_specs(names)
     require_root("locking")
     locks: list[dict[str, Any]] = []
     errors: dict[str, AnklumeError] = {}
@@ -213,6 +215,7 @@ def fetch(session: Session, /, names: tuple[str, ...], *, rebuild: bool, as_json
     """Bring locked inputs into the store, bases' and the toolchain's too. Without names: of the default images."""
     from anklume_images.console import human_size
 
+    session.want_specs(names)
     pipeline = session.pipeline(**options)
     report = pipeline.fetch(names or pipeline.catalog.defaults(), rebuild=rebuild)
     if as_json:

@@ -72,7 +72,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str | None
     "inventory",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="INVENTORY",
-    help="Leave out what a host has (bundle needs).",
+    help="Leave out what a host has (bundle needs); - for standard input.",
 )
 @click.option("--split", "size", callback=_size, metavar="SIZE", help="Write parts of this size at most, such as 4GiB.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be in it.")

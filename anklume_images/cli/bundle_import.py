@@ -158,6 +158,7 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 @_FILE
 @click.option("--fingerprint", help="What the sender says its store's is; without it you are asked the first time.")
 @click.option("--channel", help="Move this channel, in place of those that the bundle has.")
+@click.option("--no-channel", "still", is_flag=True, help="Move no channel.")
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option("--dry-run", is_flag=True, help="Only check the signatures, and say what it would bring.")
 @JSON
@@ -169,6 +170,7 @@ def import_(
     channel: str | None,
     why: str,
     *,
+    still: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -182,6 +184,8 @@ def import_(
     from anklume_images.ship.index import write_index
     from anklume_images.trust.origins import Origins
 
+    if channel and still:
+        raise click.UsageError("--channel and --no-channel exclude each other")
     store = session.store()
     store.create()
     store.sweep()
@@ -200,7 +204,7 @@ def import_(
                 session.console.warn(_LACKS.format(len(lacks)))
             text = f"{summary(document)}\nnew here {human_size(document['new_bytes'])}"
         else:
-            moves = Moves(channel, why)
+            moves = Moves(channel, why, none=still)
             programs = StoredPrograms(session).programs
             received = receive(opened, checked, session.images(), store, session.console, moves, programs)
             write_index(store)

@@ -13,6 +13,7 @@ from anklume_images.cli.session import JSON, REF, Session, session_of
 
 if TYPE_CHECKING:
     from anklume_images.store.channel_log import Place
+    from anklume_images.store.promotion_log import Promotion
 
 __all__ = ["channel", "history", "list_", "rm", "rollback", "set_"]
 
@@ -197,15 +198,18 @@ def _tell(
 @JSON
 @click.pass_obj
 def history(session: Session, name: str, channel_name: str | None, *, as_json: bool) -> None:
-    """List the moves of an image's channels, and where the log is broken.
+    """List the moves of an image's channels here, its promotions from here, and where a log is broken.
 
-    Exit code 1 where it is.
+    Exit code 1 where one is.
     """
     from anklume_images.console import table
+    from anklume_images.store.promotion_log import PromotionLog
+    from anklume_images.trust.records import signed_lines
 
     images = session.images()
     images.settle()
-    log = images.log.read()
+    log, promotions = images.log.read(), PromotionLog(session.store())
+    made, gaps = promotions.read()
     moves = [
         move
         for move in log.moves
@@ -213,9 +217,27 @@ def history(session: Session, name: str, channel_name: str | None, *, as_json: b
         and channel_name in (None, move.place.channel)
         and session.architecture in (None, move.place.architecture)
     ]
+    sent = [
+        promotion
+        for promotion in made
+        if promotion.image == name
+        and channel_name in (None, promotion.channel)
+        and (session.architecture is None or promotion.architecture in (None, session.architecture))
+    ]
+    repository = session.repository()
+    signed, unlike = signed_lines(repository, images.log.chain)
+    signed_promotions, unlike_promotions = signed_lines(repository, promotions.chain)
+    breaks = [(images.log.path, one) for one in (*log.breaks, *unlike)]
+    breaks += [(promotions.chain.path, one) for one in (*gaps, *unlike_promotions)]
     if as_json:
-        breaks = [{"line": one.line, "problem": one.problem} for one in log.breaks]
-        session.console.json({"moves": [move.document() for move in moves], "breaks": breaks})
+        session.console.json(
+            {
+                "moves": [move.document() for move in moves],
+                "promotions": [promotion.document() for promotion in sent],
+                "signed": {"moves": signed, "promotions": signed_promotions} if repository.exists else None,
+                "breaks": [{"log": str(path), "line": one.line, "problem": one.problem} for path, one in breaks],
+            }
+        )
     else:
         cells = [
             (
@@ -231,6 +253,26 @@ def history(session: Session, name: str, channel_name: str | None, *, as_json: b
             for move in moves
         ]
         session.console.result(table(cells, ("TIME", "CHANNEL", "ARCH", "FROM", "TO", "BY", "COMMAND", "WHY")))
-        for one in log.breaks:
-            session.console.warn(f"{images.log.path}: line {one.line} {one.problem}")
-    sys.exit(1 if log.breaks else 0)
+        if sent:
+            head = ("TIME", "PROMOTED", "FROM", "TO", "CHANNEL", "BY", "GATES", "OUTCOME", "WHY")
+            session.console.result("\n" + table([_row(promotion) for promotion in sent], head))
+        for path, one in breaks:
+            session.console.warn(f"{path}: line {one.line} {one.problem}")
+    sys.exit(1 if breaks else 0)
+
+
+def _row(promotion: Promotion) -> tuple[str, ...]:
+    """A promotion in a line: of its gates the names, of its outcome why it failed."""
+    gates = ", ".join(gate.partition(":")[0] for gate in promotion.gates)
+    outcome = "not ended" if promotion.outcome == "begun" else promotion.outcome
+    return (
+        promotion.time,
+        promotion.ref,
+        promotion.source,
+        promotion.target,
+        promotion.channel,
+        f"{promotion.user}@{promotion.host}",
+        gates or "-",
+        f"{outcome}: {promotion.problem}" if promotion.problem else outcome,
+        promotion.why,
+    )

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
+from anklume_images.cli.places import (
+    contact,
+    is_incus,
+    is_over_ssh,
+    other_store,
+    received,
+    refuse_revoked,
+    sent_in_words,
+    signing,
+    to_other_host,
+    want_signed,
+)
 from anklume_images.cli.session import JSON, REF, Session, user
 from anklume_images.cli.trust import KEYS, warn_of_wanted
 from anklume_images.evidence.findings import SEVERITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anklume_images.store.images import Image, Images
-    from anklume_images.store.models import ModelRecord
+    from anklume_images.store.promotion_log import Promotion
     from anklume_images.store.store import Store
-    from anklume_images.trust.origin import Origin
-    from anklume_images.trust.revoked import Revocable
 
 _GATES = ("healthcheck", "reproduced", "scan")
 
@@ -39,6 +50,7 @@ class _Way:
     builders: tuple[Path, ...] = ()
     databases: tuple[Path, ...] = ()
     severity: str = "medium"
+    fingerprint: str | None = None
     evidence: list[str] = field(default_factory=list)
 
     @property
@@ -53,15 +65,13 @@ class _Way:
         return f"{self.name}@{self.selector}"
 
 
-def is_incus(place: str) -> bool:
-    """Whether a place is a remote of the incus client (`prod:`) rather than a store."""
-    return place.endswith(":") and "/" not in place
-
-
 @click.command()
 @REF
 @click.option(
-    "--from", "source", metavar="A", help="A store (folder, https address) or an Incus (REMOTE:); else this store."
+    "--from",
+    "source",
+    metavar="A",
+    help="A store (folder, https address, ssh://HOST/FOLDER) or an Incus (REMOTE:); else this store.",
 )
 @click.option(
     "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
@@ -92,6 +102,7 @@ def is_incus(place: str) -> bool:
     default="medium",
     help="The least that counts for --gate scan (medium).",
 )
+@click.option("--fingerprint", help="What the source's store is known by, the first time that it is read over ssh.")
 @click.option("--dry-run", is_flag=True, help="Pass the gates and say what would move.")
 @KEYS
 @JSON
@@ -104,12 +115,15 @@ def promote(
     Only what is missing is sent. From Incus to Incus the target fetches it itself.
     """
     if of_model:
-        _promote_model(session, ref, keys, dry_run=dry_run, as_json=as_json, **asked)
+        from anklume_images.cli.promote_model import promote_model
+
+        promote_model(session, ref, keys, dry_run=dry_run, as_json=as_json, **asked)
         return
     name, _, selector = ref.partition("@")
     way = _Way(name, selector or "latest", channel=asked.pop("channel") or _channel(selector), **asked)
+    _check(session, way, keys)
     if way.source and is_incus(way.source):
-        report = _between_incus(way, dry_run=dry_run)
+        report = _between_incus(session, way, keys, dry_run=dry_run)
     else:
         report = _from_store(session, way, keys, dry_run=dry_run)
     report |= {"channel": way.channel, "dry_run": dry_run, "gates": way.evidence}
@@ -129,136 +143,134 @@ def _channel(selector: str) -> str:
 
 
 def _line(report: dict[str, Any], way: _Way) -> str:
-    sent = _sent(dry_run=report["dry_run"], sent=report["sent"])
+    sent = sent_in_words(dry_run=report["dry_run"], sent=report["sent"])
     moved = ", ".join(f"{name}: {before or 'new'} → {after}" for name, before, after in report["moved"])
     return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}"
 
 
-def _sent(*, dry_run: bool, sent: bool) -> str:
-    return "would be sent" if dry_run else "sent" if sent else "was there"
+def _check(session: Session, way: _Way, keys: Path | None) -> None:
+    """Refuse what cannot be done, before anything is read or recorded."""
+    if is_over_ssh(way.target):
+        want_signed(session, keys)
+    if way.source and is_incus(way.source):
+        if not is_incus(way.target):
+            raise click.UsageError(
+                "an image of an Incus goes to another Incus only: a store wants what it was made of too"
+            )
+        if way.gates:
+            raise click.UsageError("gates look at an image in a store: promote it from one")
+    if "reproduced" in way.gates and not way.builders:
+        raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
+    if "scan" in way.gates and not way.databases:
+        raise click.UsageError("--gate scan wants a database: --db FILE")
 
 
-def _between_incus(way: _Way, *, dry_run: bool) -> dict[str, Any]:
+@contextlib.contextmanager
+def _recorded(
+    session: Session, way: _Way, keys: Path | None, image: Image | None, *, dry_run: bool
+) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Have this store's log tell of the promotion, which ends with a report; it passes that on."""
+    from anklume_images.store.promotion_log import PromotionLog
+
+    if dry_run:
+        yield lambda report: report
+        return
+    asked = _asked(session, way, image)
+    with PromotionLog(session.store()).recorded(asked) as done:
+
+        def ended(report: dict[str, Any]) -> dict[str, Any]:
+            moved = tuple(tuple(row) for row in report["moved"])
+            done(replace(asked, fingerprint=report["fingerprint"], gates=tuple(way.evidence), moved=moved))
+            return report
+
+        yield ended
+    _sign_record(session, keys)
+
+
+def _asked(session: Session, way: _Way, image: Image | None) -> Promotion:
+    from anklume_images.store.promotion_log import Promotion
+
+    return Promotion(
+        ref=image.ref if image else way.ref,
+        architecture=image.architecture if image else None,
+        fingerprint=image.fingerprint if image else None,
+        source=way.source or str(session.store().home),
+        target=way.target,
+        channel=way.channel,
+        gates=way.gates,
+        why=way.why,
+    )
+
+
+def _sign_record(session: Session, keys: Path | None) -> None:
+    """Have a signed store's signature cover the log as it is now, and nothing else that is new.
+
+    A log that somebody wrote anew since it was signed does not get a signature by the way.
+    """
+    from anklume_images.errors import StoreError
+    from anklume_images.store.promotion_log import PromotionLog
+    from anklume_images.trust.contents import with_record
+    from anklume_images.trust.records import signed_lines
+
+    repository = session.repository(keys)
+    current = repository.current("targets") if repository.exists else None
+    if current is None:
+        return
+    chain = PromotionLog(session.store()).chain
+    _, unlike = signed_lines(repository, chain)
+    if unlike:
+        session.console.warn(
+            f"not signed: {chain.path} {unlike[0].problem}; anklume-images trust sign signs it as it is"
+        )
+        return
+    try:
+        warn_of_wanted(session, repository.publish(lambda: with_record(repository, session.store())))
+    except (StoreError, click.Abort) as error:
+        why = str(error) or "no passphrase was given"
+        session.console.warn(f"the record of it is not signed yet: {why}; sign it: anklume-images trust sign")
+
+
+def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
     from anklume_images.ship.between_incus import within_incus
 
-    if not is_incus(way.target):
-        raise click.UsageError("an image of an Incus goes to another Incus only: a store wants what it was made of too")
-    if way.gates:
-        raise click.UsageError("gates look at an image in a store: promote it from one")
-    with Incus.find(way.source) as source, Incus.find(way.target) as target:
+    with (
+        Incus.find(way.source) as source,
+        Incus.find(way.target) as target,
+        _recorded(session, way, keys, None, dry_run=dry_run) as ended,
+    ):
         moved = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
-    rows = [(name, before and before[:12], moved.fingerprint[:12]) for name, before in moved.names]
-    return {"ref": way.ref, "fingerprint": moved.fingerprint, "sent": moved.sent, "moved": rows}
+        rows = [(name, before and before[:12], moved.fingerprint[:12]) for name, before in moved.names]
+        return ended({"ref": way.ref, "fingerprint": moved.fingerprint, "sent": moved.sent, "moved": rows})
 
 
 def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
     store, images = session.store(), session.images()
-    if way.source:
-        image = _brought(session, way)
-    else:
-        image = images.resolve(way.ref, session.arch())
-        _refuse_revoked(image, image.ref, store)
-    with store.lease() as lease:
+    image = _brought(session, way) if way.source else images.resolve(way.ref, session.arch())
+    refuse_revoked(image, image.ref, store)
+    with store.lease() as lease, _recorded(session, way, keys, image, dry_run=dry_run) as ended:
         lease.add(image.blobs())
         for gate in way.gates:
             way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
         if is_incus(way.target):
-            return _to_incus(session, image, images, store, way, dry_run=dry_run)
-        if way.target.startswith("ssh:"):
-            return _image_over_ssh(session, image, way, keys, dry_run=dry_run)
-        return _to_store(session, image, images, way, keys, dry_run=dry_run)
-
-
-def _promote_model(
-    session: Session,
-    name: str,
-    keys: Path | None,
-    *,
-    source: str | None,
-    target: str,
-    dry_run: bool,
-    as_json: bool,
-    **asked: Any,
-) -> None:
-    from anklume_images.models.library import record_of
-    from anklume_images.ship.pull import pull_model
-
-    if asked["channel"] or asked["why"] or asked["gates"]:
-        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
-    if is_incus(target) or (source and is_incus(source)):
-        raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
-    store, library = session.store(), session.models()
-    origin = _contact(session, source) if source else None
-    record = origin.model(name) if origin else record_of(library.model(name))
-    _refuse_revoked(record, record.name, store)
-    if origin:
-        library.check_new(record.name, record.sha256)
-    with store.lease() as lease:
-        lease.add(record.blobs())
-        if not dry_run and origin:
-            pull_model(origin, record, store, progress=session.console)
-        elif not dry_run:
-            library.record(name)
-        sent, replaced = _send_model(session, record, target, keys, dry_run=dry_run)
-    if as_json:
-        report = {"model": record.name, "sha256": record.sha256, "sent": sent, "replaced": replaced}
-        session.console.json(report | {"dry_run": dry_run})
-        return
-    other = ", in place of another of that name" if replaced else ""
-    session.console.result(f"{record.name} to {target}: {_sent(dry_run=dry_run, sent=sent)}{other}")
-
-
-def _send_model(
-    session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool
-) -> tuple[bool, bool]:
-    """To another store; whether it was not there as it is, and whether another model had its name there."""
-    from anklume_images.ship.index import write_index
-    from anklume_images.ship.promote import model_into_store
-    from anklume_images.store.models import ModelRecords
-
-    if target.startswith("ssh:"):
-        name = f"{record.name}:latest"  # the same model, and never an image of that name
-        received = _over_ssh(session, name, target, keys, dry_run=dry_run)
-        (state,) = (one["state"] for one in received["models"])
-        return state != "here", state == "changed"
-    other = _other(session, target)
-    store = other.store()
-    before = ModelRecords(store).get(record.name)
-    sent = before != record or not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
-    if not dry_run:
-        model_into_store(record, session.store(), store, sign=_signing(session, other, keys), progress=session.console)
-        write_index(store)
-    return sent, before not in (None, record)
-
-
-def _contact(session: Session, place: str) -> Origin:
-    from anklume_images.trust.origins import Origins
-
-    origin = Origins(session.store()).contact(place)
-    for warning in origin.warnings:
-        session.console.warn(warning)
-    return origin
+            return ended(_to_incus(session, image, images, store, way, dry_run=dry_run))
+        if is_over_ssh(way.target):
+            return ended(_over_ssh(session, image, way, keys, dry_run=dry_run))
+        return ended(_to_store(session, image, images, way, keys, dry_run=dry_run))
 
 
 def _brought(session: Session, way: _Way) -> Image:
     """An image of another store, had in this one; no channel of this store moves."""
     from anklume_images.ship.pull import pull
 
-    origin = _contact(session, str(way.source))
+    if is_over_ssh(str(way.source)):
+        (one,) = received(session, way.ref, str(way.source), way.fingerprint)["images"]
+        return session.images().resolve(one["ref"], session.arch())
+    origin = contact(session, str(way.source))
     image, _ = origin.resolve(way.ref, session.arch())
     images, store, programs = session.images(), session.store(), StoredPrograms(session)
     return pull(origin, image, images, store, channel=None, progress=session.console, programs=programs).image
-
-
-def _refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
-    from anklume_images.ship.pull import RevokedError
-    from anklume_images.trust.revoked import known_revocations
-
-    for entry in known_revocations(store.home):
-        if entry.concerns(what):
-            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version")
 
 
 def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
@@ -269,11 +281,7 @@ def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
     if gate == "reproduced":
         from anklume_images.trust.keys import read_public_key
 
-        if not way.builders:
-            raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
         return gates.reproduced(image, store.home, [read_public_key(path) for path in way.builders])
-    if not way.databases:
-        raise click.UsageError("--gate scan wants a database: --db FILE")
     return gates.scanned(image, store, way.databases, way.severity)
 
 
@@ -313,28 +321,18 @@ def _progress(session: Session) -> Callable[[int, int], None]:
     return progress
 
 
-def _over_ssh(
-    session: Session, name: str, target: str, keys: Path | None, *moves: str, dry_run: bool
-) -> dict[str, Any]:
-    """An image or a model by its name; `moves` are options of the import there."""
-    from anklume_images.ship.ssh import host_of, send
-
-    host = host_of(target)
+def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     if dry_run:
-        raise click.UsageError("over ssh there is no --dry-run")
-    repository = session.repository(keys)
-    if not repository.exists:
-        raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
-    own = ["--store", str(session.store().home), "--arch", session.arch()]
-    return send(name, own, host, fingerprint=repository.identity, moves=moves)
+        from anklume_images.ship.ssh import channel_of, host_of
 
-
-def _image_over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
+        there, before = channel_of(image, way.channel, host_of(way.target))
+        moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
+        return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": not there, "moved": moved}
     moves = ("--channel", way.channel, "--why", way.why)
-    received = _over_ssh(session, image.ref, way.target, keys, *moves, dry_run=dry_run)
-    (there,) = (one for one in received["images"] if one["ref"] == image.ref)
-    moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in there["channels"].items()]
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": there["new"], "moved": moved}
+    (one,) = (one for one in to_other_host(session, image.ref, way.target, keys, *moves)["images"]
+              if one["ref"] == image.ref)  # fmt: skip
+    moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in one["channels"].items()]
+    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": one["new"], "moved": moved}
 
 
 def _to_store(
@@ -344,9 +342,9 @@ def _to_store(
     from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import into_store
 
-    other = _other(session, way.target)
+    other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
-    _refuse_revoked(image, image.ref, target)
+    refuse_revoked(image, image.ref, target)
     before = theirs.channels(image.name, image.architecture).get(way.channel)
     moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
     sent = theirs.present(image.name, image.version, image.architecture) is None
@@ -358,20 +356,9 @@ def _to_store(
             target,
             channel=way.channel,
             why=way.why,
-            sign=_signing(session, other, keys),
+            sign=signing(session, other, keys),
             progress=session.console,
             programs=StoredPrograms(session),
         )
         write_index(target)
     return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}
-
-
-def _other(session: Session, folder: str) -> Session:
-    """The same options upon another store."""
-    return Session(session.specs, Path(folder).expanduser().absolute(), session.architecture, session.console)
-
-
-def _signing(session: Session, other: Session, keys: Path | None) -> Callable[[], None] | None:
-    """What signs another store again; None where it is not signed."""
-    repository = other.repository(keys)
-    return (lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None

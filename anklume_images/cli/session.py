@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+# Commands by which a log says that images were built, or that it does not reach back to where they came from.
+_MAY_HAVE_BUILT = ("build", "migration", "verify --repair")
+
+
 @dataclass
 class Session:
     """What the options before the command say."""
@@ -72,7 +76,30 @@ class Session:
         """The specs, the user's own folders first."""
         from anklume_images.specs.catalog import Catalog, builtin_specs
 
-        return Catalog.load([*self.specs, builtin_specs()])
+        def stored() -> set[str]:
+            return {name for name, _, _ in self.images().listed()}
+
+        return Catalog.load([*self.specs, builtin_specs()], stored=stored)
+
+    def want_specs(self, *named: object) -> None:
+        """Refuse what is about specs where nothing is built: an installed program, a store with received images only.
+
+        ReceivedError says so. Who has `named` images or a folder of specs is to have their way, and so is who has a
+        checkout.
+        """
+        from anklume_images.specs.folders import checkout
+
+        images = self.images()
+        if any((self.specs, checkout(), *named)) or not any(images.listed()):
+            return
+        if not any(move.command in _MAY_HAVE_BUILT for move in images.log.read().moves):
+            from anklume_images.specs.catalog import NEWER, ReceivedError
+
+            raise ReceivedError(
+                "this store has no specs: all of its images were received",
+                where=str(images.home),
+                hint=f"{NEWER}; to build images of the program's own, name them: anklume-images build NAME",
+            )
 
     def answers(self, *asked: object) -> Answers:
         """What `build` answered before, asked the same."""

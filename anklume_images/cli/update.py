@@ -32,6 +32,7 @@ def update(session: Session, /, names: tuple[str, ...], *, write: bool, allow_ex
     """
     from anklume_images.architectures import ARCHITECTURES
 
+    session.want_specs()
     found: list[dict[str, Any]] = []
     errors: list[AnklumeError] = []
     changed: set[str] = set()
@@ -66,6 +67,7 @@ def outdated(session: Session, /, names: tuple[str, ...], *, allow_expired: bool
     """
     from anklume_images.console import table
 
+    session.want_specs()
     pipeline = session.pipeline(allow_expired=allow_expired)
     errors: list[AnklumeError] = []
     found = [_as_json(name, session.arch(), result) for name, result in _updates(session, pipeline, names, errors)]

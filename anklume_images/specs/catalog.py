@@ -17,20 +17,26 @@ from anklume_images.specs.model import Spec, Variable, request_of
 from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from anklume_images.specs.stored import StoredSpec
 
     Received = Mapping[str, StoredSpec]
 
-__all__ = ["Catalog", "UnknownImageError", "builtin_specs"]
+__all__ = ["Catalog", "ReceivedError", "UnknownImageError", "builtin_specs"]
+
+NEWER = "a newer version comes with a bundle (anklume-images bundle import FILE) or by anklume-images pull"
 
 
 class UnknownImageError(AnklumeError):
     """No spec has the name that was asked for."""
 
     exit_code = 2
+
+
+class ReceivedError(UnknownImageError):
+    """An image is in the store, and no spec here makes it: it was received."""
 
 
 class Catalog:
@@ -41,19 +47,27 @@ class Catalog:
         folders: Sequence[Path],
         spec_folders: dict[str, Path],
         received: Callable[[set[str]], Received] | None = None,
+        stored: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.folders = tuple(folders)
         self._received = received
+        self._stored = stored
         self._without_spec: Received | None = None
         self._spec_folders = spec_folders
         self._read: dict[Path, tuple[Spec, ...] | InvalidFileError] = {}
         self._chains: dict[str, tuple[Spec, ...]] = {}
 
     @classmethod
-    def load(cls, folders: Sequence[Path], received: Callable[[set[str]], Received] | None = None) -> Catalog:
+    def load(
+        cls,
+        folders: Sequence[Path],
+        received: Callable[[set[str]], Received] | None = None,
+        stored: Callable[[], Collection[str]] = tuple,
+    ) -> Catalog:
         """See which specs there are, reading none; UnknownImageError when a folder is not there.
 
-        `received` gives images that have no spec, by their names, without those that it is told.
+        `received` gives images that have no spec, by their names, without those that it is told. Where they are not
+        to be had, `stored` gives the names of the images of the store, so that an error can tell of them.
         """
         spec_folders: dict[str, Path] = {}
         for folder in folders:
@@ -66,7 +80,7 @@ class Catalog:
             for entry in entries:
                 if entry.name[0] not in "._" and (entry / "spec.yml").is_file():
                     spec_folders.setdefault(entry.name, entry)
-        return cls(folders, spec_folders, received)
+        return cls(folders, spec_folders, received, stored)
 
     @property
     def partials(self) -> tuple[Path, ...]:
@@ -161,6 +175,11 @@ class Catalog:
     def _make_chain(self, name: str) -> tuple[Spec, ...]:
         spec = self._find(name)
         if spec is None:
+            if name in self._stored():
+                raise ReceivedError(
+                    f"the image '{name}' was received, and no spec here makes it",
+                    hint=f"{NEWER}; to build it, name the folder that has its spec: --specs DIR",
+                )
             names = self.names()
             close = nearest(name, names)
             hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names) or 'none'}"

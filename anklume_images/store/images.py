@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
 
 __all__ = [
+    "BRING",
     "CHANNEL",
     "LATEST",
     "Image",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 LATEST = "latest"
+BRING = "or bring it: anklume-images pull, bundle import"  # beside how to build what a store lacks
 CHANNEL = re.compile(r"[a-z][a-z0-9-]*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _Parsed = TypeVar("_Parsed")
@@ -391,6 +393,6 @@ class Images:
             from anklume_images.nearest import nearest
 
             close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
-            build = f"build it: anklume-images build {name}"
+            build = f"build it: anklume-images build {name}; {BRING}"
             return f"did you mean '{close}'? Else {build}" if close else build
         return f"there are: {', '.join([*channels, *versions])}"

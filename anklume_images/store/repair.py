@@ -11,6 +11,7 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.files import CHUNK, fsync_directory, open_regular
 from anklume_images.inputs.lockfile import Deb, ReleaseFile, Wheel
 from anklume_images.store.images import Images
+from anklume_images.store.promotion_log import PromotionLog
 from anklume_images.store.sums import damaged_files
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def repair(
     results = []
     done: dict[object, Repaired] = {}
     inputs = locked_files(images) if fetch else {}
-    for one in sorted(damage, key=lambda one: one.log):  # channels are put back by what can be read of the log
+    # Channels are put back by what can be read of the log.
+    for one in sorted(damage, key=lambda one: one.log is not None):
         what = one.blob or one.documents or one.channel or one.tree or one.derived or one.log
         if what not in done:
             if one.blob:
@@ -66,7 +68,7 @@ def repair(
                 one.derived.unlink(missing_ok=True)
                 done[what] = Repaired("removed, to be written again")
             elif one.log:
-                done[what] = _log(store, images)
+                done[what] = _log(store, images, one.log)
             else:
                 done[what] = Repaired("left as it is", left=True)
         results.append((one, done[what]))
@@ -164,7 +166,11 @@ def _channel(store: Store, images: Images, place: Place) -> Repaired:
     return Repaired(f"names {version} again" if version else "recorded as it is")
 
 
-def _log(store: Store, images: Images) -> Repaired:
+def _log(store: Store, images: Images, name: str) -> Repaired:
+    promotions = PromotionLog(store)
+    if store.home / name == promotions.chain.path:
+        promotions.begin_anew()
+        return Repaired("put aside, and another begun")
     with store.guarded():
         images.log.begin(command=_COMMAND, why="the log before was damaged")
     return Repaired("put aside, and another begun with the channels as they are")

@@ -20,6 +20,7 @@ from anklume_images.files import CHUNK
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.noted import noted_problems
+from anklume_images.store.promotion_log import PromotionLog
 from anklume_images.store.summaries import damaged_summaries
 from anklume_images.store.sums import SUMS, damaged_files
 
@@ -70,7 +71,7 @@ class Damage:
     channel: Place | None = None
     tree: Path | None = None
     derived: Path | None = None
-    log: bool = False
+    log: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _channels(store: Store, images: Images) -> list[Damage]:
         history, places = log.read(), list(log.places())
         data = {place: log.file(place).read_bytes() for place in places}
     name = log.path.relative_to(store.home)
-    damage = [Damage(f"{name}: line {one.line} {one.problem}", log=True) for one in history.breaks]
+    damage = [Damage(f"{name}: line {one.line} {one.problem}", log=str(name)) for one in history.breaks]
     last = history.last()
     for place in places:
         told = last[place].after if place in last else None
@@ -243,6 +244,15 @@ def _channels(store: Store, images: Images) -> list[Damage]:
             damage.append(Damage(f"channel {place}: the store has no {place.image}@{told}"))
     gone = [place for place, move in last.items() if move.after is not None and place not in data]
     return damage + [Damage(f"channel {place} is missing", channel=place) for place in gone]
+
+
+def _promotions(store: Store, _images: Images) -> list[Damage]:
+    """The log of promotions against its chain."""
+    log = PromotionLog(store)
+    with log.chain.still():
+        _, breaks = log.read()
+    name = log.chain.path.relative_to(store.home)
+    return [Damage(f"{name}: line {one.line} {one.problem}", log=str(name)) for one in breaks]
 
 
 def _locks(store: Store, _images: Images) -> list[Damage]:
@@ -278,7 +288,7 @@ def _noted(store: Store, _images: Images) -> list[Damage]:
     ]
 
 
-_OTHERS = (_channels, _locks, _models, _noted)
+_OTHERS = (_channels, _promotions, _locks, _models, _noted)
 
 
 def _listed_trees(store: Store) -> list[Path]:

@@ -1,4 +1,5 @@
-"""What of a store is signed: the documents of its images and models, its channels, their history, its revocations.
+"""What of a store is signed: the documents of its images and models, its channels, their history, its promotions, its
+revocations.
 
 Blobs hang off the documents by their sha256, so they need no entry of their own. A channel's entry has its version in
 `custom`, as whoever reads it could otherwise find a later one than was signed.
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tuf.api.metadata import TargetFile
 
+from anklume_images.store.promotion_log import HEAD as PROMOTIONS
 from anklume_images.trust.revoked import FILE as REVOKED
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Images
     from anklume_images.store.store import Store
+    from anklume_images.trust.repository import Repository
 
-__all__ = ["DOCUMENTS", "channel_path", "signed_contents"]
+__all__ = ["DOCUMENTS", "channel_path", "signed_contents", "with_record"]
 
 # Below the store's home; what is beside them concerns nobody else.
 DOCUMENTS = (
@@ -30,6 +33,7 @@ DOCUMENTS = (
     "deltas/*.json",
     "attestations/*/*/*/*.json",
     "history/channels.head",
+    PROMOTIONS,
 )
 
 
@@ -43,7 +47,7 @@ def signed_contents(store: Store, images: Images) -> dict[str, TargetFile]:
     entries: dict[str, TargetFile] = {}
     for path in _documents(store.home):
         target = path.relative_to(store.home).as_posix()
-        entries[target] = TargetFile.from_data(target, path.read_bytes(), ["sha256"])
+        entries[target] = _entry(store, target)
     for folder in sorted(store.home.glob("channels/*/*")):
         name, architecture = folder.parts[-2:]
         for channel, version in images.channels(name, architecture).items():
@@ -52,6 +56,16 @@ def signed_contents(store: Store, images: Images) -> dict[str, TargetFile]:
             entry.unrecognized_fields["custom"] = {"version": version}
             entries[target] = entry
     return entries
+
+
+def with_record(repository: Repository, store: Store) -> dict[str, TargetFile]:
+    """The entries that are signed already, with the log of promotions as it is now."""
+    current = repository.current("targets")
+    return {**(current.signed.targets if current else {}), PROMOTIONS: _entry(store, PROMOTIONS)}
+
+
+def _entry(store: Store, target: str) -> TargetFile:
+    return TargetFile.from_data(target, (store.home / target).read_bytes(), ["sha256"])
 
 
 def _documents(home: Path) -> Iterator[Path]:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from anklume_images.errors import StoreError
 from anklume_images.evidence.advisories import debian_key
 from anklume_images.evidence.contents import contents_of, read_contents
-from anklume_images.evidence.scan import scan_image
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 
@@ -230,10 +229,16 @@ class TestScan:
         (tmp_path / "x.json").write_text("nonsense")
         assert anklume("scan", "debian", "--db", str(tmp_path / "x.json"), check=False).returncode == 2
 
-    def test_as_a_gate_would_call_it(self, pipeline: Pipeline, tmp_path: Path, built: Callable[[str], Image]) -> None:
-        verdict = scan_image(pipeline.store, built("debian"), [self.database(tmp_path, "curl", None)])
-        assert [finding.package for finding in verdict.at_least("high")] == ["curl"]
-        assert verdict.at_least("critical") == ()
+    def test_as_a_gate_it_keeps_an_image_back_whose_hole_is_fixed_elsewhere(
+        self, anklume: Cli, tmp_path: Path, built: Callable[[str], Image]
+    ) -> None:
+        built("debian")
+        asked = ("promote", "debian", "--to", str(tmp_path / "prod"), "--gate", "scan", "--db")
+        refused = anklume(*asked, str(self.database(tmp_path, "curl", "99-1")), check=False)
+        assert (refused.returncode, (tmp_path / "prod").exists()) == (4, False)
+        assert "high CVE-2026-1: curl" in refused.stderr
+        passed = anklume.json(*asked, str(self.database(tmp_path, "curl", None)), "--dry-run")
+        assert passed["gates"][0].endswith("no vulnerability of severity medium or over that is fixed elsewhere")
 
 
 # What Debian's policy allows, made of few characters so that versions are often alike.

@@ -116,5 +116,9 @@ def test_from_a_bundle_to_a_chat_and_an_update(hosts: Hosts) -> None:
     assert (hosts.usb / "update.anklume").stat().st_size < (hosts.usb / "site.anklume").stat().st_size / 20
     images = json.loads(hosts.run("there", "anklume-images list --json").stdout)
     assert [image["name"] for image in images] == ["llama-server"]
-    hosts.run("there", "anklume-images verify")
+    hosts.run("there", "anklume-images verify && anklume-images gc --dry-run && anklume-images sbom llama-server")
+    for verb in ("build", "update", "outdated"):
+        refused = hosts.run("there", f"anklume-images {verb} 2>&1 || test $? = 2").stdout
+        assert "all of its images were received" in refused
+        assert "bundle import" in refused
     hosts.run("there", f"! ls {ROOT}/pyproject.toml && test $(tail -n +3 /proc/self/net/dev | wc -l) = 1")

@@ -17,6 +17,7 @@ from anklume_images.ship.promote import to_incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
+from tests.conftest import Cli
 from tests.support import preloaded
 from tests.support.cabled import cable, listens_at, write_remotes
 from tests.support.launching import clear, images
@@ -126,6 +127,29 @@ def test_from_dev_to_production_and_nothing_else_of_a_target_changes(site: Site,
     assert (again["sent"], again["moved"]) == (False, [])
     refused = site("tiny@gone", "--from", "staging:", "--to", "prod:", code=1)
     assert "tiny/staging" in refused
+    told = Cli(site.store).json("channel", "history", "tiny")["promotions"]
+    ways = [(one["source"], one["target"], one["channel"], one["outcome"]) for one in told]
+    assert ways[0] == (str(site.store), "dev:", "dev", "done")
+    assert ways[2] == ("staging:", "prod:", "latest", "done")
+    assert ways[-1] == ("staging:", "prod:", "gone", "failed")
+    assert (told[2]["ref"], told[2]["fingerprint"], told[2]["why"]) == ("tiny@staging", first.fingerprint, "release 7")
+    assert ["tiny/latest", None, first.fingerprint[:12]] in told[2]["moved"]
+
+
+def test_an_image_that_boots_and_does_not_become_healthy_stays(
+    site: Site, tiny_rootfs: Path, incus_tree: Callable[[str], Path]
+) -> None:
+    tree = incus_tree("incus-7").parent
+    (site.store / "trees").mkdir()
+    (site.store / "trees" / tree.name).symlink_to(tree)
+    command = ["sh", "-c", "echo the model is missing; exit 1"]
+    put_tiny(Store(site.store), tiny_rootfs, site.folder, 2, healthcheck={"command": command, "timeout": 1})
+    refused = site("tiny", "--to", "dev:", "--channel", "dev", "--gate", "healthcheck", code=4)
+    assert "did not come up healthy" in refused
+    assert "the model is missing" in refused
+    assert aliases(site.dev) == {}
+    (told,) = Cli(site.store).json("channel", "history", "tiny")["promotions"]
+    assert (told["outcome"], told["gates"], told["moved"]) == ("failed", ["healthcheck"], [])
 
 
 def test_hosts_that_do_not_see_each_other_say_so(site: Site) -> None:

@@ -60,6 +60,25 @@ def run(
         return subprocess.CompletedProcess(argv, code, _read(out), _read(err))
 
 
+_PROGRAM = """\
+#!{python} -IS
+import json, os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+socket.send_fds(connection, [b"\\0"], [0, 1, 2])
+connection.sendall(json.dumps([{module!r}, sys.argv[1:], dict(os.environ), os.getcwd()]).encode())
+connection.shutdown(socket.SHUT_WR)
+code = int(connection.makefile().read())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+def write_program(path: Path, module: str) -> None:
+    """Make `python -m module` a program at that path, for what starts it by itself; it lives as long as the tests."""
+    path.write_text(_PROGRAM.format(python=sys.executable, address=_server(), module=module))
+    path.chmod(0o755)
+
+
 def _read(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode()
@@ -123,6 +142,10 @@ def _command(connection: socket.socket) -> tuple[str, list[str]]:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # Those of the server know that they are files, which these need not be.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  until the command ends
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
+from anklume_images.cli.session import Session
+from anklume_images.console import Console
 from anklume_images.errors import InvalidFileError
-from anklume_images.specs.catalog import Catalog, UnknownImageError, builtin_specs
+from anklume_images.specs.catalog import Catalog, ReceivedError, UnknownImageError, builtin_specs
 from anklume_images.specs.model import request_of
+from anklume_images.store.images import Images
+from anklume_images.store.store import Store
+from tests.support.stored_images import put
 
 ROOT = """\
 name: {name}
@@ -76,6 +83,38 @@ def test_unknown_image_names_the_nearest(add, tmp_path):
     with pytest.raises(UnknownImageError) as caught:
         catalog.get("zzz")
     assert caught.value.hint == "there are: nginx"
+
+
+def test_an_image_of_the_store_that_no_spec_makes_was_received(add, tmp_path):
+    add("specs/nginx", ROOT)
+    catalog = Catalog.load([tmp_path / "specs"], stored=lambda: {"nginx", "app"})
+    assert catalog.get("nginx")
+    with pytest.raises(ReceivedError) as caught:
+        catalog.get("app")
+    assert "bundle import" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "specs", "checkout", "refused"),
+    [
+        ("bundle import", False, False, True),
+        ("pull", False, False, True),
+        ("bundle import", True, False, False),
+        ("bundle import", False, True, False),
+        ("build", False, False, False),
+        ("migration", False, False, False),
+    ],
+)
+def test_a_store_that_only_receives_has_no_specs(command, specs, checkout, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("anklume_images.specs.folders.checkout", lambda: tmp_path if checkout else None)
+    store = Store(tmp_path / "store")
+    session = Session((tmp_path,) if specs else (), store.home, None, Console())
+    session.want_specs()  # an empty store is one to build in
+    put(store, "app", channels=())
+    Images(store).set_channel("app", "amd64", "latest", "1.0-000000000001", command=command)
+    with pytest.raises(ReceivedError, match="all of its images were received") if refused else nullcontext():
+        session.want_specs()
 
 
 def test_unknown_base_stands_at_from(add, tmp_path):

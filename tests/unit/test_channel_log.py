@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.errors import StoreError
-from anklume_images.store.channel_log import Head, Move, Place
+from anklume_images.store.chain import Head
+from anklume_images.store.channel_log import Move, Place
 from anklume_images.store.gc import Wants, collect, reasons
 from anklume_images.store.generations import ROLLBACK, TAKEN_BACK, generations, versions
 from anklume_images.store.images import Images

@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,9 +18,11 @@ from anklume_images.evidence.scan import Scan
 from anklume_images.ship.between_incus import names_of
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
-from anklume_images.ship.ssh import host_of
+from anklume_images.ship.ssh import SshError, host_of, piped
 from anklume_images.store.images import Images, Package
 from anklume_images.store.models import ModelRecords
+from anklume_images.store.promotion_log import HEAD as PROMOTIONS
+from anklume_images.store.promotion_log import Promotion, PromotionLog
 from anklume_images.store.store import Store
 from anklume_images.store.verify import verify_store
 from anklume_images.trust.attest import add_attestation, attest, read_attestation
@@ -34,11 +34,13 @@ from anklume_images.trust.repository import Repository
 from anklume_images.trust.revoked import read_revocations, write_revocations
 from anklume_images.trust.roles import ONE, ROLES
 from tests.conftest import Cli
+from tests.support import preloaded
 from tests.support.killed import killed_at, started
 from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anklume_images.store.images import Image
 
@@ -231,6 +233,109 @@ def test_two_at_once_into_the_same_channel(dev: Store, prod: Store, tmp_path: Pa
     assert sorted(filter(None, moves[1:])) == [FIRST, THIRD]
 
 
+def promotions(cli: Cli) -> list[dict[str, Any]]:
+    """What the log of the store tells of the promotions of `box`."""
+    return list(cli.json("channel", "history", "box")["promotions"])
+
+
+def test_the_store_that_it_is_done_with_has_a_record_of_it_which_is_signed(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    cli, image = Cli(dev.home), Images(dev).resolve("box", "amd64")
+    cli("trust", "sign", env=keys)
+    ring = KeyRing(tmp_path / "second")
+    word = tmp_path / "word"
+    word.write_bytes(attest(image, ring.labelled("builder"), {}))
+    cli("--arch", "amd64", "attest", "box", "--add", str(word))
+    (pub,) = ring.folder.glob("*.pub")
+    put(dev, "later", FIRST)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--channel", "prod")
+    gate = ("--gate", "reproduced", "--builder", str(pub))
+    cli(*asked, "--dry-run", env=keys)
+    assert promotions(cli) == []
+    cli(*asked, *gate, "--why", "release 7", env=keys)
+    (one,) = promotions(cli)
+    assert (one["ref"], one["fingerprint"], one["why"]) == (image.ref, image.fingerprint, "release 7")
+    assert (one["source"], one["target"], one["channel"]) == (str(dev.home), str(prod.home), "prod")
+    assert (one["outcome"], one["moved"]) == ("done", [["box@prod", None, FIRST]])
+    assert one["gates"][0].startswith("reproduced: built with the same bytes by ")
+    assert all(one[key] for key in ("user", "host", "time"))
+    reader = Store(tmp_path / "reader")
+    reader.create()
+    origins = Origins(reader)
+    origins.accept(Place(str(dev.home)), Repository(dev.home, KeyRing(tmp_path / "keys")).identity, "me")
+    log = dev.home / "history/promotions.jsonl"
+    assert cli.json("channel", "history", "box")["signed"] == {"moves": 1, "promotions": 2}
+    origin = origins.contact(str(dev.home))
+    assert origin.document(PROMOTIONS) == (dev.home / PROMOTIONS).read_bytes()
+    assert [name for name, _, _ in origin.images()] == ["box"]  # what else is new is signed when somebody signs it
+
+    log.unlink()
+    (dev.home / PROMOTIONS).unlink()
+    with PromotionLog(dev).recorded(Promotion(image.ref, "amd64", None, "here", "there", "prod")):
+        pass  # one who has no key writes another log, whose chain is whole
+    forged = cli("channel", "history", "box", check=False)
+    assert (forged.returncode, "is not the log that was signed" in forged.stderr) == (1, True)
+    assert "is not the log that was signed" in cli(*asked, env=keys).stderr  # so that it is not signed by the way
+    assert cli("channel", "history", "box", check=False).returncode == 1
+
+
+def test_a_gate_that_is_not_passed_stops_it_and_is_told(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    cli = Cli(dev.home)
+    KeyRing(tmp_path / "second").make("builder")
+    (pub,) = (tmp_path / "second").glob("*.pub")
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--gate", "reproduced", "--builder", str(pub))
+    refused = cli(*asked, env=keys, check=False)
+    assert (refused.returncode, prod.home.exists()) == (4, False)
+    (one,) = promotions(cli)
+    assert (one["outcome"], one["gates"], one["moved"]) == ("failed", ["reproduced"], [])
+    assert "no builder that you named has attested" in one["problem"]
+    assert "failed: no builder" in cli("channel", "history", "box").stdout
+
+
+def test_a_record_that_was_changed_is_found_and_nothing_moves_before_it_is_mended(
+    dev: Store, prod: Store, keys: dict[str, str]
+) -> None:
+    cli = Cli(dev.home)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home))
+    cli(*asked, "--why", "release 7", env=keys)
+    log = dev.home / "history/promotions.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"release 7", b"release 8"))
+    told = cli("channel", "history", "box", "--json", check=False)
+    assert (told.returncode, {one["log"] for one in json.loads(told.stdout)["breaks"]}) == (1, {str(log)})
+    refused = cli(*asked, "--channel", "prod", env=keys, check=False)
+    assert (refused.returncode, channels(prod)) == (1, {"latest": FIRST})
+    assert "promotions.jsonl: line 2" in cli("verify", check=False).stdout
+    cli("verify", "--repair")
+    assert promotions(cli) == []
+    cli(*asked, "--channel", "prod", env=keys)
+    assert channels(prod) == {"latest": FIRST, "prod": FIRST}
+
+
+def test_a_record_is_killed_at_any_line(dev: Store) -> None:
+    """A promotion that was begun is told, whenever it ends; the next one is recorded all the same."""
+    log = PromotionLog(dev)
+    asked = Promotion(f"box@{FIRST}", "amd64", None, "here", "prod:", "prod", ("scan",))
+
+    def done() -> None:
+        with log.recorded(asked) as ended:
+            ended(replace(asked, moved=(("box/prod", None, FIRST),)))
+
+    line, killed, seen = 0, True, set()
+    while killed:
+        line += 11
+        killed = killed_at(line, done)
+        told, breaks = log.read()
+        assert not breaks
+        seen.add(told[-1].outcome if told else None)
+    done()
+    told, breaks = log.read()
+    assert (told[-1].outcome, told[-1].moved, breaks) == ("done", (("box/prod", None, FIRST),), ())
+    assert {"begun", "done"} <= seen
+
+
 def promoted(dev: Store, prod: Store, repository: Repository) -> None:
     """Into a signed store, as the command does it."""
     images, theirs = Images(dev), Images(prod)
@@ -376,18 +481,18 @@ SSH = """#!/bin/sh
 echo "$@" >> {log}
 while [ "$1" != -- ]; do shift; done
 shift 2
-PATH={bin}:$PATH ANKLUME_KEYS={keys} exec sh -c "$1"
+ANKLUME_KEYS={keys} exec sh -c "$1"
 """
 
 
-def test_a_store_on_another_host_takes_what_it_lacks_over_ssh(
+def test_a_store_on_another_host_takes_and_gives_what_is_lacking_over_ssh(
     dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     log, theirs = tmp_path / "log", tmp_path / "their-keys"
-    program = Path(sys.executable).with_name("anklume-images").parent
-    (folder / "ssh").write_text(SSH.format(log=log, bin=program, keys=theirs))
+    preloaded.write_program(folder / "anklume-images", "anklume_images")
+    (folder / "ssh").write_text(SSH.format(log=log, keys=theirs))
     (folder / "ssh").chmod(0o755)
     env = keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
     here, there = Cli(dev.home), Cli(prod.home)
@@ -401,16 +506,50 @@ def test_a_store_on_another_host_takes_what_it_lacks_over_ssh(
     assert log.read_text().startswith("-p 2022 -- me@far anklume-images --store")
     there("trust", "sign", env=dict(os.environ) | {"ANKLUME_KEYS": str(theirs)})
     put(dev, "box", SECOND)
-    did = here.json(*asked, env=env)
-    assert (did["sent"], did["moved"]) == (True, [["box@prod", FIRST, SECOND]])
-    assert there.json("trust", "show")["own"]["roles"][1]["version"] == 2
-    assert here.json(*asked, env=env)["moved"] == []
+    would = here.json(*asked, "--dry-run", env=env)
+    assert (would["sent"], would["moved"], channels(prod)) == (True, [["box@prod", FIRST, SECOND]], {"prod": FIRST})
+    assert here.json(*asked, env=env) == would | {"dry_run": False}
+    own = there.json("trust", "show")["own"]
+    assert own["roles"][1]["version"] == 2
+    would = here.json(*asked, "--dry-run", env=env)
+    assert (would["sent"], would["moved"]) == (False, [])
+    assert [one["target"] for one in promotions(here)] == [f"ssh://me@far:2022{prod.home}"] * 2
     record = put_model(dev, "box")  # as an image is called, too
-    assert here.json("promote", "box", "--model", *asked[4:6], env=env)["sent"] is True
+    model = ("promote", "box", "--model", *asked[4:6])
+    would = here.json(*model, "--dry-run", env=env)
+    assert (would["sent"], list(ModelRecords(prod))) == (True, [])
+    assert here.json(*model, env=env) == would | {"dry_run": False}
     assert list(ModelRecords(prod)) == [record]
+    assert here.json(*model, "--dry-run", env=env)["sent"] is False
+
+    site = Store(tmp_path / "site")
+    back = ("--arch", "amd64", "promote", "box@prod", "--from", f"ssh://far{prod.home}", "--to", str(site.home))
+    third = Cli(tmp_path / "third")
+    strange = third(*back, env=env, check=False)
+    assert (strange.returncode, own["fingerprint"] in strange.stderr) == (2, True)
+    assert third.json(*back, "--fingerprint", own["fingerprint"], env=env)["sent"]
+    assert channels(site) == {"prod": SECOND}
+    assert channels(Store(third.store)) == {}
+    assert Images(site).documents(Images(site).resolve("box@prod", "amd64"))
+    third("promote", "box", "--model", *back[4:], env=env)
+    assert list(ModelRecords(site)) == [record]
     (folder / "ssh").write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 255\n")
     refused = here(*asked, env=env, check=False)
     assert (refused.returncode, "no route to host" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "told"),
+    [
+        ("echo no such image >&2; exit 1", "cat; echo cut off >&2; exit 1", "no such image"),
+        ("yes; exit 141", "echo no space left >&2; exit 1", "no space left"),
+        ("exit 0", "cat; echo no space left >&2; exit 1", "no space left"),
+        ("echo no such image >&2; exit 1", "cat", "no such image"),
+    ],
+)
+def test_of_two_that_fail_the_one_is_told_that_failed_first(source: str, sink: str, told: str) -> None:
+    with pytest.raises(SshError, match=told):
+        piped(["sh", "-c", source], ["sh", "-c", sink])
 
 
 @pytest.mark.parametrize("url", ["ssh://", "ssh://host", "ssh://host/", "ssh://me:secret@host/x", "ssh://host:x/y"])

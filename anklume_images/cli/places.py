@@ -1,0 +1,107 @@
+"""Places that images and models are promoted between: how they are written, and how other stores are reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.cli.session import Session
+from anklume_images.cli.trust import warn_of_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anklume_images.store.store import Store
+    from anklume_images.trust.origin import Origin
+    from anklume_images.trust.revoked import Revocable
+
+__all__ = [
+    "contact",
+    "is_incus",
+    "is_over_ssh",
+    "other_store",
+    "received",
+    "refuse_revoked",
+    "sent_in_words",
+    "signing",
+    "to_other_host",
+    "want_signed",
+]
+
+
+def is_incus(place: str) -> bool:
+    """Whether a place is a remote of the incus client (`prod:`) rather than a store."""
+    return place.endswith(":") and "/" not in place
+
+
+def is_over_ssh(place: str) -> bool:
+    """Whether a place is a store on another host (`ssh://host/folder`)."""
+    return place.startswith("ssh:")
+
+
+def sent_in_words(*, dry_run: bool, sent: bool) -> str:
+    """Whether files went, or would go."""
+    return "was there" if not sent else "would be sent" if dry_run else "sent"
+
+
+def contact(session: Session, place: str) -> Origin:
+    """The store at a folder or an address, verified anew."""
+    from anklume_images.trust.origins import Origins
+
+    origin = Origins(session.store()).contact(place)
+    for warning in origin.warnings:
+        session.console.warn(warning)
+    return origin
+
+
+def refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
+    """RevokedError for what was revoked, here or by a store that is believed."""
+    from anklume_images.ship.pull import RevokedError
+    from anklume_images.trust.revoked import known_revocations
+
+    for entry in known_revocations(store.home):
+        if entry.concerns(what):
+            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version")
+
+
+def want_signed(session: Session, keys: Path | None) -> None:
+    """Refuse to send from a store that is not signed to another host, which would not believe it."""
+    if not session.repository(keys).exists:
+        raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
+
+
+def to_other_host(session: Session, name: str, target: str, keys: Path | None, *moves: str) -> dict[str, Any]:
+    """Send an image or a model by its name over ssh; `moves` are options of the import there."""
+    from anklume_images.ship.ssh import host_of, send
+
+    own = ["--store", str(session.store().home), "--arch", session.arch()]
+    return send(name, own, host_of(target), fingerprint=session.repository(keys).identity, moves=moves)
+
+
+def received(session: Session, name: str, source: str, fingerprint: str | None) -> dict[str, Any]:
+    """Have an image or a model of a store on another host in this one, by a bundle that is made there."""
+    from anklume_images.ship.ssh import host_of, identity_at, receive
+    from anklume_images.trust.origins import Origins
+
+    store, host = session.store(), host_of(source)
+    identity = identity_at(host)
+    if fingerprint is None and all(one.identity != identity for one in Origins(store)):
+        raise click.UsageError(
+            f"the store at {host} says that its fingerprint is {identity}: compare that with its owner's (trust show), "
+            "and say --fingerprint"
+        )
+    own = ["--store", str(store.home), "--arch", session.arch()]
+    return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
+
+
+def other_store(session: Session, folder: str) -> Session:
+    """The same options upon another store."""
+    return Session(session.specs, Path(folder).expanduser().absolute(), session.architecture, session.console)
+
+
+def signing(session: Session, other: Session, keys: Path | None) -> Callable[[], None] | None:
+    """What signs another store again; None where it is not signed."""
+    repository = other.repository(keys)
+    return (lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None

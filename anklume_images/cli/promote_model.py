@@ -1,0 +1,108 @@
+"""The command `promote --model`: a language model from store to store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anklume_images.cli.places import (
+    contact,
+    is_incus,
+    is_over_ssh,
+    other_store,
+    received,
+    refuse_revoked,
+    sent_in_words,
+    signing,
+    to_other_host,
+    want_signed,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anklume_images.cli.session import Session
+    from anklume_images.store.models import ModelRecord
+
+
+def promote_model(
+    session: Session,
+    name: str,
+    keys: Path | None,
+    *,
+    source: str | None,
+    target: str,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Bring a model to another store, from this one or by way of it."""
+    from anklume_images.models.library import record_of
+    from anklume_images.ship.pull import pull_model
+
+    if asked["channel"] or asked["why"] or asked["gates"]:
+        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
+    if is_incus(target) or (source and is_incus(source)):
+        raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
+    if is_over_ssh(target):
+        want_signed(session, keys)
+    store, library = session.store(), session.models()
+    if source and is_over_ssh(source):
+        _receive_model(session, name, source, asked["fingerprint"], dry_run=dry_run)
+    origin = contact(session, source) if source and not is_over_ssh(source) else None
+    record = origin.model(name) if origin else record_of(library.model(name))
+    refuse_revoked(record, record.name, store)
+    if origin:
+        library.check_new(record.name, record.sha256)
+    with store.lease() as lease:
+        lease.add(record.blobs())
+        if not dry_run and origin:
+            pull_model(origin, record, store, progress=session.console)
+        elif not dry_run:
+            library.record(name)
+        sent, replaced = _send_model(session, record, target, keys, dry_run=dry_run)
+    if as_json:
+        report = {"model": record.name, "sha256": record.sha256, "sent": sent, "replaced": replaced}
+        session.console.json(report | {"dry_run": dry_run})
+        return
+    other = ", in place of another of that name" if replaced else ""
+    session.console.result(f"{record.name} to {target}: {sent_in_words(dry_run=dry_run, sent=sent)}{other}")
+
+
+def _receive_model(session: Session, name: str, source: str, fingerprint: str | None, *, dry_run: bool) -> None:
+    """From a store on another host into this one, unless the name here is a spec's with another file."""
+    from anklume_images.ship.ssh import host_of, model_at
+
+    if dry_run:
+        raise click.UsageError("from a store over ssh a model has no --dry-run: its record comes with its files")
+    if sha256 := model_at(name, host_of(source)):
+        session.models().check_new(name, sha256)
+    received(session, f"{name}:latest", source, fingerprint)
+
+
+def _send_model(
+    session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool
+) -> tuple[bool, bool]:
+    """To another store; whether it was not there as it is, and whether another model had its name there."""
+    from anklume_images.ship.index import write_index
+    from anklume_images.ship.promote import model_into_store
+    from anklume_images.store.models import ModelRecords
+
+    if is_over_ssh(target):
+        if dry_run:
+            from anklume_images.ship.ssh import host_of, model_at
+
+            known = model_at(record.name, host_of(target))
+            return known != record.sha256, known not in (None, record.sha256)
+        name = f"{record.name}:latest"  # the same model, and never an image of that name
+        (state,) = (one["state"] for one in to_other_host(session, name, target, keys)["models"])
+        return state != "here", state == "changed"
+    other = other_store(session, target)
+    store = other.store()
+    before = ModelRecords(store).get(record.name)
+    sent = before != record or not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
+    if not dry_run:
+        model_into_store(record, session.store(), store, sign=signing(session, other, keys), progress=session.console)
+        write_index(store)
+    return sent, before not in (None, record)
