@@ -92,7 +92,12 @@ def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     return Streams(request.param, monkeypatch)
 
 
-@pytest.mark.parametrize("command", LAUNCH_COMMANDS)
+def test_the_schema(streams: Streams) -> None:
+    assert streams.run(launch_cli, "schema") == 0
+    assert json.loads(streams.out.getvalue().decode(streams.encoding))["title"] == "infra.yml"
+
+
+@pytest.mark.parametrize("command", [name for name in LAUNCH_COMMANDS if name != "schema"])
 def test_launching(command: str, streams: Streams, tmp_path: Path) -> None:
     infra = tmp_path / f"{NAME}.yml"
     words = ["--store", str(tmp_path / NAME), command, str(infra), *MACHINE.get(command, [])]
