@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     "--add",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
-    help="Keep the word of another builder.",
+    help="Keep another builder's attestation (a file).",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where to write; else standard output.",
+    help="File to write (default: standard output).",
 )
 @KEYS
 @click.pass_obj
 def attest(session: Session, ref: str, add: Path | None, output: Path | None, keys: Path | None) -> None:
     """Build an image again, and sign that the bytes were the same.
 
-    Its file is for another store, whose owner keeps it with --add and asks for it with promote --gate reproduced.
+    Give the file to the owner of another store, who keeps it with --add and requires it by `promote --gate reproduced`.
     """
     from anklume_images.trust.attest import add_attestation
 

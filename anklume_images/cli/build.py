@@ -20,8 +20,8 @@ __all__ = ["build", "enter", "everything", "fetch", "lock", "render"]
 @click.command()
 @NAMES
 @click.option("--all", "everything", is_flag=True, help="Every image, variants included.")
-@click.option("--check", is_flag=True, help="Build again in other surroundings and compare the bytes.")
-@click.option("--explain", is_flag=True, help="Say what would be built and which input changed; build nothing.")
+@click.option("--check", is_flag=True, help="Build again in another environment and compare the bytes.")
+@click.option("--explain", is_flag=True, help="Show what would be built and which input changed; build nothing.")
 @click.option("--jobs", type=click.IntRange(1), help="Builds at once.")
 @OFFLINE
 @REFRESH
@@ -118,12 +118,12 @@ def _report_build(console: Console, results: list[Result], checks: list[Any], *,
 
 @click.command()
 @NAMES
-@click.option("--missing", is_flag=True, help="Only what has no lock, or a stale one.")
+@click.option("--missing", is_flag=True, help="Only where there is no lock, or a stale one.")
 @EXPIRED
 @JSON
 @click.pass_obj
 def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
-    """Resolve inputs and write the locks beside the specs. Without names: of every image and tree."""
+    """Resolve inputs and write the locks beside the specs. Without names: for every image and tree."""
     _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
 
 
@@ -205,14 +205,14 @@ def _is_locked(pipeline: Pipeline, name: str) -> bool:
 
 @click.command()
 @NAMES
-@click.option("--rebuild", is_flag=True, help="Also what images that are in the store would be built again from.")
+@click.option("--rebuild", is_flag=True, help="Also fetch what is needed to rebuild images that are in the store.")
 @OFFLINE
 @REFRESH
 @EXPIRED
 @JSON
 @click.pass_obj
 def fetch(session: Session, /, names: tuple[str, ...], *, rebuild: bool, as_json: bool, **options: Any) -> None:
-    """Bring locked inputs into the store, bases' and the toolchain's too. Without names: of the default images."""
+    """Fetch locked inputs into the store, also those of bases and the toolchain. Without names: the default images'."""
     from anklume_images.console import human_size
 
     session.want_specs(names)
@@ -246,7 +246,7 @@ def render(session: Session, name: str) -> None:
 @click.argument("name", shell_complete=complete_images)
 @click.pass_obj
 def enter(session: Session, name: str) -> None:
-    """Open a shell in the sandbox of a failed build. It is as the image's last failure left it."""
+    """Open a shell in the sandbox of a failed build, as the last failure left it."""
     from anklume_images.builder.enter import enter as enter_sandbox
 
     sys.exit(enter_sandbox(session.pipeline(offline=True), name))

@@ -59,23 +59,25 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str | None
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[IMAGE|MODEL]...")
-@click.option("-o", "--output", required=True, help="The file to write, such as site.anklume; - for standard output.")
+@click.option("-o", "--output", required=True, help="File to write, such as site.anklume; - for standard output.")
 @click.option(
     "--infra",
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
-    help="All that this file needs (repeatable).",
+    help="Pack everything that this infra.yml needs (repeatable).",
 )
-@click.option("--with-tool", is_flag=True, help="Bring the tool itself along, and its private Incus.")
+@click.option("--with-tool", is_flag=True, help="Include this tool and its private Incus.")
 @click.option(
     "--for",
     "inventory",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="INVENTORY",
-    help="Leave out what a host has (bundle needs); - for standard input.",
+    help="Leave out what that host has (file of `bundle needs`; - for standard input).",
 )
-@click.option("--split", "size", callback=_size, metavar="SIZE", help="Write parts of this size at most, such as 4GiB.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be in it.")
+@click.option(
+    "--split", "size", callback=_size, metavar="SIZE", help="Split into parts of at most this size, such as 4GiB."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be in it; write nothing.")
 @KEYS
 @JSON
 @click.pass_obj
@@ -92,9 +94,9 @@ def create(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Write images, models and what vouches for them into one file.
+    """Write images, models and their signatures into one file.
 
-    The store is signed first, as `trust sign` does it.
+    The store is signed first, as by `trust sign`.
     """
     from anklume_images.bundle.gather import gather
     from anklume_images.bundle.needs import read_inventory
@@ -248,10 +250,10 @@ def _described(gathered: Gathered) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("-o", "--output", help="The file to write; else standard output.")
+@click.option("-o", "--output", help="File to write (default: standard output).")
 @click.pass_obj
 def needs(session: Session, output: str | None) -> None:
-    """Write down what this host has, in a small file; a bundle made --for it leaves that out."""
+    """Write a small file that lists what this host has; `bundle create --for` it leaves that out."""
     from anklume_images.bundle.needs import take_inventory
     from anklume_images.files import write_atomic
 

@@ -65,7 +65,7 @@ def summary(document: dict[str, Any]) -> str:
 @JSON
 @click.pass_obj
 def inspect(session: Session, bundle: str, *, as_json: bool) -> None:
-    """Say what a bundle brings, by its index alone; `verify` checks it."""
+    """Show what is in a bundle, from its index only; `verify` checks it."""
     from anklume_images.bundle.parts import Source
     from anklume_images.bundle.reader import BundleReader
 
@@ -94,7 +94,7 @@ def _opened(bundle: str, folder: Path) -> Iterator[Opened]:
 @JSON
 @click.pass_obj
 def verify(session: Session, bundle: str, *, as_json: bool) -> None:
-    """Read a bundle and check all of it: every part, every byte, every signature. Nothing is kept.
+    """Check a whole bundle: every part, byte and signature. Nothing is imported.
 
     Exit code 1 when something is wrong.
     """
@@ -156,11 +156,13 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 
 @click.command(name="import")
 @_FILE
-@click.option("--fingerprint", help="What the sender says its store's is; without it you are asked the first time.")
-@click.option("--channel", help="Move this channel, in place of those that the bundle has.")
+@click.option(
+    "--fingerprint", help="The fingerprint that the sender tells you; you are asked the first time without it."
+)
+@click.option("--channel", help="Move this channel instead of those in the bundle.")
 @click.option("--no-channel", "still", is_flag=True, help="Move no channel.")
 @click.option("--why", default="", help="The reason, for the record.")
-@click.option("--dry-run", is_flag=True, help="Only check the signatures, and say what it would bring.")
+@click.option("--dry-run", is_flag=True, help="Check the signatures and show what it would bring; change nothing.")
 @JSON
 @click.pass_obj
 def import_(
@@ -174,9 +176,9 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take a bundle into the store: a file, one of its parts, or - for standard input.
+    """Import a bundle into the store: a file, one of its parts, or - for standard input.
 
-    Signatures are checked before anything else, and nothing appears before all of it was. Run it again after any end.
+    Signatures are checked first, and nothing is visible before all is verified. If it was interrupted, run it again.
     """
     from anklume_images.bundle.checked import check
     from anklume_images.bundle.receive import Moves, receive

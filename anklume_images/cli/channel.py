@@ -55,13 +55,13 @@ def _complete_channels(context: click.Context, _parameter: click.Parameter, inco
 
 _NAME = click.argument("name", shell_complete=_complete_names)
 _CHANNEL = click.argument("channel_name", metavar="CHANNEL", shell_complete=_complete_channels)
-_WHY = click.option("--why", default="", metavar="TEXT", help="What the log is to say about it.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+_WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the log.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 
 
 @click.group(cls=CommandTable, table=_TABLE)
 def channel() -> None:
-    """List and move channels, see who moved them, go back."""
+    """List and move channels, see their history, go back."""
 
 
 @click.command(name="list")
@@ -69,7 +69,7 @@ def channel() -> None:
 @JSON
 @click.pass_obj
 def list_(session: Session, name: str | None, *, as_json: bool) -> None:
-    """List channels: what each names, since when, by whom."""
+    """List channels: which version each points to, since when, and who moved it."""
     from anklume_images.console import table
 
     images = session.images()
@@ -111,7 +111,7 @@ def _summary(place: Place) -> dict[str, Any]:
 def set_(session: Session, ref: str, channel_name: str, why: str, *, dry_run: bool, as_json: bool) -> None:
     """Point a channel at an image.
 
-    The channel is made where there is none yet. The move is logged.
+    The channel is created if it does not exist. The move is logged.
     """
     images = session.images()
     images.settle()
@@ -128,7 +128,7 @@ def set_(session: Session, ref: str, channel_name: str, why: str, *, dry_run: bo
 @click.command()
 @_NAME
 @_CHANNEL
-@click.option("--to", metavar="VERSION", help="An earlier version of the channel, in place of the one before.")
+@click.option("--to", metavar="VERSION", help="Go back to this earlier version (default: the previous one).")
 @_WHY
 @_DRY_RUN
 @JSON
@@ -136,9 +136,9 @@ def set_(session: Session, ref: str, channel_name: str, why: str, *, dry_run: bo
 def rollback(
     session: Session, name: str, channel_name: str, to: str | None, why: str, *, dry_run: bool, as_json: bool
 ) -> None:
-    """Point a channel at the version that it named before.
+    """Point a channel at its previous version.
 
-    Refused where the files of that version are gone.
+    Refused if the files of that version are gone.
     """
     from anklume_images.store.channels import present_version, version_before
     from anklume_images.store.generations import ROLLBACK
@@ -162,7 +162,7 @@ def rollback(
 def rm(session: Session, name: str, channel_name: str, why: str, *, dry_run: bool, as_json: bool) -> None:
     """Remove a channel.
 
-    What only it kept goes with the next gc.
+    The next gc removes what only this channel kept.
     """
     from anklume_images.store.channels import present_version
 
@@ -198,9 +198,9 @@ def _tell(
 @JSON
 @click.pass_obj
 def history(session: Session, name: str, channel_name: str | None, *, as_json: bool) -> None:
-    """List the moves of an image's channels here, its promotions from here, and where a log is broken.
+    """List the moves of an image's channels and its promotions, and check both logs.
 
-    Exit code 1 where one is.
+    Exit code 1 if one is damaged.
     """
     from anklume_images.console import table
     from anklume_images.store.promotion_log import PromotionLog

@@ -23,15 +23,15 @@ _NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=c
     default=50,
     show_default=True,
     metavar="PERCENT",
-    help="Keep deltas of at most so much of the whole file.",
+    help="Keep only deltas up to this share of the whole file.",
 )
 @OFFLINE
 @JSON
 @click.pass_obj
 def deltas(session: Session, names: tuple[str, ...], *, most: int, offline: bool, as_json: bool) -> None:
-    """Make deltas from the versions before to those that channels name.
+    """Make deltas from previous versions to those that channels point to.
 
-    Hosts that have the version before fetch the delta in place of the image. Without names: of every image.
+    Hosts that have the previous version fetch the delta instead of the image. Without names: for every image.
     """
     from anklume_images.console import human_size
     from anklume_images.errors import StoreError

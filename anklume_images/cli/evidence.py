@@ -41,7 +41,7 @@ def sbom(session: Session, ref: str) -> None:
 @REF
 @click.pass_obj
 def provenance(session: Session, ref: str) -> None:
-    """Print how an image came about (SLSA provenance, JSON)."""
+    """Print how an image was built (SLSA provenance, JSON)."""
     from anklume_images.evidence.documents import provenance as provenance_of
 
     images = session.images()
@@ -55,9 +55,9 @@ def provenance(session: Session, ref: str) -> None:
 @JSON
 @click.pass_obj
 def diff(session: Session, before: str, after: str, *, files: bool, as_json: bool) -> None:
-    """Say how two images differ: packages, files and settings.
+    """Show how two images differ: packages, files and settings.
 
-    The exit code is 3 when they do.
+    Exit code 3 if they differ.
     """
     from dataclasses import asdict
 
@@ -131,9 +131,9 @@ def _short(value: Any, longest: int = 60) -> str:
 @JSON
 @click.pass_obj
 def why(session: Session, ref: str, package: str, *, as_json: bool) -> None:
-    """Say why a package is in an image.
+    """Show why a package is in an image.
 
-    It shows the way to it from what the specs ask for.
+    It shows the chain of dependencies from what the specs ask for.
     """
     from anklume_images.evidence.contents import contents_of
     from anklume_images.evidence.documents import lineage
@@ -167,7 +167,7 @@ def why(session: Session, ref: str, package: str, *, as_json: bool) -> None:
 def sources(session: Session, ref: str, *, as_json: bool) -> None:
     """List the source packages of an image.
 
-    Many licences oblige whoever passes on an image to offer them.
+    Many licences require you to offer these when you pass on an image.
     """
     from dataclasses import asdict
 
@@ -197,14 +197,16 @@ def sources(session: Session, ref: str, *, as_json: bool) -> None:
     type=click.Path(path_type=Path, exists=True),
     help="A database: Debian's security tracker as JSON, or OSV as JSON, a folder or a zip (repeatable).",
 )
-@click.option("--severity", type=click.Choice(SEVERITIES), default="low", help="The least that counts (default: low).")
-@click.option("--fixed", is_flag=True, help="Count only what a newer version fixes.")
+@click.option(
+    "--severity", type=click.Choice(SEVERITIES), default="low", help="Lowest severity that counts (default: low)."
+)
+@click.option("--fixed", is_flag=True, help="Count only what has a fix.")
 @JSON
 @click.pass_obj
 def scan(session: Session, ref: str, databases: tuple[Path, ...], severity: str, *, fixed: bool, as_json: bool) -> None:
-    """Look for known vulnerabilities in a database that you have. Nothing is fetched.
+    """Look up known vulnerabilities of an image in a database that you provide. Nothing is fetched.
 
-    The exit code is 3 when something that counts is found.
+    Exit code 3 if something that counts is found.
     """
     from dataclasses import asdict
 

@@ -33,13 +33,13 @@ class _Size(click.ParamType[int]):
 
 @click.command()
 @click.option(
-    "--why", metavar="REF|SHA", shell_complete=complete_refs, help="Say what keeps an image, a blob or a tree."
+    "--why", metavar="REF|SHA", shell_complete=complete_refs, help="Show what keeps an image, a blob or a tree."
 )
-@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Versions that each channel keeps.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Versions to keep for each channel.")
 @click.option(
-    "--max-size", "budget", type=_Size(), metavar="SIZE", help="Remove the oldest only, until the store fits."
+    "--max-size", "budget", type=_Size(), metavar="SIZE", help="Remove only the oldest, until the store fits."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @JSON
 @click.pass_obj
 def gc(

@@ -62,7 +62,7 @@ _TABLE = {
     "--store",
     "home",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
+    help="Store folder (default: $ANKLUME_STORE, or the usual one).",
 )
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="Target architecture (default: this host's).")
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")

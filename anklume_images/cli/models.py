@@ -108,10 +108,10 @@ def show(session: Session, name: str, *, as_json: bool) -> None:
 
 @click.command()
 @_NAMES
-@click.option("--name", help="What it is called in the store (default: as the registry or the file's name has it).")
-@click.option("--sha256", default="", help="What the file's sha256 has to be.")
-@click.option("--license", "licence", default="", help="Its licence (default: as the registry or the file says).")
-@click.option("--insecure", is_flag=True, help="Ask a registry, or an address without --sha256, over plain http.")
+@click.option("--name", help="Name in the store (default: from the registry or the file's name).")
+@click.option("--sha256", default="", help="Expected sha256 of the file.")
+@click.option("--license", "licence", default="", help="Licence (default: what the registry or the file says).")
+@click.option("--insecure", is_flag=True, help="Allow plain http, for a registry or for an address without --sha256.")
 @OFFLINE
 @JSON
 @click.pass_obj
@@ -126,10 +126,10 @@ def pull(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Have models in the store: of a spec, a registry, Hugging Face, or an address.
+    """Fetch models into the store: from a spec, a registry, Hugging Face, or an address.
 
-    NAME is that of a model with a spec, MODEL:TAG of Ollama's registry or HOST/NAMESPACE/MODEL:TAG of another one,
-    hf.co/ORG/REPO/FILE.gguf, or https://…/FILE.gguf. Every byte is compared with what was promised.
+    NAME is a model with a spec, MODEL:TAG of Ollama's registry, HOST/NAMESPACE/MODEL:TAG of another registry,
+    hf.co/ORG/REPO/FILE.gguf, or https://…/FILE.gguf. Every file is checked by its hash.
     """
     from anklume_images.inputs.redaction import redact
     from anklume_images.models.addresses import AddressError, WebFile, address_of
@@ -178,15 +178,15 @@ def _arrived(session: Session, record: ModelRecord) -> None:
 
 @click.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="What it is called from now on: smollm2, or with a tag, smollm2:135m.")
-@click.option("--license", "licence", default="", help="Its licence (default: as the file says).")
-@click.option("--source", default="", help="Where it comes from (default: as the file says).")
+@click.option("--name", required=True, help="Name in the store: smollm2, or with a tag, smollm2:135m.")
+@click.option("--license", "licence", default="", help="Licence (default: what the file says).")
+@click.option("--source", default="", help="Source (default: what the file says).")
 @JSON
 @click.pass_obj
 def import_(session: Session, file: Path, *, name: str, licence: str, source: str, as_json: bool) -> None:
-    """Have a GGUF file in the store.
+    """Copy a GGUF file into the store.
 
-    The file is copied, and may go afterwards.
+    You can delete the file afterwards.
     """
     from anklume_images.models.importing import import_file
 
@@ -207,7 +207,7 @@ def import_(session: Session, file: Path, *, name: str, licence: str, source: st
 def rm(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
     """Remove models from the store.
 
-    Copies of them in volumes stay.
+    Copies in volumes stay.
     """
     from anklume_images.console import human_size
     from anklume_images.ship.index import write_index
@@ -226,7 +226,7 @@ def rm(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
 @JSON
 @click.pass_obj
 def lock(session: Session, names: tuple[str, ...], *, as_json: bool) -> None:
-    """Ask the index anew, and write the locks beside the specs."""
+    """Resolve models again and write the locks beside the specs."""
     library = session.models()
     found = [{"name": name, "changed": library.lock(name)} for name in names]
     if as_json:

@@ -71,22 +71,24 @@ class _Way:
     "--from",
     "source",
     metavar="A",
-    help="A store (folder, https address, ssh://HOST/FOLDER) or an Incus (REMOTE:); else this store.",
+    help="A store (folder, https address, ssh://HOST/FOLDER) or an Incus (REMOTE:); default: this store.",
 )
 @click.option(
     "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
 )
 @click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
-@click.option("--channel", help="The channel to move there; else the one that REF names, or latest.")
+@click.option("--channel", help="Channel to move there (default: the one that REF names, or latest).")
 @click.option("--why", default="", help="The reason, for the record.")
-@click.option("--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Must be passed first (repeatable).")
+@click.option(
+    "--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Check that must pass first (repeatable)."
+)
 @click.option(
     "--builder",
     "builders",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE.pub",
-    help="A builder whose word counts for --gate reproduced (repeatable).",
+    help="Builder that is trusted for --gate reproduced (repeatable).",
 )
 @click.option(
     "--db",
@@ -94,25 +96,25 @@ class _Way:
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
     metavar="FILE",
-    help="A database of vulnerabilities for --gate scan (repeatable).",
+    help="Vulnerability database for --gate scan (repeatable).",
 )
 @click.option(
     "--severity",
     type=click.Choice(SEVERITIES),
     default="medium",
-    help="The least that counts for --gate scan (medium).",
+    help="Lowest severity that counts for --gate scan (default: medium).",
 )
 @click.option("--fingerprint", help="What the source's store is known by, the first time that it is read over ssh.")
-@click.option("--dry-run", is_flag=True, help="Pass the gates and say what would move.")
+@click.option("--dry-run", is_flag=True, help="Check the gates and show what would move.")
 @KEYS
 @JSON
 @click.pass_obj
 def promote(
     session: Session, /, ref: str, *, keys: Path | None, of_model: bool, dry_run: bool, as_json: bool, **asked: Any
 ) -> None:
-    """Bring an image or a model to the next place, and move the image's channel there, last.
+    """Copy an image or a model to another store or Incus, and then move the image's channel there.
 
-    Only what is missing is sent. From Incus to Incus the target fetches it itself.
+    Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
     if of_model:
         from anklume_images.cli.promote_model import promote_model

@@ -16,7 +16,7 @@ from anklume_images.cli.session import JSON, REF, Session
 @JSON
 @click.pass_obj
 def publish(session: Session, ref: str, remote: str | None, project: str | None, *, as_json: bool) -> None:
-    """Import an image into Incus, with its aliases and properties. What is there is left."""
+    """Import an image into Incus, with its aliases and properties, unless it is there already."""
     report = _publish(session, ref, remote, project)
     if as_json:
         session.console.json(report)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("refs", nargs=-1, metavar="[REF]...")
 @click.option(
-    "--from", "place", metavar="PLACE", help="The store: a folder or an https address. Else the only one accepted."
+    "--from",
+    "place",
+    metavar="PLACE",
+    help="The other store: a folder or an https address (default: the only accepted one).",
 )
-@click.option("--model", "of_models", is_flag=True, help="The names are those of language models.")
-@click.option("--channel", help="Point this channel at them, in place of the one that they are asked by.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
+@click.option("--model", "of_models", is_flag=True, help="The names are of language models.")
+@click.option("--channel", help="Move this channel to them instead of the one they are named by.")
+@click.option("--dry-run", is_flag=True, help="Show what would be fetched; fetch nothing.")
 @JSON
 @click.pass_obj
 def pull(
@@ -36,9 +39,9 @@ def pull(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Have images or models of another store, which you accepted before (trust accept).
+    """Fetch images or models from another store, which you accepted before (trust accept).
 
-    Without a REF, the newest of all images that are here already and there too.
+    Without REF: the newest versions of all images that both stores have.
     """
     from anklume_images.trust.origins import Origins
 

@@ -22,9 +22,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
-@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for other hosts.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8444, show_default=True, help="0 takes a free one.")
-@click.option("--certificate", type=_FILE, help="A certificate of your own (PEM), in place of one that is made.")
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets other hosts in."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8444, show_default=True, help="Port; 0 picks a free one."
+)
+@click.option("--certificate", type=_FILE, help="Your own certificate (PEM), instead of a generated one.")
 @click.option("--key", type=_FILE, help="Its private key (PEM).")
 @click.option("--log", is_flag=True, help="Print a line for each request.")
 @JSON
@@ -42,7 +46,7 @@ def serve(
 ) -> None:
     """Serve the store over HTTPS, read-only.
 
-    Stock incus launches from it, and browsers show a page. Ctrl-C ends it.
+    A stock incus can launch from it, and browsers show a page. Ctrl-C ends it.
     """
     import sys
 

@@ -208,7 +208,7 @@ NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=co
 REF = click.argument("ref", shell_complete=complete_refs)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 REFRESH = click.option(
-    "--refresh-missing", is_flag=True, help="Lock anew, in the store only, what no mirror has any more."
+    "--refresh-missing", is_flag=True, help="Resolve again, in the store only, what no mirror has any more."
 )
-EXPIRED = click.option("--allow-expired", is_flag=True, help="Accept archive indexes whose validity is past.")
-OFFLINE = click.option("--offline", is_flag=True, help="Touch no network.")
+EXPIRED = click.option("--allow-expired", is_flag=True, help="Accept expired archive indexes.")
+OFFLINE = click.option("--offline", is_flag=True, help="Do not use the network.")

@@ -26,7 +26,7 @@ _TABLE = {
 KEYS = click.option(
     "--keys",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder of private keys, in place of $ANKLUME_KEYS or the usual one.",
+    help="Folder of private keys (default: $ANKLUME_KEYS, or the usual one).",
 )
 _ROLE = click.argument("role", type=click.Choice(ROLES))
 _PLACE = click.argument("place", metavar="PLACE")
@@ -35,7 +35,7 @@ _KNOWN = click.argument("place", metavar="PLACE|FINGERPRINT")
 
 @click.group(cls=CommandTable, table=_TABLE)
 def trust() -> None:
-    """Sign what the store holds, and say which other stores you believe."""
+    """Sign the store, and choose which other stores you trust."""
 
 
 @click.command()
@@ -45,13 +45,13 @@ def trust() -> None:
     "public",
     multiple=True,
     metavar="ROLE=FILE.pub",
-    help="The public key of somebody else, or of a key that is kept elsewhere (repeatable).",
+    help="Public key of another person, or of a key kept elsewhere (repeatable).",
 )
 @click.option("--passphrase", is_flag=True, help="Ask for a passphrase to encrypt the new keys with.")
 @KEYS
 @click.pass_obj
 def init(session: Session, public: tuple[str, ...], keys: Path | None, *, strict: bool, passphrase: bool) -> None:
-    """Begin to sign the store: make the keys that are missing, and sign what it holds."""
+    """Start signing the store: make missing keys, and sign what it holds."""
     from anklume_images.trust.roles import ONE, STRICT
 
     word = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
@@ -90,13 +90,13 @@ def begin(session: Session, repository: Repository, policy: Any, public: tuple[s
 
 
 @click.command()
-@click.option("--renew", is_flag=True, help="Sign again what has not changed, so that it counts for longer.")
+@click.option("--renew", is_flag=True, help="Sign unchanged metadata again, so that it expires later.")
 @KEYS
 @click.pass_obj
 def sign(session: Session, keys: Path | None, *, renew: bool) -> None:
-    """Sign what the store holds now; at the first time, make the keys.
+    """Sign what the store holds now. The first time, keys are made.
 
-    What waits for signatures gets those of the keys that are here.
+    Metadata that waits for more signatures gets those of the keys on this host.
     """
     from anklume_images.trust.roles import ONE
 
@@ -132,7 +132,7 @@ def warn_of_wanted(session: Session, outcome: Outcome) -> None:
 @KEYS
 @click.pass_obj
 def show(session: Session, keys: Path | None, *, as_json: bool) -> None:
-    """Show the store's fingerprint, its keys, how long signatures count, and which other stores are believed."""
+    """Show the store's fingerprint, keys and expiry dates, and which other stores are trusted."""
     from dataclasses import asdict
 
     from anklume_images.trust.origins import Origins
@@ -186,7 +186,7 @@ def _own(repository: Repository) -> dict[str, Any]:
 @KEYS
 @click.pass_obj
 def new_key(session: Session, label: str, keys: Path | None, *, passphrase: bool) -> None:
-    """Make a key for somebody else's store, and print the file of its public part."""
+    """Make a key for somebody else's store, and print the file with its public part."""
     import re
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", label):
@@ -201,11 +201,11 @@ def new_key(session: Session, label: str, keys: Path | None, *, passphrase: bool
 @click.command(name="add-key")
 @_ROLE
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE.pub")
-@click.option("--threshold", type=click.IntRange(1, 64), help="How many keys of the role have to sign from now on.")
+@click.option("--threshold", type=click.IntRange(1, 64), help="How many keys of the role must sign from now on.")
 @KEYS
 @click.pass_obj
 def add_key(session: Session, role: str, file: Path, threshold: int | None, keys: Path | None) -> None:
-    """Let one more key sign for a role. It takes the root's keys."""
+    """Let another key sign for a role. Needs the root keys."""
     from anklume_images.trust.keys import read_public_key
 
     repository, key = session.repository(keys), read_public_key(file)
@@ -219,15 +219,15 @@ def add_key(session: Session, role: str, file: Path, threshold: int | None, keys
 
 @click.command()
 @_ROLE
-@click.option("--remove", metavar="ID", help="The key that goes, by the start of its ID; else all of the role.")
-@click.option("--no-new", is_flag=True, help="Make no new key in its place.")
-@click.option("--threshold", type=click.IntRange(1, 64), help="How many keys of the role have to sign from now on.")
+@click.option("--remove", metavar="ID", help="Key to remove, by the start of its ID (default: all keys of the role).")
+@click.option("--no-new", is_flag=True, help="Do not make a new key in its place.")
+@click.option("--threshold", type=click.IntRange(1, 64), help="How many keys of the role must sign from now on.")
 @KEYS
 @click.pass_obj
 def rotate(
     session: Session, role: str, remove: str | None, threshold: int | None, keys: Path | None, *, no_new: bool
 ) -> None:
-    """Replace keys of a role, as after a theft or a leave. It takes the root's keys, the old ones too."""
+    """Replace keys of a role, after a theft or when somebody leaves. Needs the root keys, also the old ones."""
     repository = session.repository(keys)
     held = repository.root().signed.roles[role].keyids
     leaving = [keyid for keyid in held if remove is None or keyid.startswith(remove)]
@@ -254,12 +254,14 @@ def _set_threshold(root: Any, role: str, threshold: int) -> None:
 
 @click.command()
 @_PLACE
-@click.option("--fingerprint", help="What its owner says it is (trust show there); without it you are asked.")
+@click.option(
+    "--fingerprint", help="The fingerprint that its owner tells you (trust show there); you are asked without it."
+)
 @click.pass_obj
 def accept(session: Session, place: str, fingerprint: str | None) -> None:
-    """Believe another store, a folder or an https address, from now on.
+    """Trust another store, a folder or an https address, from now on.
 
-    The certificate of its server is kept, where this host trusts no authority of it.
+    If no authority on this host vouches for its server's certificate, the certificate is kept.
     """
     from anklume_images.trust.origins import Origins
     from anklume_images.trust.repository import identity_of
@@ -307,7 +309,7 @@ def _reached(where: str, origins: Origins, folder: Path) -> tuple[Place, bytes |
 @_KNOWN
 @click.pass_obj
 def forget(session: Session, place: str) -> None:
-    """Believe another store no more. What it has revoked stays revoked."""
+    """Stop trusting another store. What it has revoked stays revoked."""
     from anklume_images.trust.origins import Origins
 
     origins = Origins(session.store())
@@ -317,13 +319,13 @@ def forget(session: Session, place: str) -> None:
 
 @click.command(name="allow-expired")
 @_KNOWN
-@click.option("--until", required=True, metavar="YYYY-MM-DD", help="The last day on which it counts.")
-@click.option("--why", required=True, help="The reason, which is kept and shown.")
+@click.option("--until", required=True, metavar="YYYY-MM-DD", help="The last day on which it is accepted.")
+@click.option("--why", required=True, help="The reason; it is kept and shown.")
 @click.pass_obj
 def allow_expired(session: Session, place: str, until: str, why: str) -> None:
-    """Accept the expired metadata of a store for a while, as on a host that sees it rarely.
+    """Accept a store's expired metadata for a while, for a host that is rarely in contact with it.
 
-    Each use is told, with your name and reason.
+    Each use is reported, with your name and reason.
     """
     from anklume_images.trust.origins import Origins
 
@@ -341,12 +343,12 @@ def allow_expired(session: Session, place: str, until: str, why: str) -> None:
 @click.command()
 @REF
 @click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
-@click.option("--why", help="The reason, which everybody sees who uses it.")
-@click.option("--undo", is_flag=True, help="Take a revocation back.")
+@click.option("--why", help="The reason; everybody who uses it sees it.")
+@click.option("--undo", is_flag=True, help="Take the revocation back.")
 @KEYS
 @click.pass_obj
 def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of_model: bool, undo: bool) -> None:
-    """Say that an image or a model is not to be used any more, and sign that; others heed it at their next contact."""
+    """Revoke an image or a model, signed. Other hosts follow at their next contact."""
     from anklume_images.ship.index import write_index
     from anklume_images.trust.clock import now
     from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations

@@ -21,14 +21,14 @@ __all__ = ["outdated", "update"]
 
 @click.command()
 @NAMES
-@click.option("--write", is_flag=True, help="Write the locks that differ beside the specs.")
+@click.option("--write", is_flag=True, help="Write the changed locks beside the specs.")
 @EXPIRED
 @JSON
 @click.pass_obj
 def update(session: Session, /, names: tuple[str, ...], *, write: bool, allow_expired: bool, as_json: bool) -> None:
-    """Show which newer inputs there are, and write the locks if you say so. Without names: of every image and tree.
+    """Show newer inputs, and write the locks if you say so. Without names: for every image and tree.
 
-    The exit code is 3 when there are some that were not written.
+    Exit code 3 if there are newer inputs that were not written.
     """
     from anklume_images.architectures import ARCHITECTURES
 
@@ -61,9 +61,9 @@ def update(session: Session, /, names: tuple[str, ...], *, write: bool, allow_ex
 @JSON
 @click.pass_obj
 def outdated(session: Session, /, names: tuple[str, ...], *, allow_expired: bool, as_json: bool) -> None:
-    """List locked inputs of which there are newer ones. Without names: of every image and tree.
+    """List locked inputs that have newer versions. Without names: for every image and tree.
 
-    For this machine's architecture, or that of --arch. The exit code is 3 when there are some.
+    For this host's architecture, or --arch. Exit code 3 if there are any.
     """
     from anklume_images.console import table
 

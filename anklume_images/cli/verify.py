@@ -40,14 +40,16 @@ class _SampleType(click.ParamType[Any]):
 
 @click.command()
 @click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_refs)
-@click.option("--sample", type=_SampleType(), metavar="N%|COUNT", help="Read only some of the blobs, chosen at random.")
-@click.option("--repair", is_flag=True, help="Put right what can be; remove what is to be fetched or built again.")
+@click.option("--sample", type=_SampleType(), metavar="N%|COUNT", help="Read only some of the blobs, picked at random.")
+@click.option(
+    "--repair", is_flag=True, help="Repair what can be repaired; remove what has to be fetched or built again."
+)
 @click.option(
     "--from",
     "origins",
     multiple=True,
     metavar=f"STORE|{_MIRRORS}",
-    help="Where --repair has files from: a folder, an https address (repeatable).",
+    help="Where --repair gets files from: a folder or an https address (repeatable).",
 )
 @JSON
 @click.pass_obj
@@ -60,9 +62,9 @@ def verify(
     repair: bool,
     as_json: bool,
 ) -> None:
-    """Compare every byte of images with its hash.
+    """Check the files of images against their hashes.
 
-    Without a name, of the whole store: documents, channels, their log, locks and trees too.
+    Without a name: the whole store, also documents, channels, logs, locks and trees.
     """
     from anklume_images.store.verify import verify_store
 

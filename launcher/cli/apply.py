@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "destroy", "plan"]
 
-_ADOPT = click.option("--adopt", is_flag=True, help="Take over things of the same names that were made by hand.")
-_PRUNE = click.option("--prune", is_flag=True, help="Remove what is no longer in the file; volumes stay.")
+_ADOPT = click.option("--adopt", is_flag=True, help="Take over objects of the same names that were made by hand.")
+_PRUNE = click.option("--prune", is_flag=True, help="Remove what is no longer in the file (volumes stay).")
 _FORCE = click.option(
     "--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`)."
 )
-_REPLACE = click.option("--replace", is_flag=True, help="Make machines anew whose image has a newer version.")
+_REPLACE = click.option(
+    "--replace", is_flag=True, help="Recreate machines whose image has a newer version (volumes stay)."
+)
 
 
 class RefusedToAskError(AnklumeError):
@@ -42,7 +44,7 @@ class RefusedToAskError(AnklumeError):
 
 @click.command(name="apply")
 @INFRA
-@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, as `plan` does.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, like `plan`.")
 @YES
 @ONLY
 @TAGS
@@ -51,7 +53,7 @@ class RefusedToAskError(AnklumeError):
 @_PRUNE
 @_FORCE
 @click.option("--no-wait", is_flag=True, help="Do not wait for healthchecks.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for each healthcheck.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait for each healthcheck.")
 @REMOTE
 @YOLO
 @JSON
@@ -59,7 +61,7 @@ class RefusedToAskError(AnklumeError):
 def apply(
     session: Session, /, infra: Path, *, only_plan: bool, as_json: bool, yolo: bool, remote: str | None, **options: Any
 ) -> None:
-    """Bring the machines of an infra.yml to life, or up to date. A second run changes nothing."""
+    """Create and update the machines of an infra.yml. A second run changes nothing."""
     file = session.infra(infra, yolo=yolo)
     if only_plan:
         _show_plan(session, file, remote, options, as_json=as_json)
@@ -85,7 +87,7 @@ def apply(
 @JSON
 @click.pass_obj
 def plan(session: Session, /, infra: Path, *, as_json: bool, yolo: bool, remote: str | None, **options: Any) -> None:
-    """Say what apply would change; change nothing. Exit code 3 when there is something to change."""
+    """Show what apply would change; change nothing. Exit code 3 if there is something to change."""
     _show_plan(session, session.infra(infra, yolo=yolo), remote, options, as_json=as_json)
 
 
@@ -94,8 +96,8 @@ def plan(session: Session, /, infra: Path, *, as_json: bool, yolo: bool, remote:
 @ONLY
 @TAGS
 @_FORCE
-@click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume with its data (repeatable).")
-@click.option("--plan", "only_plan", is_flag=True, help="Say what would be removed; remove nothing.")
+@click.option("--volumes", multiple=True, metavar="NAME", help="Delete this volume and its data (repeatable).")
+@click.option("--plan", "only_plan", is_flag=True, help="Show what would be removed; remove nothing.")
 @YES
 @REMOTE
 @JSON
@@ -113,7 +115,7 @@ def destroy(
     remote: str | None,
     as_json: bool,
 ) -> None:
-    """Remove what an infra.yml made. Volumes stay, but for those named; images stay too."""
+    """Remove what an infra.yml made. Images stay, and volumes too unless you name them."""
     from launcher.apply.destroy import remove
     from launcher.infra.selection import selected
     from launcher.observe.live import read_live

@@ -25,11 +25,16 @@ _HOTTEST = 2.0  # OpenAI's interface takes no more
 @click.command(name="chat")
 @INFRA
 @click.argument("prompt", required=False)
-@click.option("--machine", metavar="MACHINE", shell_complete=complete_machines, help="Ask this one, of several.")
-@click.option("--model", metavar="MODEL", help="Ask this model of the machine's, in place of its default or first.")
-@click.option("--system", metavar="TEXT", help="What the model is told beforehand.")
-@click.option("--temperature", type=click.FloatRange(0, _HOTTEST), help="0 is always the same answer.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="The most tokens of an answer.")
+@click.option(
+    "--machine",
+    metavar="MACHINE",
+    shell_complete=complete_machines,
+    help="Ask this machine (needed when several serve models).",
+)
+@click.option("--model", metavar="MODEL", help="Ask this model (default: the machine's default, or its first).")
+@click.option("--system", metavar="TEXT", help="System prompt.")
+@click.option("--temperature", type=click.FloatRange(0, _HOTTEST), help="0 always gives the same answer.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
 @REMOTE
 @JSON
 @click.pass_obj
@@ -48,7 +53,7 @@ def chat(
 ) -> None:
     """Talk to a model of the file's machines from the terminal.
 
-    Without PROMPT it asks line by line until the end of input (Ctrl-D), or, where input is no terminal, all of it at
+    Without PROMPT it asks line by line until Ctrl-D, or, if input is no terminal, all of it at
     once. Ctrl-C ends an answer.
     """
     from launcher.chat import begin, machine_to_ask

@@ -25,7 +25,7 @@ __all__ = ["check"]
 def check(session: Session, infra: Path, *, as_json: bool, yolo: bool) -> None:
     """Check an infra.yml, or a folder of one.
 
-    It needs no Incus, no root and no store. Exit code 0 when it may be launched, 2 when not.
+    Needs no Incus, no root and no store. Exit code 0 if it can be launched, 2 if not.
     """
     from launcher.infra.load import check_infra
 

@@ -21,7 +21,7 @@ __all__ = ["gpu"]
 @JSON
 @click.pass_obj
 def gpu(session: Session, infra: Path | None, remote: str | None, *, as_json: bool) -> None:
-    """Show the host's cards and who holds each.
+    """Show the host's GPUs and which instances hold them.
 
     Every instance of every project counts. With an infra.yml also which card each of its machines would get; exit
     code 4 when the policy refuses one.

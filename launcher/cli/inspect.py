@@ -27,9 +27,9 @@ _MACHINE = click.argument("machine", shell_complete=complete_machines)
 def status(
     session: Session, infra: Path, only: tuple[str, ...], tags: tuple[str, ...], remote: str | None, *, as_json: bool
 ) -> None:
-    """Show the machines and how they are.
+    """Show the machines: state, address, image, GPU, health.
 
-    Exit code 0 when all run and are healthy, else 1.
+    Exit code 0 if all run and are healthy, else 1.
     """
     from launcher.inspect import status
 
@@ -47,7 +47,7 @@ def status(
 @INFRA
 @ONLY
 @TAGS
-@click.option("--prompt", default="Hello, world!", show_default=True, help="What a model is asked.")
+@click.option("--prompt", default="Hello, world!", show_default=True, help="Question for the models.")
 @click.option(
     "--wait",
     "seconds",
@@ -55,7 +55,7 @@ def status(
     default=120,
     show_default=True,
     metavar="SECONDS",
-    help="How long an answer of a model may take.",
+    help="Seconds that a model may take to answer.",
 )
 @REMOTE
 @JSON
@@ -71,9 +71,9 @@ def verify(
     *,
     as_json: bool,
 ) -> None:
-    """Prove that machines do their work.
+    """Test that machines do their work.
 
-    Their card, models, page and an answer are checked. Exit code 1 when a check failed.
+    GPU, models, page and an answer are checked from inside. Exit code 1 if a check failed.
     """
     from launcher.inspect import verify
 
@@ -107,9 +107,9 @@ def doctor(
     *,
     as_json: bool,
 ) -> None:
-    """Look for the usual troubles of the host and of machines.
+    """Find common problems of the host and of machines, with cause and remedy.
 
-    Without an infra.yml, of the host only. Exit code 1 when there is one.
+    Without an infra.yml: the host only. Exit code 1 if there is a problem.
     """
     from anklume_images.errors import IncusError
     from launcher.inspect import doctor
@@ -139,16 +139,16 @@ def doctor(
 @click.command(name="logs")
 @INFRA
 @_MACHINE
-@click.option("--unit", metavar="UNIT", help="Of this unit of systemd only.")
+@click.option("--unit", metavar="UNIT", help="Only this systemd unit.")
 @click.option(
     "-n",
     "--lines",
     type=click.IntRange(1, _MOST_LINES),
     default=100,
     show_default=True,
-    help="So many of the last lines.",
+    help="Show only this many of the last lines.",
 )
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Keep printing new lines until Ctrl-C.")
 @REMOTE
 @click.pass_obj
 def logs(
@@ -156,7 +156,7 @@ def logs(
 ) -> None:
     """Show the journal of a machine.
 
-    Of one that does not run, what its console said.
+    If it does not run: what its console said.
     """
     from launcher.inspect import logs
     from launcher.inspect.guest import Guest

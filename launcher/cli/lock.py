@@ -19,9 +19,9 @@ __all__ = ["lock"]
 @JSON
 @click.pass_obj
 def lock(session: Session, infra: Path, *, as_json: bool) -> None:
-    """Say which version of which image and which models each machine of a file is made of, now.
+    """Show which image version and which models each machine of a file uses now.
 
-    It needs no Incus and no root. `anklume-images bundle create --infra` packs what it says.
+    Needs no Incus and no root. `anklume-images bundle create --infra` packs these.
     """
     from anklume_images.console import table
     from launcher.infra.lock import lock_of

@@ -83,7 +83,7 @@ def _infra_files(incomplete: str) -> list[str]:
     "--store",
     "home",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The store's folder, in place of $ANKLUME_STORE or the usual one.",
+    help="Store folder (default: $ANKLUME_STORE, or the usual one).",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 @click.pass_context

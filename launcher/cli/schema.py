@@ -15,7 +15,7 @@ __all__ = ["schema"]
 @click.command(name="schema")
 @click.pass_obj
 def schema(session: Session) -> None:
-    """Print the JSON Schema of an infra.yml, by which editors complete its keys and explain them."""
+    """Print the JSON Schema of infra.yml, for editors that complete and explain its keys."""
     from launcher.infra.json_schema import json_schema
 
     session.console.json(json_schema())

@@ -156,13 +156,13 @@ def _named_so_far(context: click.Context) -> Infra | None:
 INFRA = click.argument("infra", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask before changing anything.")
-YOLO = click.option("--yolo", is_flag=True, help="Let privileged containers pass, with a warning.")
+YOLO = click.option("--yolo", is_flag=True, help="Allow privileged containers, with a warning.")
 REMOTE = click.option("--remote", help="A remote of the incus client's configuration.")
 ONLY = click.option(
     "--only",
     multiple=True,
     metavar="NAME",
     shell_complete=complete_selection,
-    help="These machines or domains only (repeatable).",
+    help="Only these machines or domains (repeatable).",
 )
-TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Machines whose image has this tag, such as llm.")
+TAGS = click.option("--tags", multiple=True, metavar="TAG", help="Only machines whose image has this tag, such as llm.")

@@ -46,16 +46,19 @@ def _complete_model(context: click.Context, parameter: click.Parameter, incomple
 @INFRA
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "--run", "line", metavar="CMD", help="Run this instead of a shell; it is split into words, no shell reads it."
+    "--run",
+    "line",
+    metavar="CMD",
+    help="Run this command instead of a shell; it is split into words, not read by a shell.",
 )
-@click.option("--fake-gpus", type=click.IntRange(0, MAXIMUM), default=0, help="Simulate so many NVIDIA cards.")
-@click.option("--no-gpu", is_flag=True, help="Leave out the GPUs that the file asks for: compute on the CPU.")
-@click.option("--incus", "version", type=click.Choice(["6", "7"]), default="7", help="Which Incus to try it on (7).")
+@click.option("--fake-gpus", type=click.IntRange(0, MAXIMUM), default=0, help="Number of simulated NVIDIA cards.")
+@click.option("--no-gpu", is_flag=True, help="Ignore the file's GPUs; compute on the CPU.")
+@click.option("--incus", "version", type=click.Choice(["6", "7"]), default="7", help="Incus release (default: 7).")
 @click.option(
     "--publish",
     multiple=True,
     metavar="MACHINE:PORT[=HOSTPORT]",
-    help="A further port on the host's loopback, or one at a port of your choice (repeatable).",
+    help="Publish another port on the host's loopback, at a port of your choice if you like (repeatable).",
 )
 @click.option(
     "--model",
@@ -64,7 +67,7 @@ def _complete_model(context: click.Context, parameter: click.Parameter, incomple
     metavar="FILE|NAME",
     callback=_files_and_names,
     shell_complete=_complete_model,
-    help="A GGUF file, or a model by its name, for the machines that serve such (repeatable).",
+    help="GGUF file, or name of a model, for the machines that serve it (repeatable).",
 )
 @ONLY
 @OFFLINE
@@ -87,10 +90,10 @@ def try_(
     yolo: bool,
     as_json: bool,
 ) -> None:
-    """Launch an infra.yml in a private Incus that is gone when left.
+    """Launch an infra.yml in a private Incus that is gone when you leave.
 
-    Images that the store lacks are built first. Then there is a shell whose `incus` is the private one, or the command
-    that --run or what follows `--` names; its exit code is this one's.
+    Missing images are built first. Then you get a shell whose `incus` is the private one, or the command
+    of --run or after `--` runs; its exit code is that of `try`.
     """
     from launcher.trial.models import model_file, model_name
     from launcher.trial.no_cards import without_cards
