@@ -148,17 +148,17 @@ def apply_delta(delta: SignedDelta, size: int, store: Store, programs: Programs)
                 hint="anklume-images verify says what it belongs to; or have a bundle made without --for",
             )
         if delta.packing:
-            _repack(delta, delta.packing, store, programs)
+            _repack(delta, delta.packing, size, store, programs)
         else:
             _decode(delta, size, blobs, programs)
     except OSError as error:
         raise disk_error(error, store.home, size) from error
 
 
-def _repack(delta: SignedDelta, packing: Packing, store: Store, programs: Programs) -> None:
+def _repack(delta: SignedDelta, packing: Packing, size: int, store: Store, programs: Programs) -> None:
     earlier, file = store.blobs.path(delta.earlier), store.blobs.path(delta.sha256)
     with store.scratch("repack") as scratch:
-        made = repack(earlier, file, packing, scratch, programs)
+        made = repack(earlier, file, packing, size, scratch, programs)
         if hash_file(made) != delta.later:
             raise _another(delta, store.blobs)
         store.blobs.adopt(made, delta.later)

@@ -119,7 +119,7 @@ def _of_contents(
     if packing is None or packing_of(before) is None:
         return None
     file = encode_contents(before, after, scratch, programs)
-    if hash_file(repack(before, file, packing, scratch, programs)) != later.rootfs.sha256:
+    if hash_file(repack(before, file, packing, later.rootfs.size, scratch, programs)) != later.rootfs.sha256:
         return None
     return file, ContentsDelta(hash_file(file), file.stat().st_size, packing)
 

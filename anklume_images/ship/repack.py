@@ -10,6 +10,7 @@ The superblock is described in the kernel's Documentation/filesystems/squashfs.r
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import subprocess
 import tempfile
@@ -59,8 +60,11 @@ def encode_contents(before: Path, after: Path, scratch: Path, programs: Programs
     return delta
 
 
-def repack(before: Path, delta: Path, packing: Packing, scratch: Path, programs: Programs) -> Path:
-    """The later squashfs, in `scratch`, which needs room for the earlier contents; its hash is yet to be compared."""
+def repack(before: Path, delta: Path, packing: Packing, size: int, scratch: Path, programs: Programs) -> Path:
+    """The later squashfs, in `scratch`, which needs room for the earlier contents; its hash is yet to be compared.
+
+    `size` is what it has to have, in bytes: a delta that goes on for ever is stopped there.
+    """
     source, target = scratch / "earlier", scratch / "later"
     target.unlink(missing_ok=True)
     _unpack(before, source, programs)
@@ -69,6 +73,7 @@ def repack(before: Path, delta: Path, packing: Packing, scratch: Path, programs:
     _pipe(
         [*programs.xdelta, *DECODE, "-s", str(source), str(delta)],
         [*programs.mksquashfs, "-", str(target), "-pf", "-", *options, "-mkfs-time", str(packing.time)],
+        most=size,
     )
     source.unlink()
     return target
@@ -79,20 +84,29 @@ def _unpack(file: Path, target: Path, programs: Programs) -> None:
     _pipe([*programs.unsquashfs, "-q", "-n", *_QUEUES, "-pf", str(target), str(file)])
 
 
-def _pipe(*programs: Sequence[str]) -> None:
-    """Run programs, each with the output of the one before as its input; they end with this process."""
+def _begin(parent: int, most: int) -> None:
+    die_with_parent(parent)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def _pipe(*programs: Sequence[str], most: int = resource.RLIM_INFINITY) -> None:
+    """Run programs, each with the output of the one before as its input; they end with this process.
+
+    The last one writes files of at most so many bytes.
+    """
     with tempfile.TemporaryFile("w+b") as said:
         running: list[subprocess.Popen[bytes]] = []
         for argv in programs:
             given = running[-1].stdout if running else subprocess.DEVNULL
             last = len(running) == len(programs) - 1
+            limit = most if last else resource.RLIM_INFINITY
             running.append(
                 subprocess.Popen(
                     argv,
                     stdin=given,
                     stdout=said if last else subprocess.PIPE,
                     stderr=said,
-                    preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - this command has no threads
+                    preexec_fn=partial(_begin, os.getpid(), limit),  # noqa: PLW1509 - this command has no threads
                 )
             )
             if running[1:]:

@@ -10,7 +10,8 @@ import pytest
 
 from anklume_images.bundle.delta import deltas_for, pairs_for
 from anklume_images.bundle.needs import take_inventory
-from anklume_images.ship.by_delta import SignedDelta, delta_path
+from anklume_images.errors import HostError
+from anklume_images.ship.by_delta import SignedDelta, apply_delta, delta_path
 from anklume_images.ship.delta_programs import Programs, programs_of
 from anklume_images.ship.deltas import make_delta, pairs
 from anklume_images.ship.index import listed_images
@@ -199,6 +200,8 @@ def test_where_packing_moves_everything_the_contents_are_sent(tmp_path: Path, pr
     assert send() == less.size + two.metadata.size
     assert far.blobs.verify(two.rootfs.sha256)
     assert not list((far.home / "scratch").iterdir())
+    with pytest.raises(HostError, match="programs failed"):  # it makes more than it has to
+        apply_delta(less, two.rootfs.size - 1, far, programs.programs())
     far.blobs.remove(two.rootfs.sha256)
     path = Images(theirs.store).folder("app", two.version, "amd64") / DELTA
     path.write_text(path.read_text().replace('"level": 12', '"level": 3'))
