@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DECISIONS = ROOT / "docs" / "decisions"
 PAGES = [*DOCS, *sorted((ROOT / "examples").rglob("*.md"))]
 EXAMPLES = ROOT / "examples" / "specs"
 PROGRAMS: dict[str, click.Group] = {"anklume-images": cli, "anklume-launch": launch}
@@ -245,10 +246,19 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for page in DOCS:
-        if page.name != "README.md":
-            assert f"({page.relative_to(ROOT)})" in readme, page
+    """And decisions from their own."""
+    for page in set(DOCS) - {ROOT / "README.md"}:
+        folder = DECISIONS if page.parent == DECISIONS and page.name != "README.md" else ROOT
+        assert f"({page.relative_to(folder)})" in (folder / "README.md").read_text(), page
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    for number, page in enumerate(sorted(DECISIONS.glob("[0-9]*.md")), 1):
+        text = page.read_text()
+        title = re.match(rf"# ({number}\. .+)\n\nAccepted, \d{{4}}-\d\d-\d\d\.\n", text)
+        assert page.name.startswith(f"{number:04}-"), page
+        assert title, page
+        assert f"- [{title[1]}]({page.name})\n" in (DECISIONS / "README.md").read_text()
 
 
 def test_every_dependency_has_its_reason() -> None:
