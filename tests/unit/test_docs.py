@@ -246,7 +246,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    """And decisions from their own."""
+    """And decisions from their own: the contents of the site are these links."""
     for page in set(DOCS) - {ROOT / "README.md"}:
         folder = DECISIONS if page.parent == DECISIONS and page.name != "README.md" else ROOT
         assert f"({page.relative_to(folder)})" in (folder / "README.md").read_text(), page
@@ -262,13 +262,16 @@ def test_decisions_are_numbered_without_a_gap() -> None:
 
 
 def test_every_dependency_has_its_reason() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = document["project"]
     text = text_of("dependencies.md")
     runtime, development = text.split("## For development")
+    own, documentation = development.split("## For the documentation")
     names = re.compile(r"^[A-Za-z0-9._-]+")
     for section, wanted in (
         (runtime, project["dependencies"]),
-        (development.split("## Trees")[0], project["optional-dependencies"]["dev"]),
+        (own, project["optional-dependencies"]["dev"]),
+        (documentation.split("## Trees")[0], document["dependency-groups"]["docs"]),
     ):
         required = {found[0] for line in wanted if (found := names.match(line))}
         assert set(re.findall(r"^\| `([^`]+)` \| \S.*\|$", section, re.MULTILINE)) == required
