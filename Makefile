@@ -7,6 +7,7 @@
 # make bench     figures, three runs each, to standard output
 # make unit      the tests that need neither root nor a network
 # make docs      the documentation as a site in dist/site; fails on a link that leads nowhere
+# make release   the wheel and the sdist of this version in dist/, checked: CONTRIBUTING.md says what comes before and after
 #
 # Each makes the Python environment it needs in .venv first; nothing else on the host is touched.
 
@@ -19,7 +20,7 @@ DOCS_READY := .venv-docs/.ready
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test test-full test-gpu check unit lint bench reference docs requirements clean
+.PHONY: quickstart images test test-full test-gpu check unit lint bench reference docs release requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -58,6 +59,9 @@ $(READY): tests/requirements.txt pyproject.toml anklume_images/bootstrap.py
 # The tables of docs/reference that come from the declarations of keys.
 reference: $(READY)
 	@.venv/bin/python -m tests.support.reference
+
+release: $(READY)
+	@.venv/bin/python -m tests.release
 
 # Every page, from nothing, so that each link is looked at; no page may load anything from elsewhere.
 docs: $(DOCS_READY)
