@@ -1,11 +1,12 @@
 """How Sphinx makes a site of these pages (`make docs`); they are plain Markdown, and know nothing of it.
 
-The contents at the side are the lists of links that a page has anyway: the README's under "Next", each kind of page a
-caption, and those of the decisions.
+The contents at the side are the lists of links that pages have anyway: that of docs/README.md, where each kind of page
+is a section, the README's of examples, and that of the decisions.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import sys
@@ -34,17 +35,23 @@ html_copy_source = False
 
 
 def contents(page: str, text: str) -> list[tuple[str, list[str]]]:
-    """The pages below this one, by caption, in the order in which it links to them."""
-    if page == root_doc:
-        items = re.split(r"^- ", text.partition("\n## Next\n")[2], flags=re.MULTILINE)[1:]
-        return [(re.split(r"[,:]", item)[0], _linked(item, "")) for item in items]
+    """The pages below this one, by caption, in the order in which they are linked to."""
     if page == "docs/decisions/README":
-        return [("Decisions", _linked(text, "docs/decisions/"))]
-    return []
+        return [("Decisions", _linked(text, "docs/decisions"))]
+    if page != root_doc:
+        return []
+    kinds = re.split(r"^## ", (ROOT / "docs/README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    examples = [target for target in _linked(text, "") if target.startswith("/examples/")]
+    return [
+        ("All of it", ["/docs/README"]),
+        *((kind.partition("\n")[0], _linked(kind, "docs")) for kind in kinds[1:]),
+        ("Examples", examples),
+    ]
 
 
 def _linked(text: str, folder: str) -> list[str]:
-    return [f"/{folder}{target}" for target in re.findall(r"\]\(([^)#]+)\.md\)", text)]
+    targets = re.findall(r"\]\(([^)#:]+)\.md\)", text)
+    return [posixpath.normpath(posixpath.join("/", folder, target)) for target in targets]
 
 
 def _add_contents(_app: Sphinx, page: str, source: list[str]) -> None:

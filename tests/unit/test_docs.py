@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import re
 import shlex
 import tomllib
@@ -245,11 +246,14 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    """And decisions from their own: the contents of the site are these links."""
-    for page in set(DOCS) - {ROOT / "README.md"}:
-        folder = DECISIONS if page.parent == DECISIONS and page.name != "README.md" else ROOT
-        assert f"({page.relative_to(folder)})" in (folder / "README.md").read_text(), page
+def test_every_page_is_in_the_list_of_all() -> None:
+    """And decisions in their own list, examples in the README: the contents of the site are these links."""
+    for page in set(PAGES) - {ROOT / "README.md", ROOT / "docs" / "README.md"}:
+        if page.parent == DECISIONS and page.name != "README.md":
+            folder = DECISIONS
+        else:
+            folder = ROOT if page.is_relative_to(ROOT / "examples") else ROOT / "docs"
+        assert f"({os.path.relpath(page, folder)})" in (folder / "README.md").read_text(), page
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:
