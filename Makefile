@@ -6,6 +6,8 @@
 # make test-gpu  the GPU road on a card of this host (needs root, a card and its driver); skipped loudly without
 # make bench     figures, three runs each, to standard output
 # make unit      the tests that need neither root nor a network
+# make docs      the documentation as a site in dist/site; fails on a link that leads nowhere
+# make release   the wheel and the sdist of this version in dist/, checked: CONTRIBUTING.md says what comes before and after
 #
 # Each makes the Python environment it needs in .venv first; nothing else on the host is touched.
 
@@ -13,11 +15,12 @@ PYTHON ?= python3
 IMAGES ?=
 ARGS ?=
 READY := .venv/.ready
+DOCS_READY := .venv-docs/.ready
 
 # Where it is set, each of the many commands that tests start would compile the project's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart images test test-full test-gpu check unit lint bench reference requirements clean
+.PHONY: quickstart images test test-full test-gpu check unit lint bench reference docs release requirements clean
 .DELETE_ON_ERROR:
 
 quickstart: $(READY)
@@ -57,11 +60,29 @@ $(READY): tests/requirements.txt pyproject.toml anklume_images/bootstrap.py
 reference: $(READY)
 	@.venv/bin/python -m tests.support.reference
 
+release: $(READY)
+	@.venv/bin/python -m tests.release
+
+# Every page, from nothing, so that each link is looked at; no page may load anything from elsewhere.
+docs: $(DOCS_READY)
+	@rm -rf dist/site
+	@.venv-docs/bin/sphinx-build -W --keep-going -q -d .venv-docs/doctrees -E -c docs . dist/site
+	@! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="([a-z]+:)?//|@import|url\("?([a-z]+:)?//' \
+		--include=*.html --include=*.css dist/site
+	@echo "dist/site/index.html" >&2
+
+$(DOCS_READY): docs/requirements.txt anklume_images/bootstrap.py
+	@echo "setting up .venv-docs" >&2
+	@$(PYTHON) anklume_images/bootstrap.py .venv-docs docs/requirements.txt --without-project
+	@touch $@
+
 # After changing dependencies in pyproject.toml: lock them again, for every platform, without naming an index; newer
 # versions of all: ARGS=--upgrade.
+COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-config --no-header \
+	--no-annotate --quiet $(ARGS)
 requirements: $(READY)
-	@.venv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-config --no-header --no-annotate --quiet $(ARGS) --output-file tests/requirements.txt
+	@$(COMPILE) pyproject.toml --extra dev --output-file tests/requirements.txt
+	@$(COMPILE) --group pyproject.toml:docs --output-file docs/requirements.txt
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-docs dist .mypy_cache .ruff_cache .pytest_cache

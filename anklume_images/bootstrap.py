@@ -4,7 +4,7 @@ Needs Python's standard library only. Where this Python has no pip, pip's wheel 
 or out of Debian's package `python3-pip-whl`, downloaded to a temporary folder with apt's state there too: nothing is
 installed on the host and none of its configuration changes.
 
-    python3 anklume_images/bootstrap.py VENV REQUIREMENTS
+    python3 anklume_images/bootstrap.py VENV REQUIREMENTS [--without-project]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BootstrapError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Make the environment and install the locked requirements and the project into it."""
+    """Make the environment; install the locked requirements into it, and the project."""
     folder, requirements = Path(arguments[0]).absolute(), Path(arguments[1]).absolute()
     project = Path(__file__).resolve().parent.parent
     try:
@@ -32,9 +32,11 @@ def main(arguments: list[str]) -> int:
         venv.create(folder, with_pip=False, clear=True, symlinks=True)
         python = folder / "bin" / "python"
         with tempfile.TemporaryDirectory() as scratch:
-            pip = [*_pip(Path(scratch)), "--python", str(python), "--disable-pip-version-check", "install", "-qq"]
-            _run([*pip, "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(requirements)])
-            _run([*pip, "--no-deps", "--no-build-isolation", "--no-index", "--editable", str(project)])
+            pip = [*pip_command(Path(scratch)), "--python", str(python), "--disable-pip-version-check"]
+            pip += ["install", "-qq", "--no-deps"]
+            _run([*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements)])
+            if "--without-project" not in arguments:
+                _run([*pip, "--no-build-isolation", "--no-index", "--editable", str(project)])
     except BootstrapError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -51,7 +53,7 @@ def _check_host() -> None:
         )
 
 
-def _pip(scratch: Path) -> list[str]:
+def pip_command(scratch: Path) -> list[str]:
     """A command that is pip, new enough to install into another environment."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]

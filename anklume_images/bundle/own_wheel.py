@@ -90,7 +90,10 @@ def _again(folder: Path) -> Path:
 
 def _members(installed: Distribution) -> Iterator[tuple[str, bytes, str]]:
     """Name, bytes and digest of each file that was in the wheel, those of its dist-info last."""
-    files = [file for file in installed.files or () if file.hash and file.parts[0] not in _SCRIPTS]
+    shared = f"{_NAME.replace('-', '_')}-{installed.version}.data/data/"
+    files = [
+        file for file in installed.files or () if file.hash and (file.parts[0] not in _SCRIPTS or _is_shared(file))
+    ]
     for file in sorted(files, key=lambda file: (_is_info(file), file)):
         if _is_info(file) and file.parts[1] not in _INFO:
             continue
@@ -103,7 +106,17 @@ def _members(installed: Distribution) -> Iterator[tuple[str, bytes, str]]:
                 where=str(path),
                 hint=f"install {_NAME} again, and have what was changed in a checkout",
             )
-        yield file.as_posix(), data, f"sha256={digest}"
+        name = shared + "/".join(_below_prefix(file)) if _is_shared(file) else file.as_posix()
+        yield name, data, f"sha256={digest}"
+
+
+def _below_prefix(file: PackagePath) -> tuple[str, ...]:
+    return tuple(part for part in file.parts if part != "..")
+
+
+def _is_shared(file: PackagePath) -> bool:
+    """Whether it is a man page or a completion, which installers put below the prefix."""
+    return _below_prefix(file)[0] == "share"
 
 
 def _is_info(file: PackagePath) -> bool:

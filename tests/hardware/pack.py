@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from anklume_images.bootstrap import _pip as pip_command
+from anklume_images.bootstrap import pip_command
 from anklume_images.console import Console
 from launcher.cli.session import Session
 from launcher.quickstart import MODEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import re
 import shlex
 import tomllib
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DECISIONS = ROOT / "docs" / "decisions"
 PAGES = [*DOCS, *sorted((ROOT / "examples").rglob("*.md"))]
 EXAMPLES = ROOT / "examples" / "specs"
 PROGRAMS: dict[str, click.Group] = {"anklume-images": cli, "anklume-launch": launch}
@@ -244,21 +246,36 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for page in DOCS:
-        if page.name != "README.md":
-            assert f"({page.relative_to(ROOT)})" in readme, page
+def test_every_page_is_in_the_list_of_all() -> None:
+    """And decisions in their own list, examples in the README: the contents of the site are these links."""
+    for page in set(PAGES) - {ROOT / "README.md", ROOT / "docs" / "README.md"}:
+        if page.parent == DECISIONS and page.name != "README.md":
+            folder = DECISIONS
+        else:
+            folder = ROOT if page.is_relative_to(ROOT / "examples") else ROOT / "docs"
+        assert f"({os.path.relpath(page, folder)})" in (folder / "README.md").read_text(), page
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    for number, page in enumerate(sorted(DECISIONS.glob("[0-9]*.md")), 1):
+        text = page.read_text()
+        title = re.match(rf"# ({number}\. .+)\n\nAccepted, \d{{4}}-\d\d-\d\d\.\n", text)
+        assert page.name.startswith(f"{number:04}-"), page
+        assert title, page
+        assert f"- [{title[1]}]({page.name})\n" in (DECISIONS / "README.md").read_text()
 
 
 def test_every_dependency_has_its_reason() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = document["project"]
     text = text_of("dependencies.md")
     runtime, development = text.split("## For development")
+    own, documentation = development.split("## For the documentation")
     names = re.compile(r"^[A-Za-z0-9._-]+")
     for section, wanted in (
         (runtime, project["dependencies"]),
-        (development.split("## Trees")[0], project["optional-dependencies"]["dev"]),
+        (own, project["optional-dependencies"]["dev"]),
+        (documentation.split("## Trees")[0], document["dependency-groups"]["docs"]),
     ):
         required = {found[0] for line in wanted if (found := names.match(line))}
         assert set(re.findall(r"^\| `([^`]+)` \| \S.*\|$", section, re.MULTILINE)) == required

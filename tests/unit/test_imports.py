@@ -22,6 +22,7 @@ BELOW_IMAGES = {
     **{leaf: set[str]() for leaf in LEAVES},
     "bootstrap": set(),
     "console": {"errors", "sanitize"},
+    "packaging": {"packaging"},
     "settings": {"errors", "nearest", "scalars"},
     "incus": {"incus", "errors"},
     "specs": {"specs", *LEAVES},
