@@ -23,7 +23,7 @@ from launcher.infra.names import NIC, names_for
 from launcher.infra.selection import selected
 from launcher.observe.daemon import daemon_root, is_in_this_network, watch_limit
 from launcher.observe.filesystems import filesystem_of, shifts
-from launcher.observe.live import read_astray, read_live
+from launcher.observe.live import read_astray, read_live, read_whole
 from launcher.observe.volumes import look_at_models
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import PlanContext, desired, volumes_of
@@ -31,6 +31,7 @@ from launcher.plan.difference import Plan, Step, difference, owned
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
 from launcher.plan.revoked import heed
+from launcher.plan.vouched import to_read
 from launcher.resources import Key
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def prepare(
     adopt: bool = False,
     replace: bool = False,
     prune: bool = False,
+    deep: bool = True,
     neighbours: Sequence[Mapping[str, Any]] = (),
     models: Models | None = None,
     brought: Mapping[str, MachineModels] | None = None,
@@ -117,9 +119,10 @@ def prepare(
     """Read everything and make the plan; refused policies and conflicts are raised before anything is touched.
 
     The GPU policy is judged for the whole file, whatever `only` and `tags` select. With `prune` the plan is for when
-    the orphans are gone. `neighbours` are instances of another Incus of the same host, which may hold its cards.
-    `models` are those that the machines' volumes may be given; without, none is. `brought` are further ones, by
-    machine, that their volumes are to hold.
+    the orphans are gone. Without `deep` and `prune`, networks, ACLs and volumes that were applied as the file wants
+    them are not looked at: such a plan is to be shown, not to be carried out. `neighbours` are instances of another
+    Incus of the same host, which may hold its cards. `models` are those that the machines' volumes may be given;
+    without, none is. `brought` are further ones, by machine, that their volumes are to hold.
     """
     incus = incus.within(None)
     only, tags = tuple(only), tuple(tags)
@@ -130,9 +133,12 @@ def prepare(
         own_models[name] = further.beside(own_models.get(name))
     gpu = _touches_cards(infra)
     pools = _pools(infra, own_images)
-    live = read_live(incus, None if prune else pools, resources=infra.settings.resource_policy is not None)
+    resources = infra.settings.resource_policy is not None
+    live = read_live(incus, None if prune else pools, resources=resources, whole=deep or prune)
     _check_pools(infra, pools, live)
     names = names_for(infra)
+    bridges = {names.network(name) for name, domain in infra.domains.items() if domain.enabled}
+    live = read_whole(incus, live, [key for key in live.unread if key.kind == "network" and key.name not in bridges])
     removal = _orphans(infra, names, own_images, live) if prune else Removal()
     live = dataclasses.replace(live.without(removal.keys), astray=_astray(infra, names, live, incus))
     cards = read_cards(incus) if gpu else ()
@@ -147,11 +153,12 @@ def prepare(
         decision.grants,
         decision.waits,
         limits.config if limits else {},
-        _host_addresses(live, {names.network(name) for name, domain in infra.domains.items() if domain.enabled}),
+        _host_addresses(live, bridges),
         host_files_of(incus) if decision.grants else None,
         own_models,
     )
     target = desired(infra, context)
+    live = read_whole(incus, live, to_read(target.resources, live, infra.project_name))
     live, out_of_reach = look_at_models(target.resources, live, incus.address)
 
     def is_chosen(resource: Resource) -> bool:
@@ -179,7 +186,8 @@ def prepare(
     notices += _routes(plan, incus)
     _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
-    plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices))
+    unread = sum(step.key in live.unread for step in plan.steps)
+    plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices), unread)
     return Prepared(infra, plan, live, names, decision, cards, removal)
 
 

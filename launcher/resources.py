@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Key", "Kind", "Resource"]
 
-Kind = Literal["image", "project", "acl", "network", "profile", "volume", "models", "machine"]
-KINDS: tuple[Kind, ...] = ("image", "project", "acl", "network", "profile", "volume", "models", "machine")
+Kind = Literal["image", "acl", "network", "project", "profile", "volume", "models", "machine"]
+KINDS: tuple[Kind, ...] = ("image", "acl", "network", "project", "profile", "volume", "models", "machine")
 """In the order in which they are made. `models` are those in a volume, whose name they have."""
 
 

@@ -31,6 +31,9 @@ _PRUNE = click.option("--prune", is_flag=True, help="Remove what is no longer in
 _FORCE = click.option(
     "--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`)."
 )
+_DEEP = click.option(
+    "--deep", is_flag=True, help="Read every object whole, as apply does: it takes many times as long."
+)
 _REPLACE = click.option(
     "--replace", is_flag=True, help="Recreate machines whose image has a newer version (volumes stay)."
 )
@@ -82,12 +85,16 @@ def apply(
 @_ADOPT
 @_REPLACE
 @_PRUNE
+@_DEEP
 @REMOTE
 @YOLO
 @JSON
 @click.pass_obj
 def plan(session: Session, /, infra: Path, *, as_json: bool, yolo: bool, remote: str | None, **options: Any) -> None:
-    """Show what apply would change; change nothing. Exit code 3 if there is something to change."""
+    """Show what apply would change; change nothing. Exit code 3 if there is something to change.
+
+    Bridges, their rules and volumes that were changed by hand show with --deep only.
+    """
     _show_plan(session, session.infra(infra, yolo=yolo), remote, options, as_json=as_json)
 
 
@@ -159,7 +166,8 @@ def _prepare(session: Session, file: Infra, incus: Any, options: dict[str, Any])
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
     if options.get("prune") and (chosen["only"] or chosen["tags"]):
         raise click.UsageError("--prune is about the whole file: not together with --only or --tags")
-    return prepare(file, session.images(), incus, prune=options.get("prune", False), models=session.models(), **chosen)
+    chosen |= {"prune": options["prune"], "deep": options.get("deep", True)}
+    return prepare(file, session.images(), incus, models=session.models(), **chosen)
 
 
 def _show_plan(session: Session, file: Infra, remote: str | None, options: dict[str, Any], *, as_json: bool) -> None:

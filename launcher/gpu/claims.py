@@ -183,7 +183,7 @@ def standing_claims(incus: Incus) -> tuple[Claim, ...]:
     One request, and one for each claim: with recursion, Incus looks up the users of every ACL that there is.
     """
     default = incus.within("default")
-    acls = [default.find_object(ObjectId("acl", name)) for name in default.names("acl") if _NAME.fullmatch(name)]
+    acls = [default.find_object(acl) for acl in default.ids("acl") if _NAME.fullmatch(acl.name)]
     return read_claims(acl for acl in acls if acl is not None)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from launcher.infra.model import Infra
 
 __all__ = [
+    "APPLIED",
     "CLAIM",
     "DOMAIN",
     "IMAGE",
@@ -35,6 +36,7 @@ DOMAIN = f"{MARK}domain"  # on a project: the domain's name in the file
 UNFINISHED = f"{MARK}unfinished"  # on an instance until it is made and started, on a volume until it is filled
 PROFILES = f"{MARK}profiles"  # on an instance: a hash of the profile settings that need a restart
 CLAIM = f"{MARK}claim"  # on a claim to a GPU: the card's address
+APPLIED = f"{MARK}applied"  # on a project and an instance: a hash of what was applied before it, to what it stands upon
 IMAGE = f"{MARK}image"  # on an instance: `name@version`, or the remote's name for the image
 VARIABLE = "user.anklume."  # what an image's templates read
 NIC = "eth0"  # the network device of every machine

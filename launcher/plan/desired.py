@@ -18,6 +18,7 @@ from launcher.infra.merge import merged_config, merged_devices, named
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
 from launcher.plan.isolation import rules_of
+from launcher.plan.vouched import applied_mark
 from launcher.resources import KINDS, Key, Resource
 
 if TYPE_CHECKING:
@@ -105,9 +106,17 @@ class _Builder:
         if problems:
             first = problems[0]
             raise first if len(problems) == 1 else AnklumeError("\n".join(str(error) for error in problems))
+        for resource in list(self.resources.values()):
+            self._mark_applied(resource)
         order = {key: number for number, key in enumerate(self.resources)}
         ordered = sorted(self.resources, key=lambda key: (KINDS.index(key.kind), order[key]))
         return Desired(tuple(self.resources[key] for key in ordered), tuple(self.notices))
+
+    def _mark_applied(self, resource: Resource) -> None:
+        needed = (self.resources[need] for need in resource.needs if need in self.resources)
+        if mark := applied_mark(resource, needed):
+            body = {**resource.body, "config": {**resource.config, **mark}}
+            self.resources[resource.key] = replace(resource, body=body)
 
     # Domains
 
@@ -120,15 +129,16 @@ class _Builder:
             "features.storage.volumes": "true",
         }
         body = {"description": domain.description, "config": features | self.mark | {DOMAIN: domain.name}}
-        yield Resource(project, body, domain.name)
-        ingress, egress = rules_of(self.infra, domain, self.context.host_addresses)
         acl = Key("acl", "default", self.names.acl(domain.name))
+        network = Key("network", "default", self.names.network(domain.name))
+        yield Resource(project, body, domain.name, needs=(acl, network))
+        ingress, egress = rules_of(self.infra, domain, self.context.host_addresses)
         text = f"What may enter the domain {domain.name}"
         yield Resource(
             acl, {"description": text, "config": self.mark, "ingress": ingress, "egress": egress}, domain.name
         )
         yield Resource(
-            Key("network", "default", self.names.network(domain.name)),
+            network,
             {"description": f"The domain {domain.name}", "config": self._bridge(domain, acl), "type": "bridge"},
             domain.name,
             needs=(acl,),

@@ -61,7 +61,8 @@ class Plan:
     """Steps for every wanted object, those with nothing to do included.
 
     `orphans` are this file's and no longer in it, `removing` those of them that are to go. `waiting` are machines whose
-    image has a newer version that only a replacement brings.
+    image has a newer version that only a replacement brings. `unread` are objects of which the file wants what was
+    applied last, and that were not looked at.
     """
 
     steps: tuple[Step, ...]
@@ -70,6 +71,7 @@ class Plan:
     removing: tuple[Key, ...] = ()
     waiting: tuple[tuple[str, str, str], ...] = ()
     notices: tuple[str, ...] = field(default=())
+    unread: int = 0
 
     @property
     def moving(self) -> tuple[Step, ...]:
@@ -126,6 +128,9 @@ def difference(
     steps, conflicts, waiting = [], [], []
     made = {resource.key for resource in everything}
     for resource in _selected(everything, chosen):
+        if resource.key in live.unread:
+            steps.append(Step(resource, "none"))
+            continue
         existing = live.get(resource.key)
         if existing is None:
             conflicts += _taken(resource, live, made)

@@ -54,7 +54,8 @@ def summary(plan: Plan) -> str:
     counts["remove"] = len(plan.removing)
     parts = [f"{count} to {word}" for word, count in counts.items() if count]
     unchanged = len(plan.steps) - len(plan.todo)
-    return f"{', '.join(parts) or 'nothing to do'}; {unchanged} unchanged"
+    unread = f", {plan.unread} of them by their marks (--deep reads them)" if plan.unread else ""
+    return f"{', '.join(parts) or 'nothing to do'}; {unchanged} unchanged{unread}"
 
 
 def _word(step: Step) -> str:
@@ -121,6 +122,7 @@ def document(plan: Plan) -> dict[str, Any]:
             for step in plan.todo
         ],
         "unchanged": len(plan.steps) - len(plan.todo),
+        "unread": plan.unread,
         "waiting": [{"machine": name, "running": running, "wanted": image} for name, running, image in plan.waiting],
         "orphans": [_plain(key) for key in plan.orphans],
         "removing": [_plain(key) for key in plan.removing],
