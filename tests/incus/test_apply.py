@@ -152,7 +152,12 @@ def test_drift_is_shown_by_key_and_put_right(tiny: Launcher) -> None:
         client.send("put", "network-acls/anklume-lab", acl | {"ingress": [rule]})
     with tiny.client() as client:
         client.send("put", "instances/two/state", {"action": "stop", "force": True}, params={"project": "lab"})
-    steps = {(step["kind"], step["name"]): step for step in tiny.json("plan", code=3)["steps"]}
+    quick, deep = tiny.json("plan", code=3), tiny.json("plan", "--deep", code=3)
+    steps = {(step["kind"], step["name"]): step for step in deep["steps"]}
+    seen_by_name = {("machine", "one"), ("machine", "two"), ("profile", "small")}
+    assert quick["steps"] == [step for name, step in steps.items() if name in seen_by_name]
+    # Of both domains bridge and rules, and the volumes of all three machines.
+    assert (quick["unread"], deep["unread"]) == (7, 0)
     found = {
         name: (step["action"], {(change["key"], change["before"], change["after"]) for change in step["changes"]})
         for name, step in steps.items()
