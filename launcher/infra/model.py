@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from launcher.infra.names import NIC
@@ -225,4 +226,8 @@ class Infra:
 
     def machine(self, name: str) -> Machine | None:
         """The machine of that name in an enabled domain."""
-        return next((machine for machine in self.machines() if machine.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Machine]:
+        return {machine.name: machine for machine in self.machines()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from launcher.gpu.config import gpu_config
 from launcher.infra.merge import merged_config, merged_devices, named
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
 from launcher.plan.changes import is_live_config, is_live_device
-from launcher.plan.isolation import rules_of
+from launcher.plan.isolation import Isolation
 from launcher.plan.vouched import applied_mark
 from launcher.resources import KINDS, Key, Resource
 
@@ -87,10 +88,12 @@ class _Builder:
         self.infra = infra
         self.context = context
         self.names = context.names
+        self.isolation = Isolation(infra, context.host_addresses)
         self.pool = infra.settings.storage_pool
         self.mark = {OWNER: infra.project_name}
         self.notices: list[str] = []
         self.resources: dict[Key, Resource] = {}
+        self.made_of: dict[Key, list[str]] = defaultdict(list)
 
     def build(self) -> Desired:
         problems = []
@@ -106,6 +109,8 @@ class _Builder:
         if problems:
             first = problems[0]
             raise first if len(problems) == 1 else AnklumeError("\n".join(str(error) for error in problems))
+        for key, machines in self.made_of.items():
+            self.resources[key] = replace(self.resources[key], machines=tuple(machines))
         for resource in list(self.resources.values()):
             self._mark_applied(resource)
         order = {key: number for number, key in enumerate(self.resources)}
@@ -132,7 +137,7 @@ class _Builder:
         acl = Key("acl", "default", self.names.acl(domain.name))
         network = Key("network", "default", self.names.network(domain.name))
         yield Resource(project, body, domain.name, needs=(acl, network))
-        ingress, egress = rules_of(self.infra, domain, self.context.host_addresses)
+        ingress, egress = self.isolation.rules(domain)
         text = f"What may enter the domain {domain.name}"
         yield Resource(
             acl, {"description": text, "config": self.mark, "ingress": ingress, "egress": egress}, domain.name
@@ -227,9 +232,8 @@ class _Builder:
 
     def _image(self, image: Image, machine: Machine) -> Key:
         key = Key("image", "default", image.fingerprint)
-        existing = self.resources.get(key)
-        machines = (*(existing.machines if existing else ()), machine.name)
-        self.resources[key] = Resource(key, {}, machines=machines, image=image)
+        self.resources.setdefault(key, Resource(key, {}, image=image))
+        self.made_of[key].append(machine.name)
         return key
 
     def _volume(self, domain: Domain, machine: Machine, volume: StorageVolume, image: Image | None) -> Key:

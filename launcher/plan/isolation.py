@@ -9,15 +9,16 @@ order, so an exception to a drop is written as the ports that it leaves out.
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from launcher.infra.model import Domain, Infra, Policy
 
-__all__ = ["HOST", "Rule", "rules_of"]
+__all__ = ["HOST", "Isolation", "Rule"]
 
 HOST = "host"
 Rule = dict[str, str]
@@ -25,26 +26,38 @@ _PORTED = ("tcp", "udp")
 _ALL_PORTS = (1, 65535)
 
 
-def rules_of(infra: Infra, domain: Domain, host_addresses: Sequence[str] = ()) -> tuple[list[Rule], list[Rule]]:
-    """Ingress and egress rules of a domain's ACL; `host_addresses` are the host's own beside its bridges'."""
-    policies = [*infra.policies, *(_reversed(policy) for policy in infra.policies if policy.bidirectional)]
-    ingress = [
-        rule
-        for policy in policies
-        if (to := _end(infra, policy.destination, domain)) is not None and to[0] is domain
-        for rule in _allow(infra, policy, domain, to[1])
-    ]
-    return _sorted(ingress), _sorted(_towards_host(infra, policies, domain, host_addresses))
+class Isolation:
+    """The rules of all domains of a file; `host_addresses` are the host's own beside its bridges'."""
+
+    def __init__(self, infra: Infra, host_addresses: Sequence[str] = ()) -> None:
+        self._infra = infra
+        self._to_host = [policy for policy in _both_ways(infra.policies) if policy.destination == HOST]
+        self._into: dict[str, list[tuple[Policy, str]]] = defaultdict(list)
+        for policy in _both_ways(infra.policies):
+            if policy.destination != HOST and (to := _end(infra, policy.destination)):
+                self._into[to[0].name].append((policy, to[1]))
+        gateways = {domain.gateway for domain in infra.domains.values() if domain.enabled}
+        self._host = ",".join(f"{address}/32" for address in sorted(gateways | set(host_addresses)))
+
+    def rules(self, domain: Domain) -> tuple[list[Rule], list[Rule]]:
+        """Ingress and egress rules of a domain's ACL."""
+        ingress = [
+            rule
+            for policy, destination in self._into.get(domain.name, ())
+            for rule in _allow(self._infra, policy, domain, destination)
+        ]
+        return _sorted(ingress), _sorted(_towards_host(self._infra, self._to_host, domain, self._host))
 
 
-def _reversed(policy: Policy) -> Policy:
-    return replace(policy, source=policy.destination, destination=policy.source)
+def _both_ways(policies: Iterable[Policy]) -> Iterator[Policy]:
+    for policy in policies:
+        yield policy
+        if policy.bidirectional:
+            yield replace(policy, source=policy.destination, destination=policy.source)
 
 
-def _end(infra: Infra, name: str, here: Domain) -> tuple[Domain, str] | None:
-    """The domain and the addresses that an end of a policy means; the host's are those of a domain's own bridge."""
-    if name == HOST:
-        return here, f"{here.gateway}/32"
+def _end(infra: Infra, name: str) -> tuple[Domain, str] | None:
+    """The domain and the addresses that an end of a policy means, which is not the host."""
     if name in infra.domains:
         domain = infra.domains[name]
         return (domain, domain.subnet) if domain.enabled else None
@@ -53,10 +66,14 @@ def _end(infra: Infra, name: str, here: Domain) -> tuple[Domain, str] | None:
 
 
 def _allow(infra: Infra, policy: Policy, domain: Domain, destination: str) -> list[Rule]:
-    source = _end(infra, policy.source, domain)
-    if source is None or policy.destination == HOST or (policy.source != HOST and source[0] is domain):
-        return []  # not there, not for instances, or never filtered
-    rule = {"action": "allow", "source": source[1], "destination": destination, "state": "enabled"}
+    """The rule by which a policy lets something into a domain; the host is there with the domain's own gateway."""
+    source = f"{domain.gateway}/32"
+    if policy.source != HOST:
+        end = _end(infra, policy.source)
+        if end is None or end[0].name == domain.name:
+            return []  # not there, or never filtered
+        source = end[1]
+    rule = {"action": "allow", "source": source, "destination": destination, "state": "enabled"}
     if policy.description:
         rule["description"] = policy.description
     if policy.ports:
@@ -64,16 +81,11 @@ def _allow(infra: Infra, policy: Policy, domain: Domain, destination: str) -> li
     return [rule]
 
 
-def _towards_host(
-    infra: Infra, policies: Iterable[Policy], domain: Domain, host_addresses: Sequence[str]
-) -> list[Rule]:
+def _towards_host(infra: Infra, to_host: Sequence[Policy], domain: Domain, host: str) -> list[Rule]:
     """Drop what goes to the host itself, but for what policies let through.
 
     An address of one machine cannot be excepted from a drop for all, so each set of ports is a rule per source.
     """
-    to_host = [policy for policy in policies if policy.destination == HOST]
-    gateways = {other.gateway for other in infra.domains.values() if other.enabled}
-    host = ",".join(f"{address}/32" for address in sorted(gateways | set(host_addresses)))
     whole = [policy for policy in to_host if policy.source == domain.name]
     single = {name: machine for name, machine in domain.machines.items() if name not in infra.domains}
     machines = sorted({policy.source for policy in to_host if policy.source in single})

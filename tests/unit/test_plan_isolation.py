@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.infra.model import Domain, ImageChoice, Infra, Machine, Policy, Settings
-from launcher.plan.isolation import rules_of
+from launcher.plan.isolation import Isolation
 
 
 def infra(*policies: Policy) -> Infra:
@@ -24,7 +24,7 @@ def infra(*policies: Policy) -> Infra:
 
 def rules(domain: str, *policies: Policy, host: tuple[str, ...] = ()) -> tuple[list[Any], list[Any]]:
     file = infra(*policies)
-    return rules_of(file, file.domains[domain], host)
+    return Isolation(file, host).rules(file.domains[domain])
 
 
 HOST = "10.1.0.254/32,10.2.0.254/32"
@@ -82,7 +82,7 @@ def test_machine_with_a_domains_name_gets_nothing_of_its() -> None:
     file = infra(Policy("dev", "host", (22,)))
     web = file.domains["web"]
     namesake = replace(web, machines={**web.machines, "dev": replace(web.machines["web-1"], name="dev")})
-    egress = rules_of(replace(file, domains={**file.domains, "web": namesake}), namesake)[1]
+    egress = Isolation(replace(file, domains={**file.domains, "web": namesake})).rules(namesake)[1]
     assert [rule.get("protocol") for rule in egress] == [None]
 
 
