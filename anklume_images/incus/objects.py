@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "ObjectId", "Objects", "instances_in"]
 
-_SNAPSHOT = "/snapshots/"
-
 Kind = Literal["acl", "certificate", "image", "instance", "network", "pool", "profile", "project", "volume"]
 _COLLECTIONS: dict[Kind, str] = {
     "acl": "network-acls",
@@ -31,6 +29,7 @@ _COLLECTIONS: dict[Kind, str] = {
     "project": "projects",
 }
 _EVERYWHERE: dict[str, str] = {"all-projects": "true"}
+_SNAPSHOT = "/snapshots/"
 
 
 class ObjectId(NamedTuple):
