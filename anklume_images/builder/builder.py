@@ -239,8 +239,13 @@ def _log_path(store: Store, name: str) -> Path:
 
 
 def _verify_inputs(prepared: Prepared, store: Store) -> None:
-    for entry in prepared.lock:
-        if not store.blobs.verify(entry.sha256):
+    from concurrent.futures import ThreadPoolExecutor
+
+    entries = list(prepared.lock)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        sound = list(pool.map(store.blobs.verify, (entry.sha256 for entry in entries)))
+    for entry, is_sound in zip(entries, sound, strict=True):
+        if not is_sound:
             state = "damaged" if store.blobs.has(entry.sha256) else "missing"
             raise StoreError(
                 f"{prepared.name}: the input {entry.path} is {state} in the store",

@@ -25,6 +25,12 @@ __all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory
 
 _SQUASHFS_MAGIC = b"hsqs"
 _INSPECTION = ("collect metadata", "list packages", "list files")
+# distrobuilder has rsync copy the base, whole, to where it works. Nobody needs the base after that: it is moved there.
+_MOVE = """#!/bin/sh
+set -eu
+while [ $# -gt 2 ]; do shift; done
+exec mv --no-target-directory "$1" "$2"
+"""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def build_rootfs(
         log=str(log),
         steps=(*_steps(plan), *_inspection(out)),
         mounts=tuple(mounts),
-        files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
+        files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n", "/usr/bin/rsync": _MOVE},
         env=ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(plan.epoch)},
         mirror=mirror_entries(plan.lock, plan.release, plan.epoch, blobs, plan.from_host),
         keep={"from": "/build", "to": str(keep)} if keep else None,
@@ -175,10 +181,9 @@ def _inspection(out: Path) -> list[Step]:
     squashfs = "/build/out/rootfs.squashfs"
     return [
         # An image without any template has no such folder.
-        Step(_INSPECTION[0], ("mkdir", "-p", "/build/cache/templates", "/build/out/metadata")),
         Step(
             _INSPECTION[0],
-            ("cp", "-r", "/build/cache/metadata.yaml", "/build/cache/templates", "/build/out/metadata"),
+            ("sh", "-ec", "cd /build/cache; mkdir -p templates ../out/metadata; cp -r metadata.yaml templates ../out/metadata"),
         ),
         Step(_INSPECTION[1], ("unsquashfs", "-cat", squashfs, "var/lib/dpkg/status"), output=str(out / "status")),
         Step(_INSPECTION[2], ("unsquashfs", "-lln", "-d", "", squashfs), output=str(out / "listing")),
