@@ -291,6 +291,10 @@ def _properties(prepared: Prepared) -> dict[str, str]:
 
 
 def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        whole, rootfs = pool.submit(fingerprint, built.metadata, built.rootfs), pool.submit(hash_file, built.rootfs)
     debs = installed_packages(built.status)
     packages = [Package("deb", name, version) for name, version in debs.items()]
     for link in prepared.lineage():
@@ -311,9 +315,9 @@ def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
         version=prepared.version,
         architecture=prepared.architecture,
         recipe=prepared.digest,
-        fingerprint=fingerprint(built.metadata, built.rootfs),
+        fingerprint=whole.result(),
         metadata=StoredFile(hash_file(built.metadata), built.metadata.stat().st_size),
-        rootfs=StoredFile(hash_file(built.rootfs), built.rootfs.stat().st_size),
+        rootfs=StoredFile(rootfs.result(), built.rootfs.stat().st_size),
         unpacked=unpacked_size(built.listing),
         epoch=prepared.epoch,
         description=prepared.spec.description,
