@@ -33,6 +33,7 @@ __all__ = [
     "REMOUNT",
     "die_with_parent",
     "drop_capability",
+    "ignore_syncs",
     "loopback_up",
     "mount",
     "pivot_root",
@@ -52,6 +53,10 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 # arch/*/syscall tables; libc has no wrapper for the one, and refuses its own signals in the other
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # <linux/audit.h>
+# fsync, fdatasync, sync, sync_file_range, syncfs
+_SYNCS = {"x86_64": (74, 75, 162, 277, 306), "aarch64": (82, 83, 81, 84, 267)}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,6 +131,23 @@ def default_signals() -> None:
 def drop_capability(number: int) -> None:
     """Take a capability (capabilities(7)) from whatever this process executes next, for good."""
     _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
+
+
+def ignore_syncs() -> None:
+    """Have this process and whatever comes of it be told at once that files are on the disk: seccomp(2) answers 0 to
+    fsync and its like. Needs CAP_SYS_ADMIN.
+    """
+    machine = os.uname().machine
+    load, equal, answer = 0x20, 0x15, 0x06  # classic BPF: BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    allow, success = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with 0
+    syncs = _SYNCS[machine]
+    program = [(load, 0, 0, 4), (equal, 0, len(syncs) + 1, _AUDIT_ARCH[machine]), (load, 0, 0, 0)]
+    program += [(equal, len(syncs) - index, 0, number) for index, number in enumerate(syncs)]
+    program += [(answer, 0, 0, allow), (answer, 0, 0, success)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    header = struct.pack("HP", len(program), ctypes.addressof(code))  # struct sock_fprog
+    # SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_SPEC_ALLOW: without that some kernels slow all of it down
+    _check(_libc.syscall(_SECCOMP[machine], 1, 4, header), "seccomp")
 
 
 def loopback_up() -> None:

@@ -239,8 +239,13 @@ def _log_path(store: Store, name: str) -> Path:
 
 
 def _verify_inputs(prepared: Prepared, store: Store) -> None:
-    for entry in prepared.lock:
-        if not store.blobs.verify(entry.sha256):
+    from concurrent.futures import ThreadPoolExecutor
+
+    entries = list(prepared.lock)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        sound = list(pool.map(store.blobs.verify, (entry.sha256 for entry in entries)))
+    for entry, is_sound in zip(entries, sound, strict=True):
+        if not is_sound:
             state = "damaged" if store.blobs.has(entry.sha256) else "missing"
             raise StoreError(
                 f"{prepared.name}: the input {entry.path} is {state} in the store",
@@ -286,6 +291,10 @@ def _properties(prepared: Prepared) -> dict[str, str]:
 
 
 def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        whole, rootfs = pool.submit(fingerprint, built.metadata, built.rootfs), pool.submit(hash_file, built.rootfs)
     debs = installed_packages(built.status)
     packages = [Package("deb", name, version) for name, version in debs.items()]
     for link in prepared.lineage():
@@ -306,9 +315,9 @@ def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
         version=prepared.version,
         architecture=prepared.architecture,
         recipe=prepared.digest,
-        fingerprint=fingerprint(built.metadata, built.rootfs),
+        fingerprint=whole.result(),
         metadata=StoredFile(hash_file(built.metadata), built.metadata.stat().st_size),
-        rootfs=StoredFile(hash_file(built.rootfs), built.rootfs.stat().st_size),
+        rootfs=StoredFile(rootfs.result(), built.rootfs.stat().st_size),
         unpacked=unpacked_size(built.listing),
         epoch=prepared.epoch,
         description=prepared.spec.description,

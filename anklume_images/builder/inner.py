@@ -147,8 +147,11 @@ def _assemble(job: dict[str, Any]) -> Path:
     for path, text in job["files"].items():
         file = root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
+        replaced = file.is_file() and not file.is_symlink()
+        mode = stat.S_IMODE(file.stat().st_mode) if replaced else 0o644
         file.unlink(missing_ok=True)
         file.write_text(text, encoding="utf-8")
+        file.chmod(mode)
     return root
 
 

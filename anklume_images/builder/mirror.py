@@ -8,7 +8,6 @@ that are there.
 from __future__ import annotations
 
 import http.server
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -60,6 +59,7 @@ class LoopbackMirror:
     def _handler(mirror) -> type[http.server.BaseHTTPRequestHandler]:  # noqa: N805  the handler's own self is below
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a short answer waits 40 ms for the acknowledgement of its own headers
 
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
@@ -76,7 +76,7 @@ class LoopbackMirror:
                     with Path(entry).open("rb") as stream:
                         self._answer(200, Path(entry).stat().st_size)
                         if self.command == "GET":
-                            shutil.copyfileobj(stream, self.wfile, 1 << 20)
+                            self.connection.sendfile(stream)
 
             do_HEAD = do_GET  # noqa: N815  the name that http.server looks for
 

@@ -25,6 +25,14 @@ __all__ = ["Plan", "Rootfs", "Unpack", "apt_repository", "build_rootfs", "memory
 
 _SQUASHFS_MAGIC = b"hsqs"
 _INSPECTION = ("collect metadata", "list packages", "list files")
+# An image without any template has no such folder.
+_COLLECT = "cd /build/cache; mkdir -p templates ../out/metadata; cp -r metadata.yaml templates ../out/metadata"
+# distrobuilder has rsync copy the base, whole, to where it works. Nobody needs the base after that: it is moved there.
+_MOVE = """#!/bin/sh
+set -eu
+while [ $# -gt 2 ]; do shift; done
+exec mv --no-target-directory "$1" "$2"
+"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def memory_needed(plan: Plan, base_unpacked: int, blobs: Blobs) -> int:
     debs = sum(deb.size for deb in plan.lock.debs)
     wheels = 4 * sum(wheel.size for wheel in plan.lock.wheels)
     files = 4 * sum(blobs.path(file.sha256).stat().st_size for file in plan.lock.files)
-    return 2 * base_unpacked + 2 * installed + debs + wheels + files + (512 << 20)
+    return base_unpacked + 2 * installed + debs + wheels + files + (512 << 20)
 
 
 def build_rootfs(
@@ -138,7 +146,7 @@ def build_rootfs(
         log=str(log),
         steps=(*_steps(plan), *_inspection(out)),
         mounts=tuple(mounts),
-        files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n"},
+        files={"/etc/resolv.conf": "", "/etc/hostname": "localhost\n", "/usr/bin/rsync": _MOVE},
         env=ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(plan.epoch)},
         mirror=mirror_entries(plan.lock, plan.release, plan.epoch, blobs, plan.from_host),
         keep={"from": "/build", "to": str(keep)} if keep else None,
@@ -174,12 +182,7 @@ def _steps(plan: Plan) -> list[Step]:
 def _inspection(out: Path) -> list[Step]:
     squashfs = "/build/out/rootfs.squashfs"
     return [
-        # An image without any template has no such folder.
-        Step(_INSPECTION[0], ("mkdir", "-p", "/build/cache/templates", "/build/out/metadata")),
-        Step(
-            _INSPECTION[0],
-            ("cp", "-r", "/build/cache/metadata.yaml", "/build/cache/templates", "/build/out/metadata"),
-        ),
+        Step(_INSPECTION[0], ("sh", "-ec", _COLLECT)),
         Step(_INSPECTION[1], ("unsquashfs", "-cat", squashfs, "var/lib/dpkg/status"), output=str(out / "status")),
         Step(_INSPECTION[2], ("unsquashfs", "-lln", "-d", "", squashfs), output=str(out / "listing")),
     ]

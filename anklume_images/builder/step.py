@@ -6,6 +6,7 @@ right to trace others it cannot look through `/proc/1/root`: the init serves the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -28,6 +29,8 @@ def main() -> NoReturn:
     linux.unshare(linux.NEWNS)
     linux.mount(root, root, flags=linux.BIND | linux.REC)
     linux.pivot_root(root)
+    with contextlib.suppress(OSError):  # where the kernel will not, all is as it was, but slower on a disk
+        linux.ignore_syncs()
     linux.drop_capability(_SYS_PTRACE)
     linux.default_signals()  # Python ignores some, the caller may ignore others
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -107,6 +107,7 @@ def read_contents(rootfs: Path, wheels: Iterable[str] = ()) -> Contents:
     """Read a squashfs; `wheels` are the names of those to look for."""
     from PySquashfsImage import SquashFsImage
 
+    gc.disable()  # looking for what is of no more use, again and again, takes a fifth of the time and finds nothing
     try:
         with rootfs.open("rb") as stream, SquashFsImage(stream) as image:
             entries = dict(_walk(image.root, ""))
@@ -129,6 +130,7 @@ def read_contents(rootfs: Path, wheels: Iterable[str] = ()) -> Contents:
         for function in vars(SquashFsImage).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
+        gc.enable()
         gc.collect()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.bench.measure import Bench, pairs, say
+from tests.bench.measure import Bench, memory_of, pairs, say
 from tests.support.example_store import linked_store
 
 if TYPE_CHECKING:
@@ -63,4 +63,4 @@ def bundles(bench: Bench) -> None:
             run(far, "bundle", "import", site, "--fingerprint", fingerprint)
 
         pairs("bundle import / sha256sum and cp", "≤ 1.43", take, lambda: copy(site))
-        say(f"memory of either: {peak >> 10} MiB at most (goal < 200)")
+        memory_of("the larger of bundle create and import", "< 200 MiB", peak << 10)

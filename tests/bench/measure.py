@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -64,8 +66,12 @@ def rounds(actions: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]
 def share(name: str, goal: str, ours: list[int], whole: int) -> None:
     """Print the median of sizes as a share of the whole, in bytes."""
     each = "  ".join(f"{size / (1 << 20):.1f}" for size in ours)
-    percent = 100 * statistics.median(ours) / whole
-    say(f"{name}: median {percent:.1f} % of {whole / (1 << 20):.1f} MiB (goal {goal}); {each} MiB")
+    record(name, goal, [100 * size / whole for size in ours], "%", f"{each} of {whole / (1 << 20):.1f} MiB")
+
+
+def memory_of(name: str, goal: str, most: int) -> None:
+    """Print the most memory that something had, in bytes."""
+    record(f"memory of {name}", goal, [most / (1 << 20)], "MiB")
 
 
 def peak(argv: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> tuple[str, int]:
@@ -83,7 +89,7 @@ def ratio(name: str, goal: str, ours: list[float], other: list[float]) -> None:
     """Print the median of the ratios, pair by pair."""
     ratios = [a / b for a, b in zip(ours, other, strict=True)]
     each = "  ".join(f"{a:.2f}/{b:.2f} s" for a, b in zip(ours, other, strict=True))
-    say(f"{name}: median ratio {statistics.median(ratios):.2f} (goal {goal}); {each}")
+    record(name, goal, ratios, "", each)
 
 
 def single(name: str, goal: str, action: Callable[[], object]) -> None:
@@ -93,5 +99,59 @@ def single(name: str, goal: str, action: Callable[[], object]) -> None:
 
 def figures(name: str, goal: str, rows: list[float]) -> None:
     """Print the median of seconds that have an absolute goal."""
-    each = "  ".join(f"{row:.3f}" for row in rows)
-    say(f"{name}: median {statistics.median(rows):.3f} s (goal {goal}); {each}")
+    record(name, goal, rows, "s", "  ".join(f"{row:.3f}" for row in rows))
+
+
+def record(name: str, goal: str, rows: list[float], unit: str, each: str = "") -> None:
+    """Print the median of what was measured, beside its goal (`≤ 0.5 s`, `≥ 0.8`, `-`), and keep it for the table."""
+    row = Row(name.strip(), goal, statistics.median(rows), min(rows), max(rows), unit, os.getloadavg()[0])
+    ROWS.append(row)
+    say(f"{name}: {row.figure} (goal {goal})" + (f"; {each}" if each else ""))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure; `load` is the machine's when it was taken, the mean of a minute."""
+
+    name: str
+    goal: str
+    median: float
+    least: float
+    most: float
+    unit: str
+    load: float
+
+    @property
+    def figure(self) -> str:
+        """The median as it is printed."""
+        return f"{self._text(self.median)} {self.unit}".rstrip()
+
+    @property
+    def spread(self) -> str:
+        """From the least to the most."""
+        return f"{self._text(self.least)} - {self._text(self.most)}" if self.least != self.most else ""
+
+    @property
+    def met(self) -> str:
+        """`yes` or `no`; nothing where there is no goal."""
+        match = re.match(r"([≤≥<>]) ?([0-9.]+)", self.goal)
+        if not match:
+            return ""
+        bound = float(match[2])
+        return "yes" if (self.median <= bound if match[1] in "≤<" else self.median >= bound) else "no"
+
+    def _text(self, value: float) -> str:
+        return f"{value:.0f}" if self.unit == "MiB" else f"{value:.1f}" if self.unit == "%" else f"{value:.2f}"
+
+
+ROWS: list[Row] = []
+"""What was measured, in order."""
+
+
+def table() -> str:
+    """All of it, as Markdown."""
+    lines = ["| what | goal | figure | spread | load | met |", "|---|---|---|---|---|---|"]
+    for row in ROWS:
+        cells = (row.name, row.goal, row.figure, row.spread, f"{row.load:.1f}", row.met)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from anklume_images.ship.delta_programs import program_of
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from launcher.private_incus.daemon import PrivateIncus
-from tests.bench.measure import RUNS, peak, ratio, rounds, say, seconds, share
+from tests.bench.measure import RUNS, memory_of, peak, ratio, rounds, say, seconds, share
 from tests.bench.streams import served
 from tests.support.cabled import cable, listens_at, write_remotes
 from tests.support.example_store import linked_store
@@ -234,5 +234,5 @@ def memory(bench: Bench) -> None:
 
 
 def _memory(peaks: dict[str, int]) -> None:
-    figures = ", ".join(f"{name} {most >> 20} MiB" for name, most in peaks.items())
-    say(f"memory of the largest process of each (goal < 200 MiB): {figures}")
+    for name, most in peaks.items():
+        memory_of(f"the largest process of {name}", "< 200 MiB", most)

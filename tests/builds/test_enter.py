@@ -105,6 +105,12 @@ def test_a_terminal_shows_what_the_failure_left(terminal: Terminal) -> None:
     assert terminal.wait() == 3
 
 
+def test_the_base_was_moved_not_copied(anklume: Cli, failed: Path) -> None:
+    kept = anklume.store / "failed" / "nginx"
+    assert (kept / "cache" / "overlay" / "usr").is_dir()
+    assert not (kept / "base").exists()
+
+
 def test_a_script_runs_with_the_mirror_and_without_a_network(anklume: Cli, failed: Path) -> None:
     script = """
         curl -sf -o /dev/null http://127.0.0.1/debian/dists/trixie/Release && echo mirror

@@ -168,9 +168,15 @@ def test_what_is_not_mounted_writable_is_not(toolchain: Tree, tmp_path: Path) ->
 
 def test_texts_replace_the_trees_files_and_links(toolchain: Tree, tmp_path: Path) -> None:
     files = {"/etc/hostname": "mine\n", "/etc/os-release": "a link in the tree\n", "/a/new/place": "x\n"}
-    outcome = probe(toolchain.root, tmp_path, "cat /etc/hostname /etc/os-release /a/new/place", files=files)
-    assert outcome.ok
-    assert (tmp_path / "out").read_text() == "".join(files.values())
+    program = {"/usr/bin/rsync": "#!/bin/sh\necho another program\n"}
+    script = "cat /etc/hostname /etc/os-release /a/new/place; rsync"
+    assert probe(toolchain.root, tmp_path, script, files=files | program).ok
+    assert (tmp_path / "out").read_text() == "".join(files.values()) + "another program\n"
+
+
+def test_nothing_waits_for_the_disk(toolchain: Tree, tmp_path: Path) -> None:
+    """/dev/null cannot be synced: a kernel that was asked would refuse."""
+    assert probe(toolchain.root, tmp_path, "sync /dev/null && sync --data /dev/null").ok
 
 
 @pytest.mark.parametrize("name", ["with blanks", "com,ma", "co:lon", "back\\slash", "qu'ote", "ünï"])

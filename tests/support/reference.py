@@ -1,6 +1,6 @@
-"""The tables of docs/reference that come from the declarations of keys: `make reference` writes them anew.
+"""What docs/reference has from declarations: tables of keys, and the images with their variables.
 
-In a page they stand between `<!-- keys: NAME -->` and `<!-- end of keys -->`.
+`make reference` writes it anew. In a page it stands between `<!-- keys: NAME -->` and `<!-- end of keys -->`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 from anklume_images.settings import SETTINGS
+from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.specs.values import value_text
 from launcher.infra.keys import Keys, Read
 from launcher.infra.schema import SECTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from pydantic.fields import FieldInfo
 
+    from anklume_images.specs.model import Spec
     from launcher.infra.keys import KeyInfo
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
-PAGES = [REFERENCE / "infra.md", REFERENCE / "settings.md"]
+EXAMPLES = REFERENCE.parents[1] / "examples/specs"
+PAGES = [REFERENCE / "infra.md", REFERENCE / "settings.md", REFERENCE / "variables.md"]
 _TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end of keys -->\n)", re.DOTALL)
 
 
@@ -34,7 +40,7 @@ def sections(page: str) -> list[str]:
 
 
 def _named(name: str) -> str:
-    return table_of_settings() if name == "settings" else table(SECTIONS[name])
+    return OTHERS[name]() if name in OTHERS else table(SECTIONS[name])
 
 
 def table_of_settings() -> str:
@@ -44,6 +50,44 @@ def table_of_settings() -> str:
         variable = f"`ANKLUME_{name.upper()}={setting.written}`"
         lines.append(f"| `{name}` | {variable} | {setting.default} | {setting.meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def variables_of_images() -> str:
+    """A section for each image with its variants: what it is, and its own variables."""
+    catalog = Catalog.load([builtin_specs(), EXAMPLES])
+    specs = [catalog.get(name) for name in catalog.names()]
+    return "\n".join(
+        _image(spec, [one.name for one in specs if one.variant and one.folder == spec.folder])
+        for spec in specs
+        if not spec.variant
+    )
+
+
+def _image(spec: Spec, variants: list[str]) -> str:
+    about = [f"{spec.description}."]
+    if spec.base:
+        about.append(f"Made from `{spec.base}`.")
+    if variants:
+        about.append(f"Variants: {', '.join(f'`{name}`' for name in variants)}.")
+    if spec.volumes:
+        about.append(f"Volumes: {', '.join(f'`{volume.path}` ({volume.kind})' for volume in spec.volumes)}.")
+    if spec.ports:
+        about.append(f"Ports: {', '.join(map(str, spec.ports))}.")
+    lines = [f"## {spec.name}", "", " ".join(about), ""]
+    if spec.variables:
+        lines += ["| variable | type | default | meaning |", "|---|---|---|---|", *_variables(spec), ""]
+    return "\n".join(lines)
+
+
+def _variables(spec: Spec) -> Iterator[str]:
+    for name, variable in spec.variables.items():
+        kind = f"{variable.type}, secret" if variable.secret else variable.type
+        default = value_text(variable.default)
+        yield f"| `{name}` | {kind} | {f'`{default}`' if default else '-'} | {variable.description} |"
+
+
+OTHERS: dict[str, Callable[[], str]] = {"settings": table_of_settings, "images": variables_of_images}
+"""What is no section of an infra.yml, by its name in the pages."""
 
 
 def table(section: type[Keys]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.specs.model import NAME
 from launcher.gpu.cards import Card
 from launcher.gpu.grants import Grant
 from launcher.gpu.images import makers, unusable, why_unusable
@@ -37,9 +40,13 @@ def test_the_reason_names_image_maker_and_card() -> None:
 
 def test_specs_name_makers_that_are_known() -> None:
     catalog = Catalog.load([builtin_specs()])
-    known = {vendor.name.lower() for vendor in VENDORS}
+    known = makers([Card(f"0000:0{number}:00.0", vendor.pci_id) for number, vendor in enumerate(VENDORS)])
     assert {maker for name in catalog.names() for maker in catalog.gpus(name) or ()} <= known
-    assert makers([NVIDIA, AMD, INTEL]) == known
+    assert makers([NVIDIA, AMD, INTEL, OTHER]) == {"nvidia", "amd", "intel"}
+
+
+def test_a_spec_can_name_every_maker() -> None:
+    assert [vendor.name for vendor in VENDORS if not re.fullmatch(NAME, vendor.name.lower())] == []
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def test_the_page_has_every_code() -> None:
     used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
     diagnoses = [
         node.args[0]
-        for node in nodes(*(f"gpu/vendors/{name}" for name in ("nvidia", "amd", "intel")))
+        for node in nodes(
+            *(f"gpu/vendors/{file.stem}" for file in Path(launcher.__file__).parent.glob("gpu/vendors/*.py"))
+        )
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Diagnosis"
     ]
     used |= {str(code.value) for code in diagnoses if isinstance(code, ast.Constant)}

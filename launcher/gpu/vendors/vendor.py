@@ -60,13 +60,14 @@ class Extras:
 class Vendor:
     """One maker of cards.
 
-    `pci_id` is its number on the PCI bus, four hexadecimal digits. `diagnose` reads the lines of an engine's journal
-    that say that it computes on the CPU. `extras` and `obstacles` are told the machine, its domain, what it is granted
-    of this maker's cards, and what the host's files say, None where they are out of reach. `shared_node` is a device
-    node that all its cards share and need. `major` is the number of its driver's own nodes, `node` their path with the
-    minor number as its group, and `minor` that of a card by its place among its maker's cards. `opened_by` are keys of
-    a container's gpu device that let more than root open its nodes. `selected_by` names variables of a container's
-    environment that choose cards, and what each value chooses.
+    `name` is one word, by which specs name the maker in small letters. `pci_id` is its number on the PCI bus, four
+    hexadecimal digits. `diagnose` reads the lines of an engine's journal that say that it computes on the CPU; each
+    code that it has is in docs/how-to/troubles.md. `extras` and `obstacles` are told the machine, its domain, what it
+    is granted of this maker's cards, and what the host's files say, None where they are out of reach. `shared_node` is
+    a device node that all its cards share and need. `major` is the number of its driver's own nodes, `node` their path
+    with the minor number as its group, and `minor` that of a card by its place among its maker's cards. `opened_by` are
+    keys of a container's gpu device that let more than root open its nodes. `selected_by` names variables of a
+    container's environment that choose cards, and what each value chooses.
     """
 
     name: str

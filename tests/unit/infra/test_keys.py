@@ -11,6 +11,7 @@ import yaml
 
 from anklume_images.errors import AnklumeError
 from launcher.infra.host import HostFacts
+from launcher.infra.incus_keys import config_keys
 from launcher.infra.json_schema import json_schema
 from launcher.infra.load import check_infra
 from launcher.infra.schema import SECTIONS
@@ -109,8 +110,6 @@ VALUES: dict[str, Any] = {
     "machine.config": {"limits.cpu": 1},
     "machine.devices": DEVICES,
     "machine.weight": 9,
-    "machine.boot_autostart": True,
-    "machine.boot_priority": 3,
     "machine.snapshots_schedule": "0 2 * * *",
     "machine.snapshots_expiry": "3d",
     "machine.storage_volumes": {},
@@ -181,6 +180,15 @@ def effect(document: Any, file: Path, catalog: Catalog) -> Any:
     return said, infra.notices, limits, objects, asked
 
 
+def value_of(section: str, name: str) -> Any:
+    """What to write for a key: VALUES has it, or for a key that becomes one of Incus' its type alone says it."""
+    key = f"{section}.{name}"
+    if key in VALUES or not SECTIONS[section].infos()[name].incus:
+        return VALUES.get(key)
+    declared = SECTIONS[section].model_json_schema()["properties"][name]
+    return {"boolean": True, "integer": declared.get("maximum")}.get(declared["type"])
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_it_does_something(key: str, tmp_path: Path, catalog: Catalog) -> None:
     section, _, name = key.partition(".")
@@ -198,13 +206,20 @@ def test_it_does_something(key: str, tmp_path: Path, catalog: Catalog) -> None:
         part = part[step] if isinstance(part, list) else part.setdefault(step, {})
     if section == "gpu_device":
         part.clear()
-    part[name] = VALUES[key]
+    part[name] = value_of(section, name)
+    assert part[name] is not None, f"VALUES has no value for {key}"
     assert effect(document, tmp_path / "infra.yml", catalog) != before
+
+
+def test_a_key_that_becomes_one_of_incus_is_one_that_it_has() -> None:
+    written = {info.incus for info in SECTIONS["machine"].infos().values()} - {""}
+    assert written
+    assert {key for key in written if config_keys().find(key) is None} == set()
 
 
 def test_the_reference_has_every_table_as_declared() -> None:
     pages = [page.read_text("utf-8") for page in reference.PAGES]
-    assert sorted(name for page in pages for name in reference.sections(page)) == sorted([*SECTIONS, "settings"])
+    assert sorted(name for page in pages for name in reference.sections(page)) == sorted([*SECTIONS, *reference.OTHERS])
     assert [reference.written(page) for page in pages] == pages, "run: make reference"
 
 
