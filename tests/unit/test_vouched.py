@@ -73,7 +73,7 @@ def test_nothing_is_read_of_what_is_as_it_was_applied(options: dict[str, Any]) -
         ({"shared": True}, {DATA}),
         ({"isolated": True}, {DATA}),
     ],
-    ids=str,
+    ids=["gateway", "size", "path", "shared", "isolated"],
 )
 def test_what_the_file_says_otherwise_is_read(options: dict[str, Any], expected: set[Key]) -> None:
     assert asked(wanted(file(**options)), as_made(wanted(file()))) == expected
