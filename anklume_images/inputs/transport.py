@@ -174,7 +174,8 @@ class Transport:
                 for piece in self.steady(iter(lambda: response.raw.read1(CHUNK, decode_content=True), b"")):
                     body += piece
                     if len(body) > limit:
-                        raise TooLargeRefusal(f"larger than {limit} bytes", answered=True)
+                        told = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
+                        raise TooLargeRefusal(f"larger than {told}", answered=True)
                 return bytes(body), response.headers.get("Content-Type", ""), response.url
 
         return self.insist(url, whole)
