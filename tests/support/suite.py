@@ -114,7 +114,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each worker one group after the other, in the order of the tests; only the first two start containers.
 
     Starting containers is waiting in good part, and a third that computes makes use of that; three that start some
-    would use up what a host lets all containers together watch.
+    would use up what a host lets all containers together watch. The first two do nothing else while there are any to
+    start: together that takes as long as the rest.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -123,12 +124,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group_of(nodeid)
 
         def _assign_work_unit(self, node: Any) -> None:
-            if node not in self.nodes[:STARTERS]:
-                group = next((group for group in self.workqueue if not starts_containers(group)), None)
-                if group is None:
-                    node.shutdown()
-                    return
+            starter = node in self.nodes[:STARTERS]
+            group = next((group for group in self.workqueue if starts_containers(group) == starter), None)
+            if group is not None:
                 self.workqueue.move_to_end(group, last=False)
+            elif not starter:
+                node.shutdown()
+                return
             super()._assign_work_unit(node)
 
     return Groups(config, log)
