@@ -9,15 +9,12 @@ from __future__ import annotations
 import ipaddress  # noqa: TC003  pydantic reads it
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, WrapValidator, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from anklume_images.specs.model import NAME
 from launcher.infra import readers
-from launcher.infra.incus_keys import config_keys, device_keys
 from launcher.infra.keys import GONE, Anything, Keys, ListOf, MappingOf, OrEmpty, Read, Written, key, one_of
 from launcher.infra.model import (
     Domain,
-    GpuDriver,
     GpuPolicy,
     Machine,
     MachineType,
@@ -29,123 +26,40 @@ from launcher.infra.model import (
     SharedMount,
 )
 from launcher.infra.readers import WrongError
+from launcher.infra.values import (
+    NUMBERED,
+    Bool,
+    Bytes,
+    ClusterMember,
+    Config,
+    Consumer,
+    Devices,
+    DriverWay,
+    Folder,
+    Image,
+    Line,
+    MachineName,
+    Mount,
+    MountName,
+    Name,
+    Ports,
+    ProjectName,
+    Size,
+    VariableName,
+    VolumeName,
+    Word,
+    whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from launcher.infra.incus_keys import Keys as IncusKeys
 
 __all__ = ["INFRA", "MACHINE", "SECTIONS", "TrustLevel"]
 
 TrustLevel = Literal["admin", "trusted", "semi-trusted", "untrusted", "disposable"]
 
-_SMALL = "small letters, digits and '-', with no '-' at either end"
-_LETTERS = "letters, digits, '.', '_' and '-'"
-
-
-def _matching(pattern: str, expected: str, longest: int = 63, *, kind: str = "word") -> Read:
-    pattern = pattern.removeprefix("^").removesuffix("$")
-    reader = readers.matching(pattern, expected, longest)
-    return Read(reader, kind, {"type": "string", "pattern": f"^({pattern})$", "maxLength": longest})
-
-
-def _whole(low: int, high: int, kind: str = "") -> Read:
-    schema = {"type": "integer", "minimum": low, "maximum": high}
-    return Read(readers.integer(low, high), kind or f"{low} to {high}", schema)
-
-
-# Incus 6.0 takes 63 characters for the names of instances and devices; a volume's device has a prefix of up to four.
-_Name = Annotated[str, _matching(NAME, _SMALL)]
-_MountName = Annotated[str, _matching(NAME, _SMALL, 60)]
-_MachineName = Annotated[str, _matching(rf"(?!\d+$){NAME.strip('^$')}", f"{_SMALL}, and no number")]
-_Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", _LETTERS)]
-_VolumeName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", _LETTERS, 59)]
-_ConfigKey = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a key of Incus' configuration", 255)]
-_VariableName = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", 255)]
-_ProjectName = Annotated[
-    str, _matching(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\S", "a name on one line", 200, kind="one line")
-]
-_ClusterMember = Annotated[
-    str, _matching(r"@?[A-Za-z0-9][A-Za-z0-9._-]*", "a cluster member or @GROUP", 64, kind="member, `@group`")
-]
-_DEVICE_TYPES = (
-    *("none", "nic", "disk", "unix-char", "unix-block", "usb", "gpu", "infiniband", "proxy", "unix-hotplug"),
-    *("tpm", "pci"),
-)
-
 _FOREIGN = "the framework's own"
 _SHIFT = "the folder's owners are the machine's own; not on NFS, SMB, FUSE, overlays, which the plan refuses"
-_SCALAR = {"type": ["string", "number", "boolean"]}
-_NUMBERED = {"type": ["string", "number"]}
-
-_Line = Annotated[str, Read(readers.line, "one line")]
-_Consumer = Annotated[str, Read(readers.line, "domain or machine")]
-_Bool = Annotated[bool, Read(readers.boolean, "bool", "boolean")]
-_Size = Annotated[str, Read(readers.size, "size", _NUMBERED)]
-_Bytes = Annotated[int, Read(readers.size_in_bytes, "size", _NUMBERED)]
-_Folder = Annotated[str, Read(readers.folder, "path")]
-_Mount = Annotated[str, Read(readers.mount_path, "path")]
-_Port = Annotated[int, _whole(1, 65535)]
-_Image = Annotated[str, Read(readers.remote_image, "image")]
-_GpuDriver = Annotated[GpuDriver, one_of(*get_args(GpuDriver))]
-
-
-def _with_booleans(value: Any, known: IncusKeys | None) -> Any:
-    """A boolean may be written in any of YAML's ways where Incus wants one; all else is what was written."""
-    if not isinstance(value, dict):
-        return value
-
-    def is_boolean(name: Any) -> bool:
-        found = known.find(name) if known and isinstance(name, str) else None
-        return found is not None and found.boolean
-
-    return {
-        name: item.value if isinstance(item, Written) and isinstance(item.value, bool) and is_boolean(name) else item
-        for name, item in value.items()
-        if item is not GONE
-    }
-
-
-def _config(value: Any) -> Any:
-    return _with_booleans(value, config_keys())
-
-
-_DEVICE_TYPE = Read(readers.choice(*_DEVICE_TYPES), as_written=True)
-_OF_GPUS = {
-    "gputype": Read(readers.choice("physical", "mdev", "mig", "sriov"), as_written=True),
-    "pci": Read(readers.pci, as_written=True),
-}
-
-
-def _device(value: Any, texts: Callable[[Any], Any]) -> Any:
-    if not isinstance(value, dict):
-        return texts(value)
-    kind = value.get("type")
-    if kind is GONE:  # which is reported, and nothing else can be said of it
-        return GONE
-    written = _with_booleans(value, device_keys(kind) if isinstance(kind, str) else None)
-    special = {"type": _DEVICE_TYPE} | (_OF_GPUS if kind == "gpu" else {})
-    device = texts({name: item for name, item in written.items() if name not in special})
-    if "type" not in written:
-        raise WrongError("missing key 'type'", code="missing-key", hint="such as disk, gpu or nic", whole=True)
-    for name in special.keys() & written.keys():
-        try:
-            device[name] = special[name].read(written[name])
-        except WrongError as wrong:
-            wrong.within = name
-            raise
-    return {name: device[name] for name in written}
-
-
-def _ports(value: Any, ports: Callable[[Any], list[int]]) -> Any:
-    """Each once and in order, none for all of them; of a list with wrong ones nothing, as fewer would not do."""
-    if value == "all":
-        return ()
-    if not isinstance(value, list) or not value:
-        meant = type(value) is int and 1 <= value <= 65535
-        hint = f"write [{value}]" if meant else "such as [80, 443]"
-        raise WrongError("must be a list of ports, or all", code="wrong-type", hint=hint)
-    return GONE if any(port is GONE for port in value) else tuple(sorted(set(ports(value))))
 
 
 def _policy(value: Any) -> Any:
@@ -157,23 +71,11 @@ def _policy(value: Any) -> Any:
     return value
 
 
-_Config = Annotated[
-    dict[_ConfigKey, Annotated[str, Read(readers.config_text, schema=_SCALAR, as_written=True)]],
-    BeforeValidator(_config),
-]
-_Device = Annotated[
-    dict[_ConfigKey, Annotated[str, Read(readers.device_text, schema=_SCALAR, as_written=True)]],
-    WrapValidator(_device),
-    Field(json_schema_extra={"required": ["type"]}),
-]
-_Devices = MappingOf[_Word, _Device]
-
-
 class _Reserve(Keys):
-    cpu: Annotated[str, Read(readers.reserve(of_memory=False), "share, number", _NUMBERED)] = key(
+    cpu: Annotated[str, Read(readers.reserve(of_memory=False), "share, number", NUMBERED)] = key(
         ResourcePolicy.reserve_cpu, "`1%` to `99%`, or a number of CPUs"
     )
-    memory: Annotated[str, Read(readers.reserve(of_memory=True), "share, size", _NUMBERED)] = key(
+    memory: Annotated[str, Read(readers.reserve(of_memory=True), "share, size", NUMBERED)] = key(
         ResourcePolicy.reserve_memory, "`1%` to `99%`, or a size such as `4GiB`"
     )
 
@@ -187,13 +89,13 @@ class _ResourcePolicy(Keys):
     memory_enforce: Annotated[str, one_of("soft", "hard")] = key(
         ResourcePolicy.memory_enforce, "`soft`: more than its share while nobody else needs it"
     )
-    overcommit: _Bool = key(ResourcePolicy.overcommit, "more may be given than the host has; else that is an error")
+    overcommit: Bool = key(ResourcePolicy.overcommit, "more may be given than the host has; else that is an error")
 
 
 class _Addressing(Keys):
-    base_octet: Annotated[int, _whole(10, 10, "10")] = key(10, "the first number of every address")
-    zone_base: Annotated[int, _whole(0, 245)] = key(100, "the second number of the most trusted zone")
-    zone_step: Annotated[int, _whole(1, 255)] = key(10, "how far the zones are apart")
+    base_octet: Annotated[int, whole(10, 10, "10")] = key(10, "the first number of every address")
+    zone_base: Annotated[int, whole(0, 245)] = key(100, "the second number of the most trusted zone")
+    zone_step: Annotated[int, whole(1, 255)] = key(10, "how far the zones are apart")
 
 
 class _Global(Keys):
@@ -201,13 +103,13 @@ class _Global(Keys):
     base_subnet: Annotated[str, Read(readers.two_octets, "text")] = key(
         "10.100", "the older form of addresses, without `addressing`"
     )
-    default_os_image: _Image = key(Settings.default_os_image, "of machines that say nothing else")
-    image_channel: _Word = key(
+    default_os_image: Image = key(Settings.default_os_image, "of machines that say nothing else")
+    image_channel: Word = key(
         Settings.image_channel, "the channel of the store's images where a machine names none", new=True
     )
-    storage_pool: _Word = key(Settings.storage_pool, "Incus' pool for machines and volumes", new=True)
+    storage_pool: Word = key(Settings.storage_pool, "Incus' pool for machines and volumes", new=True)
     gpu_policy: Annotated[GpuPolicy, one_of(*get_args(GpuPolicy))] = key(Settings.gpu_policy, "see [GPUs](#gpus)")
-    gpu_driver: _GpuDriver = key(
+    gpu_driver: DriverWay = key(
         Settings.gpu_driver,
         "how NVIDIA's driver gets into containers, where a machine says nothing else; see [GPUs](#gpus)",
         new=True,
@@ -215,9 +117,9 @@ class _Global(Keys):
     ai_access_policy: Annotated[str, one_of("exclusive", "open")] = key(
         "open", "`exclusive`: one domain may reach `ai-tools`, see [Network policies](#network-policies)"
     )
-    ai_access_default: _Line = key(meaning="the one that may", kind="domain")
-    ai_vram_flush: _Bool = key(meaning="the framework's own", foreign=True)
-    nesting_prefix: _Bool = key(
+    ai_access_default: Line = key(meaning="the one that may", kind="domain")
+    ai_vram_flush: Bool = key(meaning="the framework's own", foreign=True)
+    nesting_prefix: Bool = key(
         Settings.nesting_prefix, "names begin with `001-` where `/etc/anklume/absolute_level` says 1"
     )
     firewall_mode: Annotated[str, one_of("host", "vm")] = key(
@@ -226,20 +128,18 @@ class _Global(Keys):
     resource_policy: Annotated[
         _ResourcePolicy, BeforeValidator(_policy, json_schema_input_type=Literal[True] | _ResourcePolicy)
     ] = key(meaning="divides CPUs and memory over machines that have no limits of their own", kind="`true`, mapping")
-    shared_volumes_base: _Folder = key(Settings.shared_volumes_base, "folder of the host")
-    persistent_data_base: _Folder = key(Settings.persistent_data_base, "folder of the host")
-    default_connection: _Line = key(
-        meaning="the framework's own: nothing is configured over a connection", foreign=True
-    )
-    default_user: _Line = key(meaning="the framework's own", foreign=True)
+    shared_volumes_base: Folder = key(Settings.shared_volumes_base, "folder of the host")
+    persistent_data_base: Folder = key(Settings.persistent_data_base, "folder of the host")
+    default_connection: Line = key(meaning="the framework's own: nothing is configured over a connection", foreign=True)
+    default_user: Line = key(meaning="the framework's own", foreign=True)
 
 
 class _Card(Keys):
     """One card of gpu_devices: exactly one of the ways to name it."""
 
     pci: Annotated[str, Read(readers.pci, "PCI address")] = key(meaning="such as 0000:01:00.0")
-    uuid: _Word = key(meaning="the maker's UUID")
-    mig: _Word = key(meaning="the UUID of a MIG device")
+    uuid: Word = key(meaning="the maker's UUID")
+    mig: Word = key(meaning="the UUID of a MIG device")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -253,48 +153,48 @@ class _Card(Keys):
 
 
 class _StorageVolume(Keys):
-    path: _Mount = key(meaning="where it is in the machine", required=True)
-    pool: _Word = key(meaning="Incus' pool", default="`storage_pool`")
-    size: _Size = key(meaning="as large as the pool has room where it is not set")
+    path: Mount = key(meaning="where it is in the machine", required=True)
+    pool: Word = key(meaning="Incus' pool", default="`storage_pool`")
+    size: Size = key(meaning="as large as the pool has room where it is not set")
 
 
 class _PersistentData(Keys):
-    path: _Mount = key(meaning="where it is in the machine", required=True)
-    readonly: _Bool = key(PersistentData.readonly, "nothing can be written there")
-    shift: _Bool = key(PersistentData.shift, _SHIFT)
+    path: Mount = key(meaning="where it is in the machine", required=True)
+    readonly: Bool = key(PersistentData.readonly, "nothing can be written there")
+    shift: Bool = key(PersistentData.shift, _SHIFT)
 
 
 class _Machine(Keys):
-    description: _Line = key(meaning="what it is for")
+    description: Line = key(meaning="what it is for")
     type: Annotated[MachineType, one_of(*get_args(MachineType))] = key(
         Machine.type, "a container, or a virtual machine"
     )
     ip: Annotated[ipaddress.IPv4Address, Read(readers.address, "IPv4 address")] = key(
         meaning="see [Addresses](#addresses)", default="the next free one"
     )
-    ephemeral: _Bool = key(meaning="`false` protects it from being deleted", default="its domain's")
-    roles: ListOf[_Word] = key((), "see [Images](#images)")
+    ephemeral: Bool = key(meaning="`false` protects it from being deleted", default="its domain's")
+    roles: ListOf[Word] = key((), "see [Images](#images)")
     image: Annotated[str, Read(readers.image_ref, "`NAME`, `NAME@CHANNEL`, `NAME@VERSION`")] = key(
         meaning="an image of the store", new=True
     )
-    os_image: _Image = key(meaning="as Incus names it: `images:debian/13`, an alias", default="`default_os_image`")
-    vars: MappingOf[_VariableName, Anything] = key(
+    os_image: Image = key(meaning="as Incus names it: `images:debian/13`, an alias", default="`default_os_image`")
+    vars: MappingOf[VariableName, Anything] = key(
         {}, "see [Variables](#variables)", kind="map variable → value", new=True
     )
-    gpu: _Bool = key(meaning="see [GPUs](#gpus)", default="`false`")
+    gpu: Bool = key(meaning="see [GPUs](#gpus)", default="`false`")
     gpu_devices: ListOf[_Card] = key(
         (), 'which cards, each `{pci: "0000:01:00.0"}`, `{uuid: …}` or `{mig: …}`', new=True
     )
-    gpu_memory: _Bytes = key(meaning="what it needs of a card", new=True)
-    gpu_driver: _GpuDriver = key(meaning="how NVIDIA's driver gets into it", default="the global one", new=True)
-    profiles: ListOf[_Word] = key(
+    gpu_memory: Bytes = key(meaning="what it needs of a card", new=True)
+    gpu_driver: DriverWay = key(meaning="how NVIDIA's driver gets into it", default="the global one", new=True)
+    profiles: ListOf[Word] = key(
         meaning="of its domain; `default` is always there", default="`[default]`", numbered=True
     )
-    config: _Config = key({}, "Incus' configuration; numbers and booleans become text")
-    devices: _Devices = key({}, "Incus' devices, each with `type`", kind="map name → device")
-    weight: Annotated[int, _whole(1, 1_000_000, "from 1")] = key(Machine.weight, "its share under `resource_policy`")
-    boot_autostart: _Bool = key(meaning="whether it starts with the host", incus="boot.autostart")
-    boot_priority: Annotated[int, _whole(0, 100)] = key(
+    config: Config = key({}, "Incus' configuration; numbers and booleans become text")
+    devices: Devices = key({}, "Incus' devices, each with `type`", kind="map name → device")
+    weight: Annotated[int, whole(1, 1_000_000, "from 1")] = key(Machine.weight, "its share under `resource_policy`")
+    boot_autostart: Bool = key(meaning="whether it starts with the host", incus="boot.autostart")
+    boot_priority: Annotated[int, whole(0, 100)] = key(
         meaning="higher ones start first", incus="boot.autostart.priority"
     )
     snapshots_schedule: Annotated[str, Read(readers.cron, "cron")] = key(
@@ -303,44 +203,44 @@ class _Machine(Keys):
     snapshots_expiry: Annotated[str, Read(readers.expiry, "`30d`, `24h`, `60m`")] = key(
         meaning="how long a snapshot is kept", incus="snapshots.expiry"
     )
-    storage_volumes: MappingOf[_VolumeName, OrEmpty[_StorageVolume]] = key(
+    storage_volumes: MappingOf[VolumeName, OrEmpty[_StorageVolume]] = key(
         {}, "see [Volumes and folders](#volumes-and-folders)", kind="map name → volume"
     )
-    persistent_data: MappingOf[_MountName, OrEmpty[_PersistentData]] = key(
+    persistent_data: MappingOf[MountName, OrEmpty[_PersistentData]] = key(
         {}, "see [Volumes and folders](#volumes-and-folders)", kind="map name → data"
     )
-    target: _ClusterMember = key(meaning="where in a cluster", new=True)
+    target: ClusterMember = key(meaning="where in a cluster", new=True)
     export_apps: Anything = key(meaning=_FOREIGN, foreign=True)
     services: Anything = key(meaning=_FOREIGN, foreign=True)
 
 
 class _Profile(Keys):
-    description: _Line = key(meaning="what it is for")
-    config: _Config = key({}, "Incus' configuration")
-    devices: _Devices = key({}, "Incus' devices", kind="map name → device")
+    description: Line = key(meaning="what it is for")
+    config: Config = key({}, "Incus' configuration")
+    devices: Devices = key({}, "Incus' devices", kind="map name → device")
 
 
 class _Domain(Keys):
-    description: _Line = key(meaning="what it is for")
-    enabled: _Bool = key(
+    description: Line = key(meaning="what it is for")
+    enabled: Bool = key(
         Domain.enabled, "a disabled domain keeps its subnet and nothing else; its images and variables are not checked"
     )
     trust_level: Annotated[TrustLevel, one_of(*get_args(TrustLevel))] = key(
         "semi-trusted", "its zone; a container in the last two is a warning"
     )
-    subnet_id: Annotated[int, _whole(0, 254)] = key(
+    subnet_id: Annotated[int, whole(0, 254)] = key(
         meaning="the third number of its addresses", default="the next free one"
     )
-    ephemeral: _Bool = key(Machine.ephemeral, "of its machines; `false` protects them from being deleted")
-    profiles: MappingOf[_Word, OrEmpty[_Profile]] = key(
+    ephemeral: Bool = key(Machine.ephemeral, "of its machines; `false` protects them from being deleted")
+    profiles: MappingOf[Word, OrEmpty[_Profile]] = key(
         {}, "`description`, `config`, `devices`, as Incus has them", kind="map name → profile"
     )
-    machines: MappingOf[_MachineName, OrEmpty[_Machine]] = key(
+    machines: MappingOf[MachineName, OrEmpty[_Machine]] = key(
         {}, "see [Machines](#machines)", kind="map name → machine"
     )
     ai_provider: Annotated[str, one_of("local", "cloud", "local-first")] = key(meaning=_FOREIGN, foreign=True)
     ai_sanitize: Annotated[bool | str, one_of(True, False, "always")] = key(meaning=_FOREIGN, foreign=True)
-    openclaw: _Bool = key(meaning=_FOREIGN, foreign=True)
+    openclaw: Bool = key(meaning=_FOREIGN, foreign=True)
     file_portal: Anything = key(meaning=_FOREIGN, foreign=True)
     panel_color: Anything = key(meaning=_FOREIGN, foreign=True)
     pinned_apps: Anything = key(meaning=_FOREIGN, foreign=True)
@@ -348,41 +248,39 @@ class _Domain(Keys):
 
 
 class _NetworkPolicy(Keys):
-    description: _Line = key(Policy.description, "what it is for; the rules that let something in have it")
-    source: _Line = key(
+    description: Line = key(Policy.description, "what it is for; the rules that let something in have it")
+    source: Line = key(
         alias="from", kind="domain, machine, `host`", meaning="who may begin; `host` is the Incus host", required=True
     )
-    destination: _Line = key(
+    destination: Line = key(
         alias="to",
         kind="domain, machine, `host`",
         meaning="whom; a domain's name comes before a machine's",
         required=True,
     )
-    ports: Annotated[list[_Port], WrapValidator(_ports, json_schema_input_type=Literal["all"] | list[_Port])] = key(
-        (), "all ports are all protocols", kind="list of 1 to 65535, `all`", default="`all`"
-    )
+    ports: Ports = key((), "all ports are all protocols", kind="list of 1 to 65535, `all`", default="`all`")
     protocol: Annotated[Protocol, one_of(*get_args(Protocol))] = key(Policy.protocol, "of the ports")
-    bidirectional: _Bool = key(Policy.bidirectional, "`to` may begin, too")
+    bidirectional: Bool = key(Policy.bidirectional, "`to` may begin, too")
 
 
 class _SharedVolume(Keys):
-    source: _Folder = key(meaning="folder of the host", default="`<shared_volumes_base>/<name>`")
-    path: _Mount = key(meaning="in the machines", default="`/shared/<name>`")
-    shift: _Bool = key(SharedMount.shift, _SHIFT)
-    propagate: _Bool = key(value=False, meaning="machines with `security.nesting` get it too")
-    consumers: MappingOf[_Consumer, Annotated[str, one_of("ro", "rw")]] = key(
+    source: Folder = key(meaning="folder of the host", default="`<shared_volumes_base>/<name>`")
+    path: Mount = key(meaning="in the machines", default="`/shared/<name>`")
+    shift: Bool = key(SharedMount.shift, _SHIFT)
+    propagate: Bool = key(value=False, meaning="machines with `security.nesting` get it too")
+    consumers: MappingOf[Consumer, Annotated[str, one_of("ro", "rw")]] = key(
         meaning="a machine's own entry beats its domain's", kind="map domain or machine → `ro`, `rw`", required=True
     )
 
 
 class _Infra(Keys):
-    project_name: _ProjectName = key(meaning="marks in Incus what belongs to this file", required=True)
+    project_name: ProjectName = key(meaning="marks in Incus what belongs to this file", required=True)
     for_all: _Global = key(alias="global", made=_Global, meaning="see [global](#global)", present=True)
-    domains: MappingOf[_Name, OrEmpty[_Domain]] = key(
+    domains: MappingOf[Name, OrEmpty[_Domain]] = key(
         {}, "see [Domains](#domains)", kind="map name → domain", present=True
     )
     network_policies: ListOf[_NetworkPolicy] = key((), "see [Network policies](#network-policies)", numbered=True)
-    shared_volumes: MappingOf[_MountName, OrEmpty[_SharedVolume]] = key(
+    shared_volumes: MappingOf[MountName, OrEmpty[_SharedVolume]] = key(
         {}, "see [Shared volumes](#shared-volumes)", kind="map name → volume"
     )
 
