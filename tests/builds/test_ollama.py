@@ -265,11 +265,11 @@ def test_wanted_models_are_pulled_once_they_can_be(host: Host, images: dict[str,
         with registry(host, authority):
             # By its own next attempt.
             machine.wait(lambda: f"{model} is there now" in machine.journal("ollama-models"), "ollama-models")
+            said = f"{REGISTRY}/library/nothing cannot be pulled: pull model manifest: file does not exist"
+            machine.wait(lambda: said in machine.journal("ollama-models").splitlines(), "ollama-models")
         assert models(machine) == [f"{model}:latest"]
         answer = machine.request(f"{URL}/api/generate", {"model": model, "prompt": "hello", "stream": False})
         assert answer.json()["response"] == "stand-in: hello"
-        said = f"{REGISTRY}/library/nothing cannot be pulled: pull model manifest: file does not exist"
-        assert said in machine.journal("ollama-models").splitlines()
         machine.restart(ollama_default_model=model)
         machine.wait(lambda: f"{model} is there\n" in machine.journal("ollama-models"), "ollama-models")
         machine.wait(lambda: machine.show("ollama-models", "ActiveState") == "inactive", "ollama-models")
