@@ -132,6 +132,8 @@ def _lines(home: Path) -> list[bytes]:
 def _edit(home: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     with (home / "sums.lock").open("a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
+        for left in home.glob(f".{SUMS}.*"):  # of a writer that was killed
+            left.unlink(missing_ok=True)
         before = _lines(home)
         after = change(before)
         if after != before:
