@@ -119,7 +119,7 @@ def parse_record(data: bytes, where: str) -> ModelRecord:
         layers = tuple(StoredFile(**layer) for layer in model["layers"])
         record = ModelRecord(**{**model, "manifest": manifest, "layers": layers})
         if not _is_sound(record):
-            raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301
+            raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301  as above
     except (ValueError, KeyError, TypeError) as error:
         hint = "remove that file, and import or pull the model again"
         raise StoreError(f"not a model's record: {error!r}", where=where, hint=hint) from None

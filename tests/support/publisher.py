@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
+FIRST = "1.0-00000000000a"
+"""The version of the image that a publisher has first."""
+
 
 class Publisher:
     """A store, `theirs` in a folder if no other one is named, with its keys in that folder."""

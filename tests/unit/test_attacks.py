@@ -23,7 +23,7 @@ from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
 from anklume_images.trust.revoked import Revocation, write_revocations
 from anklume_images.trust.roles import ONE, ROLES
-from tests.support.publisher import Publisher
+from tests.support.publisher import FIRST, Publisher
 from tests.support.stored_images import put
 
 if TYPE_CHECKING:
@@ -31,31 +31,9 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
+SECOND = "2.0-00000000000b"
 DEEP = b'{"x": ' + b"[" * 100_000
 MANIFEST = f"images/box/{FIRST}/amd64/manifest.json"
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Publisher:
-    publisher = Publisher(tmp_path)
-    publisher.put(FIRST)
-    publisher.sign()
-    return publisher
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "mine")
-    store.create()
-    return store
-
-
-@pytest.fixture
-def origins(theirs: Publisher, mine: Store) -> Origins:
-    found = Origins(mine)
-    found.accept(Place(str(theirs.store.home)), theirs.repository.identity, "me@here")
-    return found
 
 
 def have(origins: Origins, place: Path, ref: str = "box") -> Image:

@@ -19,7 +19,7 @@ from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from tests.support.faulty_mirror import Fault, FaultyMirror
 from tests.support.private_ca import PrivateCA
-from tests.support.publisher import Publisher
+from tests.support.publisher import FIRST, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-FIRST = "1.0-00000000000a"
 ROOT, TIMESTAMP = "/metadata/1.root.json", "/metadata/timestamp.json"
 MANIFEST = f"/images/box/{FIRST}/amd64/manifest.json"
 SMALL = (ROOT, TIMESTAMP, "/metadata/1.targets.json", MANIFEST)
@@ -39,21 +38,6 @@ def _own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Publisher:
-    publisher = Publisher(tmp_path)
-    publisher.put(FIRST)
-    publisher.sign()
-    return publisher
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "mine")
-    store.create()
-    return store
 
 
 @pytest.fixture

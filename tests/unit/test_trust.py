@@ -27,7 +27,7 @@ from anklume_images.trust.roles import STRICT
 from tests.support.blobs import put_blob
 from tests.support.chance import seeded
 from tests.support.faulty_mirror import Fault, FaultyMirror
-from tests.support.publisher import Publisher
+from tests.support.publisher import FIRST, Publisher
 from tests.support.stored_images import put, put_model
 
 if TYPE_CHECKING:
@@ -37,30 +37,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from anklume_images.trust.origin import Origin
 
-FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Publisher:
-    publisher = Publisher(tmp_path)
-    publisher.put(FIRST)
-    publisher.sign()
-    return publisher
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "mine")
-    store.create()
-    return store
-
-
-@pytest.fixture
-def origins(theirs: Publisher, mine: Store) -> Origins:
-    """Those of a store that believes the other one."""
-    found = Origins(mine)
-    found.accept(Place(str(theirs.store.home)), theirs.repository.identity, "me@here")
-    return found
+SECOND = "2.0-00000000000b"
 
 
 def have(origin: Origin, store: Store, ref: str = "box") -> Image:
