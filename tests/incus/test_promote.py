@@ -79,10 +79,15 @@ def hosts(
 def site(hosts: tuple[PrivateIncus, PrivateIncus, PrivateIncus], tiny_rootfs: Path, tmp_path: Path) -> Iterator[Site]:
     store = Store(tmp_path / "store")
     put_tiny(store, tiny_rootfs, tmp_path, 1)
-    before = {host: images(host) for host in hosts}
+    others = {
+        host: images(host) - {shown for name, shown in aliases(host).items() if name.startswith("tiny")}
+        for host in hosts
+    }
+    for host in hosts:  # a server may end what a test that killed its client began
+        clear(host, others[host])
     yield Site(*hosts, store.home, tmp_path)
     for host in hosts:
-        clear(host, before[host])
+        clear(host, others[host])
 
 
 def aliases(host: PrivateIncus) -> dict[str, str]:
