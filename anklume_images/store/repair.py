@@ -137,6 +137,7 @@ def _taken(store: Store, sha256: str, other: Store) -> bool:
 def _documents(store: Store, images: Images, key: tuple[str, str, str], others: Sequence[Store]) -> Repaired:
     """Take an image's documents from a store where they are sound, with its files where they are not here."""
     target = images.folder(*key)
+    gone = not target.exists()
     for other in others:
         with store.scratch("repair") as scratch, store.lease() as lease:
             try:
@@ -156,7 +157,10 @@ def _documents(store: Store, images: Images, key: tuple[str, str, str], others: 
                 (scratch / "new").rename(target)
                 fsync_directory(target.parent)
         return Repaired(f"taken from {other.home}")
-    return Repaired("left as it is: name a store that has it sound with --from, or build it again", left=True)
+    hint = "name a store that has it sound with --from, or build it again"
+    if gone:  # a channel names it
+        hint = "name a store that has it with --from, build it again, or remove the channel with `channel rm`"
+    return Repaired(f"left as it is: {hint}", left=True)
 
 
 def _channel(store: Store, images: Images, place: Place) -> Repaired:

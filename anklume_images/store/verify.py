@@ -241,7 +241,8 @@ def _channels(store: Store, images: Images) -> list[Damage]:
             text = data[place].decode("ascii", errors="backslashreplace").strip()
             damage.append(Damage(f"channel {place}: it names {text!r}, its last move {told!r}", channel=place))
         elif not (images.folder(place.image, told, place.architecture) / "manifest.json").exists():
-            damage.append(Damage(f"channel {place}: the store has no {place.image}@{told}"))
+            missing = (place.image, told, place.architecture)
+            damage.append(Damage(f"channel {place}: the store has no {place.image}@{told}", documents=missing))
     gone = [place for place, move in last.items() if move.after is not None and place not in data]
     return damage + [Damage(f"channel {place} is missing", channel=place) for place in gone]
 

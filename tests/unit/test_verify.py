@@ -372,6 +372,16 @@ def test_documents_that_nobody_has_stay_and_are_said(full: Full, other: Full) ->
     assert full.report().damaged == report.damaged
 
 
+def test_an_image_that_a_channel_names_is_taken_from_another_store(full: Full, other: Full) -> None:
+    image = image_of(full)
+    shutil.rmtree(full.images.folder(*image.key))
+    full.store.blobs.remove(image.rootfs.sha256)
+    (left,) = mend(full).values()
+    assert "`channel rm`" in left
+    assert list(mend(full, other).values()) == [f"taken from {other.store.home}"]
+    assert (image_of(full), full.report().damaged) == (image, ())
+
+
 def test_a_channel_is_put_where_its_log_has_it(full: Full) -> None:
     channel = full.store.home / "channels" / "debian" / "amd64" / "prod"
     for data in (b"\xff", b"", f"{TWO}\n".encode()):
