@@ -248,18 +248,14 @@ def _report(trial: Trial, model: Model, card: Card | None, answer: Answer, total
     from launcher.gpu.cards import describe
 
     lines = ["", f"question  {QUESTION}", *_wrapped("answer    ", answer.text), f"model     {model.credits}{speed}"]
-    lines += [f"card      {describe(card)}", ""] if card else [""]
-    for machine in trial.machines:
-        image = trial.images[machine.name].ref
-        lines.append(f"{machine.name:<9} {image}  {machine.address}  {trial.url(machine.name)}")
+    if card:
+        lines.append(f"card      {describe(card)}")
     ask = f"anklume-launch chat {_shown(EXAMPLE)}"
     phases = [f"{phase} {seconds:.1f} s" for phase, seconds in trial.seconds.items()]
-    healthy = [f"{name} {seconds:.1f} s" for name, seconds in trial.healthy.items()]
     return [
         *lines,
-        f"Incus     {trial.version}, private, on {trial.private.storage}; nothing of it is left",
+        f"Incus     {trial.version}, a temporary one; it is stopped and removed",
         f"seconds   {', '.join(phases)}; in all {total:.1f} s",
-        f"healthy   {', '.join(healthy)} after their start",
         "",
         "to stay in it, or with a model of yours (--model MODEL.gguf):",
         f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --model {MODEL}",

@@ -69,8 +69,9 @@ def test_it_prints_a_chat_and_leaves_nothing(store: Path, home: Path) -> None:
     assert answer is not None
     assert "blue" in answer[1]
     assert re.search(rf"^model     {MODEL}, Apache-2\.0, https://\S+; [\d.]+ tokens a second$", said, re.MULTILINE)
-    assert re.search(r"^llm +llama-server@\S+  10\.120\.0\.1  http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
-    assert re.search(r"^webui +open-webui@\S+  10\.120\.0\.2  http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
+    for machine in (r"llm  llama-server@\S+  10\.120\.0\.1", r"webui  open-webui@\S+  10\.120\.0\.2"):
+        assert re.search(rf"^machine {machine}  \(project chat\): created", told, re.MULTILINE)
+    assert "Incus     7." in said
     phases = re.search(r"^seconds   (.*); in all ", said, re.MULTILINE)
     assert phases is not None
     named = [phase.split()[0] for phase in phases[1].split(", ")]
