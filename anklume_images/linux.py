@@ -1,4 +1,4 @@
-"""System calls that Python's standard library lacks: namespaces, mounts, death signals, the loopback interface.
+"""What Python's standard library lacks of Linux: namespaces, mounts, death signals, loopback, free memory.
 
 Effects only, no policy. Everything raises OSError with the path or call in it. Constants are those of
 <linux/mount.h>, <linux/sched.h> and <linux/prctl.h>.
@@ -31,6 +31,7 @@ __all__ = [
     "RDONLY",
     "REC",
     "REMOUNT",
+    "available_memory",
     "die_with_parent",
     "drop_capability",
     "ignore_syncs",
@@ -156,3 +157,12 @@ def loopback_up() -> None:
         request = struct.pack("16sH14s", b"lo", 0, b"")
         flags = struct.unpack("16sH14s", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14s", b"lo", flags | _IFF_UP, b""))
+
+
+def available_memory() -> int:
+    """The bytes of memory that programs can still have; 0 where the kernel does not say it (proc(5), meminfo)."""
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 0

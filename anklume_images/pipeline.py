@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from anklume_images import linux
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.builder import build_image, prepare
 from anklume_images.builder.trees import Tree, ensure_tree, tree_digest
@@ -324,7 +325,7 @@ class Pipeline:
     def _in_threads(self, todo: list[str], results: dict[str, Result], tree: Tree) -> None:
         from anklume_images.builder.sandbox import end_all
 
-        memory = _available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
+        memory = linux.available_memory() * 7 // 10 // max(1, min(self.options.jobs, len(todo)))
         done = {name: threading.Event() for name in todo}
         begun: list[str] = []
         gate = threading.Lock()
@@ -397,11 +398,3 @@ class Pipeline:
         seconds = time.monotonic() - begun
         self._console.note(f"{name}: built in {seconds:.1f} s")
         return Result(name, "built", seconds, image)
-
-
-def _available_memory() -> int:
-    with open("/proc/meminfo", encoding="ascii") as stream:
-        for line in stream:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 0

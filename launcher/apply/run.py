@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
@@ -14,6 +14,7 @@ from anklume_images.incus.client import is_missing
 from anklume_images.store.images import Images
 from launcher.apply.halt import Halted, halt
 from launcher.apply.health import UnhealthyError, wait_for_address, wait_until_healthy
+from launcher.apply.outcome import FailedError, RefusedError, Report
 from launcher.apply.steps import Context, carry_out, claimant_of, stop
 from launcher.apply.unpacked import is_idle, is_without_root
 from launcher.gpu.claims import confirm
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from launcher.prepare import Prepared
     from launcher.resources import Key
 
-__all__ = ["FailedError", "RefusedError", "Report", "carry_out_plan", "launch"]
+__all__ = ["carry_out_plan", "launch"]
 
 WORKERS = 12
 _RETRIES = 4
@@ -57,34 +58,6 @@ _PAST = {
     "restart": "restarted",
     "replace": "replaced",
 }
-
-
-class FailedError(AnklumeError):
-    """Some steps failed; what did not need them was done, and a second run goes on from there."""
-
-    def __init__(self, failures: dict[Key, AnklumeError], skipped: int) -> None:
-        lines = [f"{_named(key)}: {error.message}" for key, error in failures.items()]
-        if skipped:
-            lines.append(f"{skipped} steps that need these were left out")
-        hints = dict.fromkeys(error.hint for error in failures.values() if error.hint)
-        super().__init__("\n".join(lines), hint="; ".join(hints) or "run it again: what is done stays done")
-        self.failures = failures
-
-
-class RefusedError(FailedError):
-    """Nothing failed but what the policy refused."""
-
-    exit_code = PolicyError.exit_code
-
-
-@dataclass
-class Report:
-    """What was done: the steps, and the seconds until each machine was healthy."""
-
-    done: list[Step] = field(default_factory=list)
-    healthy: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def launch(
@@ -390,12 +363,6 @@ class _Run:
             with self._lock:
                 self._open.append(connection)
         return connection
-
-
-def _named(key: Key) -> str:
-    if key.kind == "image":
-        return f"image {key.name[:12]}"
-    return f"{key.kind} {key.name}" + (f" (project {key.project})" if key.project not in ("", "default") else "")
 
 
 class _LeftOutError(AnklumeError):

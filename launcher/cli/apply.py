@@ -19,7 +19,7 @@ from launcher.cli.session import INFRA, JSON, ONLY, REMOTE, TAGS, YES, YOLO, Ses
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from launcher.apply.run import Report
+    from launcher.apply.outcome import Report
     from launcher.infra.model import Infra
     from launcher.plan.removal import Removal
     from launcher.prepare import Prepared

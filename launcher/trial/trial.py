@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
     from anklume_images.ship.volume import VolumeFile
     from anklume_images.store.images import Image
-    from launcher.apply.run import Report
+    from launcher.apply.outcome import Report
     from launcher.infra.model import Infra, Machine
     from launcher.prepare import Prepared
     from launcher.trial.ports import Publication
