@@ -57,7 +57,7 @@ def sealed_build(bench: Bench) -> None:
         assert outcome.ok, (place / "log").read_text()[-2000:]
         shutil.rmtree(place)
 
-    pairs("sealed build of debian / plain distrobuilder from the mirror", "≤ 0.4", ours, plain)
+    pairs("sealed build of debian / plain distrobuilder from the mirror", "≤ 0.3", ours, plain)
 
 
 def app_build(bench: Bench) -> None:
