@@ -1,0 +1,34 @@
+"""Two mirrors that can fail in every way, and a store."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from anklume_images.store.blobs import Blobs
+from tests.support.faulty_mirror import FaultyMirror
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def mirror():
+    with FaultyMirror() as server:
+        yield server
+
+
+@pytest.fixture
+def other():
+    with FaultyMirror() as server:
+        yield server
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return Blobs(tmp_path)
