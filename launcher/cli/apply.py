@@ -184,12 +184,14 @@ def _show_plan(session: Session, file: Infra, remote: str | None, options: dict[
 
 def _agree(session: Session, prepared: Prepared, *, yes: bool, as_json: bool) -> None:
     """Show what will be done and have it agreed to: at a terminal always, else where something running is stopped."""
-    from launcher.plan.render import lines
+    from launcher.plan.render import lines, notes
 
     plan = prepared.plan
-    asking = not yes and bool(plan.todo or plan.removing)
+    changing = bool(plan.todo or plan.removing)
+    asking = not yes and changing
     if (not as_json and not session.console.quiet) or (asking and _terminal()):
-        click.echo("\n".join(lines(plan)), err=True)
+        for line in lines(plan) if changing else notes(plan):  # that there is nothing to do is the result
+            click.echo(line, err=True)
     if not asking:
         return
     if _terminal():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.plan.difference import Plan, Step
     from launcher.resources import Key, Resource
 
-__all__ = ["document", "label", "lines"]
+__all__ = ["document", "label", "lines", "notes", "summary"]
 
 _SIGNS = {"create": "+", "change": "~", "start": ">", "restart": "!", "replace": "!", "none": " "}
 _WORDS = {"create": "create", "change": "change", "start": "start", "restart": "RESTART", "replace": "REPLACE"}
@@ -33,6 +33,12 @@ def lines(plan: Plan) -> Iterator[str]:
         yield f"{_SIGNS[step.action]} {label(step.resource)}{word}"
         if step.action != "create":
             yield from (f"    {_change(change)}" for change in step.changes if change.key not in _MARKS)
+    yield from notes(plan)
+    yield summary(plan)
+
+
+def notes(plan: Plan) -> Iterator[str]:
+    """What is worth knowing beside the steps."""
     for notice in plan.notices:
         yield f"note: {notice}"
     for machine, running, image in plan.waiting:
@@ -42,7 +48,6 @@ def lines(plan: Plan) -> Iterator[str]:
             yield f"note: volume {key.name} (project {key.project}) is no machine's; destroy --volumes removes it"
         elif key not in plan.removing:
             yield f"note: {key.kind} {key.name} is no longer in the file; --prune removes it"
-    yield summary(plan)
 
 
 _MARKS = frozenset({f"config.{DOMAIN}", f"config.{IMAGE}", f"config.{MACHINE}"})

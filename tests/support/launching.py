@@ -75,7 +75,9 @@ class Launcher:
     def settled(self) -> None:
         """Nothing is left to do, and apply says and does so."""
         assert self.json("plan")["steps"] == []
-        assert "nothing to do" in self("apply").stdout
+        applied = self("apply")
+        assert "nothing to do" in applied.stdout
+        assert "nothing to do" not in applied.stderr
 
     def execute(self, project: str, name: str, *command: str) -> Result:
         with self.incus.client(project) as client:
