@@ -100,7 +100,7 @@ def create(
     """
     from anklume_images.bundle.gather import gather
     from anklume_images.bundle.needs import read_inventory
-    from anklume_images.bundle.parts import PartsSink, Sink, check_name
+    from anklume_images.bundle.parts import PartsSink, Sink, check_path
     from anklume_images.bundle.writer import write_bundle
 
     if not (names or infra or with_tool):
@@ -109,7 +109,7 @@ def create(
     if path is None and (size or as_json):
         raise click.UsageError("--split and --json want a file for --output")
     if path is not None:
-        check_name(path.name)
+        check_path(path)
     held = read_inventory(inventory) if inventory else None
     store = session.store()
     with store.lease() as lease:

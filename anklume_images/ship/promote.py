@@ -14,7 +14,7 @@ from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.between_incus import Moved, move_names, names_of, taken_back
 from anklume_images.ship.by_delta import delta_of
 from anklume_images.ship.publish import image_files, publish
-from anklume_images.ship.wanted import missing, wanted
+from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.generations import TAKEN_BACK
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation, attestations
@@ -75,6 +75,7 @@ def into_store(
     """
     with target.lease() as lease:
         lease.add(image.blobs())
+        drop_damaged(image.blobs(), target)
         delta = delta_of(images, image, lambda file: target.blobs.has(file.sha256, file.size))
         sent = wanted(image, target, delta, programs, lease).have(target, Place(str(images.home)), progress)
         theirs.add(image, images.documents(image))
@@ -93,6 +94,7 @@ def model_into_store(
     records = ModelRecords(target)
     with target.lease() as lease:
         lease.add(record.blobs())
+        drop_damaged(record.blobs(), target)
         fetch(missing(record.blobs(), target), target.blobs, Place(str(source.home)), progress=progress)
         before = records.get(record.name)
         if before != record:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anklume_images.errors import FetchError, PolicyError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.by_delta import offered
-from anklume_images.ship.wanted import missing, wanted
+from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
 from anklume_images.trust.revoked import known_revocations
@@ -70,14 +70,17 @@ def pull(
         lease.add(image.blobs())
         documents, attestations = origin.documents(image), origin.attestations(image)
         there = images.present(image.name, image.version, image.architecture)
+        before = images.channels(image.name, image.architecture).get(channel) if channel else None
+        moving = channel is not None and before != image.version
+        if there is None or moving:
+            drop_damaged(image.blobs(), store)
         todo = wanted(image, store, offered(origin, image), programs, lease)
         with _told(origin):
             received = todo.have(store, origin.place, progress)
         images.add(image, documents)
         for data in attestations:
             add_attestation(store.home, image, data, str(origin.place))
-        before = images.channels(image.name, image.architecture).get(channel) if channel else None
-        if channel and before != image.version:
+        if channel and moving:
             images.set_channel(image.name, image.architecture, channel, image.version, command="pull")
     return Pulled(image, received, there is None, channel, before, len(attestations))
 
@@ -88,9 +91,12 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
+        new = records.get(record.name) != record
+        if new:
+            drop_damaged(record.blobs(), store)
         with _told(origin):
             report = fetch(missing(record.blobs(), store), store.blobs, origin.place, progress=progress)
-        if records.get(record.name) != record:
+        if new:
             records.add(record)
     return report
 

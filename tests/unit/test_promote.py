@@ -114,6 +114,15 @@ def test_a_signed_target_is_signed_again_or_its_channel_goes_back(
     assert f"box@{FIRST}" in reader("--arch", "amd64", "pull", "box@prod").stdout
 
 
+def test_a_damaged_file_of_the_target_is_sent_again(dev: Store, prod: Store) -> None:
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home))
+    Cli(dev.home)(*asked, "--channel", "dev")
+    rootfs = Images(dev).resolve("box", "amd64").rootfs
+    prod.blobs.path(rootfs.sha256).write_bytes(b"x" * rootfs.size)
+    Cli(dev.home)(*asked, "--channel", "prod")
+    assert Cli(prod.home)("verify").returncode == 0
+
+
 @pytest.mark.parametrize("before", [None, SECOND])
 def test_a_failure_at_the_end_leaves_the_old_channel(dev: Store, prod: Store, before: str | None) -> None:
     if before:

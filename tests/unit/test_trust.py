@@ -66,6 +66,8 @@ def test_what_is_signed_is_had_once_with_its_documents_and_channel(
     assert first.bytes == image.metadata.size + image.rootfs.size
     again = pull(origin, image, Images(mine), mine, channel=channel)
     assert (again.new, again.bytes, again.before) == (False, 0, FIRST)
+    mine.blobs.path(image.rootfs.sha256).write_bytes(b"x" * image.rootfs.size)
+    assert pull(origin, image, Images(mine), mine, channel="prod").bytes == image.rootfs.size
     assert Images(mine).resolve("box") == theirs.images.resolve("box")
     for name in ("lock", "recipe", "sbom.cdx"):
         assert Images(mine).document(image, name) == theirs.images.document(image, name)
