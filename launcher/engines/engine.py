@@ -38,7 +38,9 @@ class Journal:
     which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
     machine's is. `died`: the process that runs the model ended. `layers`: how many of a model's layers are on cards,
     and of how many, as its groups. `shortage`: how much of a card's memory a model wants and how much is free.
-    `buffers`: a card's name and the MiB of a model that are on it.
+    `buffers`: a card's name and the MiB of a model that are on it. `not_loaded`: a model could not be loaded, with the
+    reason as its group. `unknown`: it is of a kind that the engine does not know, which is its group. `damaged`: its
+    file is damaged, or not whole.
     """
 
     on_cpu: re.Pattern[str] = _NEVER
@@ -51,6 +53,9 @@ class Journal:
     layers: re.Pattern[str] = _NEVER
     shortage: re.Pattern[str] = _NEVER
     buffers: re.Pattern[str] = _NEVER
+    not_loaded: re.Pattern[str] = _NEVER
+    unknown: re.Pattern[str] = _NEVER
+    damaged: re.Pattern[str] = _NEVER
 
     @property
     def patterns(self) -> tuple[re.Pattern[str], ...]:

@@ -53,6 +53,9 @@ _JOURNAL = Journal(
     layers=ggml.LAYERS,
     shortage=ggml.SHORTAGE,
     buffers=ggml.BUFFERS,
+    not_loaded=ggml.NOT_LOADED,
+    unknown=ggml.UNKNOWN,
+    damaged=any_of(*ggml.DAMAGED),
 )
 
 

@@ -20,6 +20,7 @@ from launcher.inspect.administrator import administrator_findings
 from launcher.inspect.connections import connection_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.models import model_findings
 from launcher.inspect.network import address_findings
 from launcher.inspect.vulkan import vulkan_trouble
 from launcher.observe.instances import MISSING, NOT_OURS
@@ -48,6 +49,7 @@ def machine_findings(infra: Infra, machines: Sequence[MachineFacts], host: Serve
         findings += _no_nvidia_smi(machine, host)
         if machine.engine is not None:
             findings += _on_cpu(machine, machine.engine, host)
+            findings += model_findings(machine, machine.engine)
             findings += _died(machine, machine.engine.journal, host)
             findings += _out_of_memory(machine, machine.engine)
         findings += administrator_findings(infra, machine)
@@ -220,7 +222,8 @@ def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -
 def _died(machine: MachineFacts, journal: Journal, host: ServerFacts) -> Iterator[Finding]:
     """A runner that ended while it computed: its own last words are the best that one can be told."""
     deaths = [line for line in machine.journal if journal.died.search(line)]
-    lines = [line for line in deaths if not journal.no_vram.search(line)][-_SHOWN:]
+    told = (journal.no_vram, journal.not_loaded)
+    lines = [line for line in deaths if not any(pattern.search(line) for pattern in told)][-_SHOWN:]
     if not lines:
         return
     why = _diagnosis(machine, host, lines)
