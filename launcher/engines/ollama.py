@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.models.layout import as_manifest
-from anklume_images.specs.listen import OLLAMA_PORT
 from launcher.engines import ggml
 from launcher.engines.chat import ChatInterface, Piece, Question
 from launcher.engines.engine import Engine, Journal, Loaded, StoreModels, any_of
@@ -94,8 +93,12 @@ def _explained(error: str) -> str:
 def _choose(default: str, models: tuple[str, ...]) -> str | None:
     if not default:
         return models[0] if models else None
-    # A name without a tag means `latest`.
-    return next((model for model in models if model in (default, f"{default}:latest")), None)
+    return next((model for model in models if _short(model) == _short(default)), None)
+
+
+def _short(name: str) -> str:
+    """A name without a tag means `latest`."""
+    return name.removesuffix(":latest")
 
 
 def _speed(document: dict[str, Any]) -> str:
@@ -160,9 +163,10 @@ ENGINE = Engine(
     title="Ollama",
     unit="ollama",
     prefix="ollama",
-    port=OLLAMA_PORT,
+    port=11434,
     listens_as="listen",
     connection=OLLAMA_API,
+    short=_short,
     chat=_CHAT,
     checks={"ollama-api": _list_models, "ollama-inference": _answer},
     journal=_JOURNAL,
