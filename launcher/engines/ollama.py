@@ -18,7 +18,7 @@ from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
 
 if TYPE_CHECKING:
-    from launcher.engines.probe import Probe
+    from launcher.engines.probe import GuestLike, Probe
 
 __all__ = ["ENGINE"]
 
@@ -49,6 +49,7 @@ _JOURNAL = Journal(
     no_ram=any_of(r"model requires more system memory"),
     # The runner is a process of its own, and this is what it or its server said last.
     died=any_of(r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated", *ggml.DIED),
+    model=ggml.MODEL,
     layers=ggml.LAYERS,
     shortage=ggml.SHORTAGE,
     buffers=ggml.BUFFERS,
@@ -117,6 +118,15 @@ def _loaded(document: Any) -> tuple[Loaded, ...]:
     )
 
 
+def _file_of(inside: GuestLike, url: str, name: str) -> str:
+    """POST /api/show answers with a Modelfile, whose first FROM is the file of the model's weights."""
+    reply = inside.request(f"{url}/api/show", {"model": name})
+    document = reply.json() if reply.ok else None
+    text = document.get("modelfile") if isinstance(document, dict) else None
+    found = re.search(r"^FROM (/.+)$", text, re.MULTILINE) if isinstance(text, str) else None
+    return found[1] if found else ""
+
+
 def _body(question: Question) -> dict[str, Any]:
     chosen = {"temperature": question.temperature, "num_predict": question.max_tokens}
     return {
@@ -156,6 +166,7 @@ _CHAT = ChatInterface(
     listed="models",
     named="name",
     default_model="ollama_default_model",
+    short=_short,
 )
 
 ENGINE = Engine(
@@ -166,7 +177,6 @@ ENGINE = Engine(
     port=11434,
     listens_as="listen",
     connection=OLLAMA_API,
-    short=_short,
     chat=_CHAT,
     checks={"ollama-api": _list_models, "ollama-inference": _answer},
     journal=_JOURNAL,
@@ -175,4 +185,5 @@ ENGINE = Engine(
     from_store=StoreModels(("ollama_default_model", "ollama_extra_models"), as_manifest, pulls=True),
     loaded_path="/api/ps",
     loaded=_loaded,
+    file_of=_file_of,
 )
