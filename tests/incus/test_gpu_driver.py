@@ -88,6 +88,7 @@ def findings(launcher: Launcher, code: int = 0) -> dict[str, dict[str, Any]]:
 def test_driver_is_linked_and_followed_without_the_launcher(launcher: Launcher, root: Path) -> None:
     launcher.write(BOX)
     launcher("apply")
+@pytest.mark.both_versions
     launcher.settled()
     assert inside(launcher, "nvidia-smi").stdout.startswith(
         f"stand-in for nvidia-smi, driver {fakegpu.DRIVER}".encode()
