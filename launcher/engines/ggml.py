@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BUFFERS", "DAMAGED", "DIED", "LAYERS", "NOT_LOADED", "NO_VRAM", "ON_CPU", "SHORTAGE", "UNKNOWN"]
+__all__ = ["BUFFERS", "DAMAGED", "DIED", "LAYERS", "MODEL", "NOT_LOADED", "NO_VRAM", "ON_CPU", "SHORTAGE", "UNKNOWN"]
 
+# src/llama-model-loader.cpp: `llama_model_loader: loaded meta data with 23 key-value pairs and 21 tensors from
+# /var/lib/models/tiny.gguf (version GGUF V3 (latest))`, before all else of a model.
+MODEL = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+) \(version ")
 # src/llama-model.cpp: `load_tensors: offloaded 31/31 layers to GPU`, `load_tensors:      Vulkan0 model buffer size =
 # 87.74 MiB`; the CPU keeps a part of every model, and a buffer of the host's that a card reads is of the host.
 LAYERS = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")

@@ -33,6 +33,7 @@ ENGINE = Engine(
         devices=_DEVICES,
         no_vram=any_of(*ggml.NO_VRAM),
         died=any_of(*ggml.DIED),
+        model=ggml.MODEL,
         layers=ggml.LAYERS,
         shortage=ggml.SHORTAGE,
         buffers=ggml.BUFFERS,

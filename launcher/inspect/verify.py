@@ -18,6 +18,7 @@ from launcher.engines import services
 from launcher.engines.engine import Engine
 from launcher.engines.probe import Probe, failed
 from launcher.gpu.host import read_cards
+from launcher.inspect.card_memory import card_memory
 from launcher.inspect.cards import check_cards
 from launcher.inspect.collect import loaded_models
 from launcher.inspect.guest import Guest
@@ -100,19 +101,28 @@ def _machine(
         url, key = service.own_url(settings), settings[service.key_variable]
         checks += _of_service(service, name, Probe(inside, settings, url, key, prompt, seconds))
         if isinstance(service, Engine) and wants_gpu(seen):
-            checks.append(_computes(service, name, inside, settings))  # after it was asked: then a model is loaded
+            # After it was asked: then a model is loaded.
+            checks.append(_computes(incus, seen, service, inside, settings, cards))
     return checks
 
 
-def _computes(engine: Engine, name: str, inside: Guest, settings: Settings) -> Check:
+def _computes(
+    incus: Incus, seen: InstanceState, engine: Engine, inside: Guest, settings: Settings, cards: tuple[Card, ...]
+) -> Check:
     """Whether the engine computes on the card that the machine has."""
+    name = seen.machine.name
     if not engine.enabled(settings):
         return Check(_COMPUTES, name, "skipped", _OFF)
 
     def look() -> Outcome:
         words = engine.journal
-        lines = inside.journal(engine.unit, words.layers, words.buffers, words.devices)
-        return placement(engine, lines, loaded_models(inside, engine, settings))
+        lines = inside.journal(engine.unit, words.model, words.layers, words.buffers, words.devices)
+        url = engine.own_url(settings)
+        loaded = [
+            replace(model, file=engine.file_of(inside, url, model.name))
+            for model in loaded_models(inside, engine, settings)
+        ]
+        return placement(engine, lines, loaded, card_memory(incus, inside, seen, engine.unit, cards))
 
     return _timed(_COMPUTES, name, look)[0]
 

@@ -149,6 +149,7 @@ def test_holders_in_other_projects_and_through_profiles(client: Incus, project: 
     )
 
 
+@pytest.mark.both_versions
 def test_granted_card_is_all_that_a_container_gets(
     incus: PrivateIncus, client: Incus, project: Incus, image: ImageFiles
 ) -> None:

@@ -33,6 +33,9 @@ WEB = {
 }
 OLLAMA = {"ports": [11434], "variables": {"ollama_host": {"type": "listen", "default": "0.0.0.0:11434"}}}
 
+BARE = {"ports": [11434], "variables": {"ollama_host": {"type": "listen", "default": "0.0.0.0"}}}
+OTHER = {"ports": [5000], "variables": {"other_host": {"type": "listen", "default": "0.0.0.0:5000"}}}
+
 
 def machine(name: str, **variables: str) -> Machine:
     return Machine(name, "web", "10.120.0.1", ImageChoice("any"), "infra.yml:1:1", variables=variables)
@@ -51,6 +54,11 @@ def machine(name: str, **variables: str) -> Machine:
         (OLLAMA, {"ollama_host": ":80"}, [80]),
         (OLLAMA, {"ollama_host": "::"}, [11434]),
         (OLLAMA, {"ollama_host": "http://0.0.0.0"}, [80]),
+        # Of a server that is known here, the port that it takes is the server's own; of another one, the spec's.
+        (BARE, {"ollama_host": "0.0.0.0"}, [11434]),
+        (BARE, {"ollama_host": "0.0.0.0:9999"}, [9999]),
+        (OTHER, {"other_host": "127.0.0.1"}, [5000]),
+        (OTHER, {"other_host": "127.0.0.1:9999"}, [9999]),
         ({}, {}, []),
     ],
 )
