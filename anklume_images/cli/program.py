@@ -19,7 +19,21 @@ from anklume_images.errors import AnklumeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CommandTable", "run"]
+__all__ = ["QUIET", "SPECS", "STORE", "CommandTable", "run"]
+
+SPECS = click.option(
+    "--specs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Additional spec directory (repeatable; the first match wins).",
+)
+STORE = click.option(
+    "--store",
+    "home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store folder (default: $ANKLUME_STORE, else /var/lib/anklume for root, ~/.local/share/anklume for others).",
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 
 
 class CommandTable(click.Group):
@@ -43,6 +57,17 @@ class CommandTable(click.Group):
         module, _, function = self.table[name].partition(":")
         command: click.Command = getattr(import_module(module), function)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; of a word that is no command it tells which one is near."""
+        if args and args[0] not in self.table and not args[0].startswith("-") and not context.resilient_parsing:
+            from anklume_images.nearest import nearest
+
+            close = nearest(args[0], self.table)
+            context.fail(f"no such command '{args[0]}'" + (f" (did you mean '{close}'?)" if close else ""))
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List each with its first sentence, uncut."""
@@ -70,7 +95,7 @@ def run(command: click.Command, argv: list[str] | None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        _show_usage(error, console)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
@@ -86,6 +111,18 @@ def run(command: click.Command, argv: list[str] | None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         console.error(AnklumeError(f"{where}{error.strerror or error}", hint=_system_hint(error)))
         sys.exit(1)
+
+
+def _show_usage(error: click.ClickException, console: Console) -> None:
+    """As every other error is shown, but for the help that a group without a command shows."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return
+    message = error.format_message().replace(". (Did", " (did").removesuffix(".")
+    if message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    console.error(AnklumeError(message, hint=f"{context.command_path} --help" if context else None))
 
 
 def _not_in_locale(error: UnicodeError) -> AnklumeError:

@@ -104,7 +104,7 @@ class _Way:
     default="medium",
     help="Lowest severity that counts for --gate scan (default: medium).",
 )
-@click.option("--fingerprint", help="What the source's store is known by, the first time that it is read over ssh.")
+@click.option("--fingerprint", help="Fingerprint of the source store; needed the first time over ssh.")
 @click.option("--dry-run", is_flag=True, help="Check the gates and show what would move.")
 @KEYS
 @JSON
@@ -156,15 +156,13 @@ def _check(session: Session, way: _Way, keys: Path | None) -> None:
         want_signed(session, keys)
     if way.source and is_incus(way.source):
         if not is_incus(way.target):
-            raise click.UsageError(
-                "an image of an Incus goes to another Incus only: a store wants what it was made of too"
-            )
+            raise click.UsageError("an image in Incus cannot go into a store: its inputs are missing")
         if way.gates:
-            raise click.UsageError("gates look at an image in a store: promote it from one")
+            raise click.UsageError("gates check images in a store: promote the image from a store")
     if "reproduced" in way.gates and not way.builders:
-        raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
+        raise click.UsageError("--gate reproduced needs the public key of a builder: --builder FILE.pub")
     if "scan" in way.gates and not way.databases:
-        raise click.UsageError("--gate scan wants a database: --db FILE")
+        raise click.UsageError("--gate scan needs a database: --db FILE")
 
 
 @contextlib.contextmanager

@@ -393,6 +393,6 @@ class Images:
             from anklume_images.nearest import nearest
 
             close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
-            build = f"build it: anklume-images build {name}; {BRING}"
-            return f"did you mean '{close}'? Else {build}" if close else build
+            build = f"if it has a spec, build it: anklume-images build {name}; {BRING}"
+            return f"did you mean '{close}'? {build[0].upper()}{build[1:]}" if close else build
         return f"there are: {', '.join([*channels, *versions])}"

@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from anklume_images import __version__
-from anklume_images.cli.program import CommandTable, run
+from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.console import Console
 from launcher.cli.session import Session
 
@@ -73,19 +73,9 @@ def _infra_files(incomplete: str) -> list[str]:
 
 @click.group(cls=_Commands, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-launch")
-@click.option(
-    "--specs",
-    multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Additional spec directory (repeatable; the first match wins).",
-)
-@click.option(
-    "--store",
-    "home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Store folder (default: $ANKLUME_STORE, or the usual one).",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
+@SPECS
+@STORE
+@QUIET
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, *, quiet: bool) -> None:
     """Launch the machines of an infra.yml on Incus: `anklume-launch infra.yml` is `anklume-launch apply infra.yml`."""
