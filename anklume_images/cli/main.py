@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,9 @@ from anklume_images.architectures import ARCHITECTURES
 from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["cli", "main"]
 

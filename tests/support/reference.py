@@ -102,7 +102,7 @@ def table(section: type[Keys]) -> str:
             lines.append(f"| `{name}` | {kind} | {_default(info, fields[name])} | {new}{info.meaning} |")
     foreign = ", ".join(f"`{name}`" for name, info in infos.items() if info.foreign)
     if foreign:
-        lines.append(f"| {foreign} | | - | the framework's own: accepted, and named in one notice |")
+        lines.append(f"| {foreign} | | - | for the anklume framework only: accepted, and named in one notice |")
     return "\n".join(lines) + "\n"
 
 
