@@ -476,6 +476,40 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     assert said.returncode == 2, said.stderr
 
 
+OPTIONS = {
+    "--builder": "b.pub",
+    "--db": "db.json",
+    "--severity": "high",
+    "--fingerprint": "ab" * 32,
+}
+OF_IMAGES = OPTIONS | {"--channel": "prod", "--why": "release 7", "--gate": "healthcheck"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_would_do_nothing_is_refused(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
+    given = _given(option, OPTIONS[option], tmp_path)
+    refused = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *given, check=False)
+    assert refused.returncode == 2
+    assert f"error: {option} is for --" in refused.stderr
+    assert not prod.home.exists()
+
+
+@pytest.mark.parametrize("option", OF_IMAGES)
+def test_a_model_takes_no_option_of_images(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
+    given = _given(option, OF_IMAGES[option], tmp_path)
+    refused = Cli(dev.home)("promote", "--model", "m", "--to", str(prod.home), *given, check=False)
+    assert refused.returncode == 2
+    assert f"error: {option} is for " in refused.stderr
+
+
+def _given(option: str, value: str, folder: Path) -> tuple[str, str]:
+    if "." not in value:
+        return option, value
+    path = folder / value
+    path.write_text("{}")
+    return option, str(path)
+
+
 SSH = """#!/bin/sh
 # Stands in for ssh: what it is to run on the other host runs here, as a login shell there would run it.
 echo "$@" >> {log}
