@@ -8,6 +8,7 @@ import click
 
 from anklume_images import __version__
 from anklume_images.architectures import ARCHITECTURES
+from anklume_images.cli.exit_codes import EXIT_CODES
 from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
@@ -53,7 +54,7 @@ _TABLE = {
 }
 
 
-@click.group(cls=CommandTable, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandTable, table=_TABLE, codes=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-images")
 @SPECS
 @STORE

@@ -1,7 +1,4 @@
-"""What both programs are made of: a table of commands, and what becomes of errors.
-
-Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 4 refused by policy.
-"""
+"""What both programs are made of: a table of commands, and what becomes of errors. `exit_codes` has the codes."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -18,6 +16,8 @@ from anklume_images.errors import AnklumeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from anklume_images.cli.exit_codes import Codes
 
 __all__ = ["QUIET", "SPECS", "STORE", "CommandTable", "run"]
 
@@ -39,12 +39,25 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show results and error
 class CommandTable(click.Group):
     """Commands that are imported when they are called; `table` says where each is, `module:function`.
 
-    The first sentence of its docstring is what `--help` lists.
+    `codes` are the exit codes of single commands, by their words. `--help` lists the first sentence of each docstring.
     """
 
-    def __init__(self, *arguments: Any, table: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        table: Mapping[str, str],
+        codes: Mapping[str, Codes] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self.table = dict(table)
+        self.codes = codes
+
+    def exit_codes(self, command: str) -> Codes:
+        """What each exit code of a command means; that of a group or of no command has those of every one."""
+        from anklume_images.cli.exit_codes import codes_of
+
+        return codes_of(command, self.codes)
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """The names, sorted."""

@@ -1,7 +1,6 @@
 """The `anklume-launch` command: its options and the table of its commands.
 
-Without a command the first argument is an infra.yml, and the command is `apply`. Exit codes: 0 done; 1 failed; 2 usage
-or invalid file; 3 (`plan`, `--plan`) there are differences; 4 refused by policy.
+Without a command the first argument is an infra.yml, and the command is `apply`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from click.shell_completion import CompletionItem
 from anklume_images import __version__
 from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.console import Console
+from launcher.cli.exit_codes import EXIT_CODES
 from launcher.cli.session import Session
 
 __all__ = ["cli", "main"]
@@ -71,7 +71,7 @@ def _infra_files(incomplete: str) -> list[str]:
     return []
 
 
-@click.group(cls=_Commands, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, table=_TABLE, codes=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-launch")
 @SPECS
 @STORE

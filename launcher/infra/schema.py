@@ -190,7 +190,7 @@ class _Machine(Keys):
         meaning="fixed [address](#addresses) in the subnet of its domain", default="the next free one"
     )
     ephemeral: Bool = key(meaning="`false` protects the machine from being deleted", default="its domain's")
-    roles: ListOf[Word] = key((), "what its [image](#images) must provide, such as `ollama_server`")
+    roles: ListOf[Word] = key((), "what its [image](#images) must provide, such as `base_system`")
     image: Annotated[str, Read(readers.image_ref, "`NAME`, `NAME@CHANNEL`, `NAME@VERSION`")] = key(
         meaning="image of the store", new=True
     )
