@@ -173,7 +173,7 @@ class Pipeline:
                 raise
             gone = ", ".join(path.rsplit("/", 1)[-1] for path in error.missing[:5])
             self._console.warn(
-                f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); resolving anew"
+                f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); locking newer ones"
             )
         fresh = self._refresh(name)
         return self._fetch_lock(name, fresh)

@@ -317,7 +317,7 @@ def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
     types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
     problems = [
         f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {filesystem} ({entry.source}), "
-        "whose owners cannot be shown to a container as its own"
+        "which does not support ID-mapped mounts"
         for machine, kind, entry in folders
         if (filesystem := types[entry.source]) is not None and not shifts(filesystem)
     ]

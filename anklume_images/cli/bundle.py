@@ -253,7 +253,7 @@ def _described(gathered: Gathered) -> dict[str, Any]:
 @click.option("-o", "--output", help="File to write (default: standard output).")
 @click.pass_obj
 def needs(session: Session, output: str | None) -> None:
-    """Write a small file that lists what this host has; `bundle create --for` it leaves that out."""
+    """List what this host has, so that `bundle create --for FILE` can leave it out."""
     from anklume_images.bundle.needs import take_inventory
     from anklume_images.files import write_atomic
 

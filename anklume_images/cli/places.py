@@ -69,7 +69,7 @@ def refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
 def want_signed(session: Session, keys: Path | None) -> None:
     """Refuse to send from a store that is not signed to another host, which would not believe it."""
     if not session.repository(keys).exists:
-        raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
+        raise click.UsageError("this store is not signed; the other host would refuse it: anklume-images trust sign")
 
 
 def to_other_host(session: Session, name: str, target: str, keys: Path | None, *moves: str) -> dict[str, Any]:

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
 
 _GATES = ("healthcheck", "reproduced", "scan")
+_SEVERITY = "medium"  # where none is given
+_NEEDS_GATE = {
+    "builders": ("--builder", "reproduced"),
+    "databases": ("--db", "scan"),
+    "severity": ("--severity", "scan"),
+}
+_OF_IMAGES = {"channel": "--channel", "why": "--why", "gates": "--gate"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class _Way:
     gates: tuple[str, ...] = ()
     builders: tuple[Path, ...] = ()
     databases: tuple[Path, ...] = ()
-    severity: str = "medium"
+    severity: str | None = None
     fingerprint: str | None = None
     evidence: list[str] = field(default_factory=list)
 
@@ -101,10 +108,9 @@ class _Way:
 @click.option(
     "--severity",
     type=click.Choice(SEVERITIES),
-    default="medium",
-    help="Lowest severity that counts for --gate scan (default: medium).",
+    help=f"Lowest severity that counts for --gate scan (default: {_SEVERITY}).",
 )
-@click.option("--fingerprint", help="What the source's store is known by, the first time that it is read over ssh.")
+@click.option("--fingerprint", help="Fingerprint of the source store; needed the first time over ssh.")
 @click.option("--dry-run", is_flag=True, help="Check the gates and show what would move.")
 @KEYS
 @JSON
@@ -116,6 +122,7 @@ def promote(
 
     Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
+    _refuse_idle(of_model=of_model, **asked)
     if of_model:
         from anklume_images.cli.promote_model import promote_model
 
@@ -137,6 +144,23 @@ def promote(
     session.console.result(_line(report, way))
 
 
+def _refuse_idle(*, of_model: bool, gates: tuple[str, ...], source: str | None, **asked: Any) -> None:
+    """Refuse an option that would do nothing."""
+    given = {name for name, value in (asked | {"gates": gates}).items() if value}
+    for name, option in _OF_IMAGES.items() if of_model else ():
+        if name in given:
+            raise click.UsageError(
+                f"{option} is for images: a model has no channel, no gates and no record of its moves"
+            )
+    for name, (option, gate) in _NEEDS_GATE.items():
+        if name in given and gate not in gates:
+            raise click.UsageError(
+                f"{option} is for --gate {gate}" + (", and a model has no gates" if of_model else "")
+            )
+    if "fingerprint" in given and not (source and is_over_ssh(source)):
+        raise click.UsageError("--fingerprint is for --from ssh://HOST/FOLDER")
+
+
 def _channel(selector: str) -> str:
     """The channel that a reference names; a version names none."""
     from anklume_images.store.images import CHANNEL
@@ -156,15 +180,13 @@ def _check(session: Session, way: _Way, keys: Path | None) -> None:
         want_signed(session, keys)
     if way.source and is_incus(way.source):
         if not is_incus(way.target):
-            raise click.UsageError(
-                "an image of an Incus goes to another Incus only: a store wants what it was made of too"
-            )
+            raise click.UsageError("an image in Incus cannot go into a store: its inputs are missing")
         if way.gates:
-            raise click.UsageError("gates look at an image in a store: promote it from one")
+            raise click.UsageError("gates check images in a store: promote the image from a store")
     if "reproduced" in way.gates and not way.builders:
-        raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
+        raise click.UsageError("--gate reproduced needs the public key of a builder: --builder FILE.pub")
     if "scan" in way.gates and not way.databases:
-        raise click.UsageError("--gate scan wants a database: --db FILE")
+        raise click.UsageError("--gate scan needs a database: --db FILE")
 
 
 @contextlib.contextmanager
@@ -284,7 +306,7 @@ def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
         from anklume_images.trust.keys import read_public_key
 
         return gates.reproduced(image, store.home, [read_public_key(path) for path in way.builders])
-    return gates.scanned(image, store, way.databases, way.severity)
+    return gates.scanned(image, store, way.databases, way.severity or _SEVERITY)
 
 
 def _to_incus(

@@ -35,21 +35,20 @@ def promote_model(
     target: str,
     dry_run: bool,
     as_json: bool,
-    **asked: Any,
+    fingerprint: str | None,
+    **_of_images: Any,
 ) -> None:
     """Bring a model to another store, from this one or by way of it."""
     from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
 
-    if asked["channel"] or asked["why"] or asked["gates"]:
-        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
     if is_incus(target) or (source and is_incus(source)):
-        raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
+        raise click.UsageError("an Incus keeps no models: anklume-launch copies them into the volumes of machines")
     if is_over_ssh(target):
         want_signed(session, keys)
     store, library = session.store(), session.models()
     if source and is_over_ssh(source):
-        _receive_model(session, name, source, asked["fingerprint"], dry_run=dry_run)
+        _receive_model(session, name, source, fingerprint, dry_run=dry_run)
     origin = contact(session, source) if source and not is_over_ssh(source) else None
     record = origin.model(name) if origin else record_of(library.model(name))
     refuse_revoked(record, record.name, store)
@@ -75,7 +74,9 @@ def _receive_model(session: Session, name: str, source: str, fingerprint: str | 
     from anklume_images.ship.ssh import host_of, model_at
 
     if dry_run:
-        raise click.UsageError("from a store over ssh a model has no --dry-run: its record comes with its files")
+        raise click.UsageError(
+            "--dry-run does not work for a model from a store over ssh: its record comes with its files"
+        )
     if sha256 := model_at(name, host_of(source)):
         session.models().check_new(name, sha256)
     received(session, f"{name}:latest", source, fingerprint)

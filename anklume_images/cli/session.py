@@ -208,7 +208,9 @@ NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=co
 REF = click.argument("ref", shell_complete=complete_refs)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 REFRESH = click.option(
-    "--refresh-missing", is_flag=True, help="Resolve again, in the store only, what no mirror has any more."
+    "--refresh-missing",
+    is_flag=True,
+    help="If no mirror has a locked file any more, lock a newer one, in the store only.",
 )
 EXPIRED = click.option("--allow-expired", is_flag=True, help="Accept expired archive indexes.")
 OFFLINE = click.option("--offline", is_flag=True, help="Do not use the network.")

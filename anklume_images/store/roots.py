@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
@@ -138,7 +139,9 @@ def inputs_of(lock: Any, where: str) -> list[str]:
     try:
         found = [entry["sha256"] for kind in ("debs", "wheels", "files") for entry in lock[kind]]
         if not all(_SHA256.fullmatch(sha256) for sha256 in found):
-            raise ValueError("a name of an input is no sha256")  # noqa: TRY301  told as the others are
+            raise ValueError("the name of an input is not a sha256")  # noqa: TRY301  told as the others are
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"not the lock of an image: {error!r}", where=where, hint="verify the store") from None
+        raise StoreError(
+            f"not the lock of an image: {what_is_wrong(error)}", where=where, hint="verify the store"
+        ) from None
     return found

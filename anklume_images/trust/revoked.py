@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from anklume_images.canonical import parsed
+from anklume_images.canonical import parsed, what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.store.noted import write_noted
 
@@ -75,10 +75,10 @@ def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:
             )
         entries = [Revocation(**entry) for entry in document["revoked"]]
         if not all(isinstance(word, str) for entry in entries for word in astuple(entry)):
-            raise TypeError("a word in it is no text")  # noqa: TRY301  told as the others are
+            raise ValueError("an entry has something other than text")  # noqa: TRY301  told as the others are
         return tuple(sorted(entries))
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"not a list of revocations: {error!r}", where=where) from None
+        raise StoreError(f"not a list of revocations: {what_is_wrong(error)}", where=where) from None
 
 
 def read_revocations(folder: Path) -> tuple[Revocation, ...]:

@@ -32,7 +32,7 @@ _FORCE = click.option(
     "--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`)."
 )
 _DEEP = click.option(
-    "--deep", is_flag=True, help="Read every object whole, as apply does: it takes many times as long."
+    "--deep", is_flag=True, help="Read every object in full, as apply does: it takes many times as long."
 )
 _REPLACE = click.option(
     "--replace", is_flag=True, help="Recreate machines whose image has a newer version (volumes stay)."
@@ -47,7 +47,7 @@ class RefusedToAskError(AnklumeError):
 
 @click.command(name="apply")
 @INFRA
-@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, like `plan`.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, like `plan --deep`.")
 @YES
 @ONLY
 @TAGS

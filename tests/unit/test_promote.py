@@ -442,7 +442,7 @@ def test_another_builders_word_counts_when_it_is_theirs_and_about_these_bytes(
     add_attestation(dev.home, other, json.dumps(forged).encode(), "file")
     with pytest.raises(GateError):
         reproduced(other, dev.home, known)
-    with pytest.raises(AnklumeError, match="no attestation"):
+    with pytest.raises(AnklumeError, match="not an attestation"):
         read_attestation(b"{}", "file")
     assert KeyRing(ring.folder).labelled("builder").public_key.keyid == known[0].keyid
 
@@ -483,6 +483,40 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     target = "two:" if "one:" in options else str(prod.home)
     said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", target, *options, check=False)
     assert said.returncode == 2, said.stderr
+
+
+OPTIONS = {
+    "--builder": "b.pub",
+    "--db": "db.json",
+    "--severity": "high",
+    "--fingerprint": "ab" * 32,
+}
+OF_IMAGES = OPTIONS | {"--channel": "prod", "--why": "release 7", "--gate": "healthcheck"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_would_do_nothing_is_refused(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
+    given = _given(option, OPTIONS[option], tmp_path)
+    refused = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *given, check=False)
+    assert refused.returncode == 2
+    assert f"error: {option} is for --" in refused.stderr
+    assert not prod.home.exists()
+
+
+@pytest.mark.parametrize("option", OF_IMAGES)
+def test_a_model_takes_no_option_of_images(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
+    given = _given(option, OF_IMAGES[option], tmp_path)
+    refused = Cli(dev.home)("promote", "--model", "m", "--to", str(prod.home), *given, check=False)
+    assert refused.returncode == 2
+    assert f"error: {option} is for " in refused.stderr
+
+
+def _given(option: str, value: str, folder: Path) -> tuple[str, str]:
+    if "." not in value:
+        return option, value
+    path = folder / value
+    path.write_text("{}")
+    return option, str(path)
 
 
 SSH = """#!/bin/sh

@@ -450,7 +450,7 @@ def test_what_other_builders_attest_comes_with_an_image(
 
 def test_an_attestation_cannot_name_a_file_elsewhere(theirs: Publisher) -> None:
     envelope = {"payload": "", "payloadType": "x", "signatures": [{"keyid": "../../../../evil", "sig": "00"}]}
-    with pytest.raises(StoreError, match="no attestation"):
+    with pytest.raises(StoreError, match="not an attestation"):
         add_attestation(theirs.store.home, theirs.images.resolve("box"), json.dumps(envelope).encode(), "file")
 
 

@@ -106,7 +106,7 @@ def test_documents_that_would_fill_a_disk_before_a_signature_is_read(
     contents, files = members_of(site)
     many = (Member(path=f"metadata/{n}.root.json", sha256="0" * 64, size=32 << 20) for n in range(1, 34))
     wrong = forged(contents.model_copy(update={"members": tuple(many)}), files, tmp_path / "w", honest=False)
-    assert "too large for what they are" in str(refused(believing, wrong))
+    assert "larger than allowed" in str(refused(believing, wrong))
 
 
 def test_names_in_an_index_that_nobody_signed_move_no_cursor(site: Path, believing: Far, tmp_path: Path) -> None:
