@@ -124,10 +124,6 @@ def _report_build(console: Console, results: list[Result], checks: list[Any], *,
 @click.pass_obj
 def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     """Resolve inputs and write the locks beside the specs. Without names: for every image and tree."""
-    _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
-
-
-def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     from anklume_images.architectures import ARCHITECTURES
     from anklume_images.builder.sandbox import require_root
     from anklume_images.errors import AnklumeError

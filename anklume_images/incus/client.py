@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
@@ -113,9 +113,7 @@ class Incus(Objects):
         """Add or change properties of an image, leaving the others."""
         self.send("patch", f"images/{fingerprint}", {"properties": dict(properties)})
 
-    def pull_image(
-        self, other: Incus, fingerprint: str, progress: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
+    def pull_image(self, other: Incus, fingerprint: str) -> None:
         """Have this server fetch an image from another one; the bytes do not pass through here.
 
         The other one is asked for a secret that counts once; it must be reachable from this server by one of its
@@ -141,7 +139,7 @@ class Incus(Objects):
                 "secret": secret,
             }
             try:
-                self.send("post", "images", {"source": source, "auto_update": False}, progress=progress)
+                self.send("post", "images", {"source": source, "auto_update": False})
             except IncusError as error:
                 failures.append(f"{address}: {error.message}")
             else:
