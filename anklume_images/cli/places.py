@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from anklume_images.cli.session import Session
 from anklume_images.cli.trust import warn_of_wanted
@@ -23,6 +24,7 @@ __all__ = [
     "is_over_ssh",
     "other_store",
     "received",
+    "refuse_ignored",
     "refuse_revoked",
     "sent_in_words",
     "signing",
@@ -39,6 +41,14 @@ def is_incus(place: str) -> bool:
 def is_over_ssh(place: str) -> bool:
     """Whether a place is a store on another host (`ssh://host/folder`)."""
     return place.startswith("ssh:")
+
+
+def refuse_ignored(why: str, *names: str) -> None:
+    """UsageError that names an option of these which was given, as it would be ignored."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]}: {why}")
 
 
 def sent_in_words(*, dry_run: bool, sent: bool) -> str:

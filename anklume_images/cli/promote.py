@@ -16,6 +16,7 @@ from anklume_images.cli.places import (
     is_over_ssh,
     other_store,
     received,
+    refuse_ignored,
     refuse_revoked,
     sent_in_words,
     signing,
@@ -116,6 +117,8 @@ def promote(
 
     Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
+    if not is_over_ssh(asked["source"] or ""):
+        refuse_ignored("it is for --from ssh://HOST/FOLDER", "fingerprint")
     if of_model:
         from anklume_images.cli.promote_model import promote_model
 
@@ -161,9 +164,13 @@ def _check(session: Session, way: _Way, keys: Path | None) -> None:
             )
         if way.gates:
             raise click.UsageError("gates look at an image in a store: promote it from one")
-    if "reproduced" in way.gates and not way.builders:
+    if "reproduced" not in way.gates:
+        refuse_ignored("it is for --gate reproduced", "builders")
+    elif not way.builders:
         raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
-    if "scan" in way.gates and not way.databases:
+    if "scan" not in way.gates:
+        refuse_ignored("it is for --gate scan", "databases", "severity")
+    elif not way.databases:
         raise click.UsageError("--gate scan wants a database: --db FILE")
 
 

@@ -12,6 +12,7 @@ from anklume_images.cli.places import (
     is_over_ssh,
     other_store,
     received,
+    refuse_ignored,
     refuse_revoked,
     sent_in_words,
     signing,
@@ -41,8 +42,10 @@ def promote_model(
     from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
 
-    if asked["channel"] or asked["why"] or asked["gates"]:
-        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
+    refuse_ignored(
+        "a model has no channel, no record of its moves, and no gates: say only where to",
+        *("channel", "why", "gates", "builders", "databases", "severity"),
+    )
     if is_incus(target) or (source and is_incus(source)):
         raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
     if is_over_ssh(target):

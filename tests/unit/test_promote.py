@@ -485,6 +485,36 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     assert said.returncode == 2, said.stderr
 
 
+IMAGES_ALONE = ("--channel", "--why", "--gate")
+IGNORED = ("--builder", "--db", "--severity", "--fingerprint")
+
+
+@pytest.mark.parametrize(
+    ("option", "model"),
+    [*((option, ()) for option in IGNORED), *((one, ("--model",)) for one in IMAGES_ALONE + IGNORED)],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    dev: Store, prod: Store, tmp_path: Path, option: str, model: tuple[str, ...]
+) -> None:
+    """Also where its value is the default one."""
+    put_model(dev, "box")
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    values = {"--severity": "medium", "--gate": "healthcheck", "--builder": str(file), "--db": str(file)}
+    options = ("--dry-run", option, values.get(option, "prod"), *model)
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, option in said.stderr) == (2, True), said.stderr
+
+
+@pytest.mark.parametrize("gate", ["healthcheck", "scan"])
+def test_what_another_gate_judges_by_is_refused(dev: Store, prod: Store, tmp_path: Path, gate: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    options = ("--gate", gate, "--builder", str(file), *(("--db", str(file)) if gate == "scan" else ()))
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, "--builder" in said.stderr) == (2, True), said.stderr
+
+
 SSH = """#!/bin/sh
 # Stands in for ssh: what it is to run on the other host runs here, as a login shell there would run it.
 echo "$@" >> {log}
