@@ -14,9 +14,7 @@ from anklume_images.cli.trust import warn_of_wanted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.store.store import Store
     from anklume_images.trust.origin import Origin
-    from anklume_images.trust.revoked import Revocable
 
 __all__ = [
     "contact",
@@ -25,7 +23,6 @@ __all__ = [
     "other_store",
     "received",
     "refuse_ignored",
-    "refuse_revoked",
     "sent_in_words",
     "signing",
     "to_other_host",
@@ -64,16 +61,6 @@ def contact(session: Session, place: str) -> Origin:
     for warning in origin.warnings:
         session.console.warn(warning)
     return origin
-
-
-def refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
-    """RevokedError for what was revoked, here or by a store that is believed."""
-    from anklume_images.ship.pull import RevokedError
-    from anklume_images.trust.revoked import known_revocations
-
-    for entry in known_revocations(store.home):
-        if entry.concerns(what):
-            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version")
 
 
 def want_signed(session: Session, keys: Path | None) -> None:

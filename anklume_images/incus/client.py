@@ -69,18 +69,15 @@ class Incus(Objects):
         *,
         fingerprint: str,
         properties: Mapping[str, str] | None = None,
-        public: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> bool:
-        """Send a split image and return True, or return False when the server has it.
+        """Send a split image and return True, or return False when the server has it by then.
 
         The files are streamed; `progress` gets the bytes sent and their total. The server compares what arrived with
         `fingerprint`, the sha256 of both files one after the other, and keeps nothing that differs.
         """
-        if self.image(fingerprint) is not None:
-            return False
         try:
-            headers = {"X-Incus-public": "1" if public else "0", "X-Incus-fingerprint": fingerprint}
+            headers = {"X-Incus-public": "0", "X-Incus-fingerprint": fingerprint}
             if properties:
                 headers["X-Incus-properties"] = urlencode(properties)
             self._upload(metadata, rootfs, headers, progress)

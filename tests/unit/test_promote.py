@@ -15,7 +15,7 @@ import pytest
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
-from anklume_images.ship.between_incus import names_of
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import SshError, host_of, piped
@@ -409,9 +409,9 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
 
 
 def test_what_an_incus_calls_an_image() -> None:
-    assert names_of("box", FIRST, "latest", []) == [f"box/{FIRST}", "box/latest", "box"]
-    assert names_of("box", FIRST, "prod", []) == [f"box/{FIRST}", "box/prod"]
-    assert names_of("box", FIRST, "prod", ["box"]) == [f"box/{FIRST}", "box/prod", "box"]
+    assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
+    assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
+    assert aliases_of("box", FIRST, ["prod"], ["box"]) == (f"box/{FIRST}", "box/prod", "box")
 
 
 @pytest.fixture
