@@ -228,14 +228,13 @@ def render(session: Session, name: str) -> None:
     from anklume_images.errors import LockError
     from anklume_images.specs.render import render as render_definition
 
-    catalog = session.catalog()
-    chain = catalog.chain(name)
+    pipeline = session.pipeline()
+    catalog = pipeline.catalog
     try:
-        epoch = session.pipeline().prepare(name).epoch
+        definition = pipeline.prepare(name).definition
     except LockError:
-        epoch = 0
-    # YAML is UTF-8, whatever the locale.
-    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials).encode(), nl=False)
+        definition = render_definition(catalog.chain(name), session.arch(), 0, catalog.partials)
+    click.echo(definition.encode(), nl=False)  # YAML is UTF-8, whatever the locale
 
 
 @click.command()
