@@ -144,7 +144,7 @@ def quickstart(
             Path("/"),
             lambda: neighbours_of_host(console),
             console,
-            session.catalog(),
+            session.catalog,
             lambda image: image in stored or not offline,
         )
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")

@@ -9,13 +9,13 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import FetchError, PolicyError
+from anklume_images.errors import FetchError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.by_delta import offered
 from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
-from anklume_images.trust.revoked import known_revocations
+from anklume_images.trust.revoked import known_revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "RevokedError", "pull", "pull_model"]
-
-
-class RevokedError(PolicyError):
-    """An image or a model that its store has revoked."""
+__all__ = ["Pulled", "pull", "pull_model"]
 
 
 @dataclass(frozen=True)
@@ -102,13 +98,8 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
 
 
 def _refuse_revoked(origin: Origin, what: Revocable, ref: str, store: Store) -> None:
-    for revocation in (*origin.revocations, *known_revocations(store.home)):
-        if revocation.concerns(what):
-            raise RevokedError(
-                f"{ref} was revoked on {revocation.since[:10]}: {revocation.why}",
-                where=str(origin.place),
-                hint="pull another version of it",
-            )
+    known = (*origin.revocations, *known_revocations(store.home))
+    refuse_revoked(what, ref, known, where=str(origin.place), hint="pull another version of it")
 
 
 @contextlib.contextmanager

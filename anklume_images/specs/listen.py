@@ -15,7 +15,6 @@ from dataclasses import dataclass
 __all__ = ["Listen", "ListenError", "hosts", "listen"]
 
 _SCHEMES = {"http": 80, "https": 443}
-_EVERY = ("", "0.0.0.0", "::")  # noqa: S104 - what an instance may listen on
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HIGHEST = 65535

@@ -11,6 +11,7 @@ from anklume_images.errors import StoreError
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
 from anklume_images.store.infra_locks import locked_by_infra
+from anklume_images.store.store import tree_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,10 +86,14 @@ def _names(
         if delta and (image.name, delta.base, image.architecture) in there:
             for sha256 in delta.blobs:
                 names.setdefault(sha256, []).append(f"the delta to {image.ref} ({image.architecture})")
-        needed = [image.metadata.sha256, image.rootfs.sha256, *(_inputs(images, image) if entry.whole else ())]
+        needed = [*image.blobs(), *(_inputs(images, image) if entry.whole else ())]
         for name in needed:
             names.setdefault(name, []).append(f"the image {image.ref} ({image.architecture})")
-    for wanted in ({digest[:32]: why for digest, why in trees.items()}, blobs, dict.fromkeys(leased, RUNNING)):
+    for wanted in (
+        {tree_path(images.home, digest).name: why for digest, why in trees.items()},
+        blobs,
+        dict.fromkeys(leased, RUNNING),
+    ):
         for name, why in wanted.items():
             names.setdefault(name, []).append(why)
     return names

@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from anklume_images.canonical import parsed, what_is_wrong
-from anklume_images.errors import StoreError
+from anklume_images.errors import PolicyError, StoreError
 from anklume_images.store.noted import write_noted
 
 if TYPE_CHECKING:
@@ -18,14 +18,20 @@ __all__ = [
     "FILE",
     "Revocable",
     "Revocation",
+    "RevokedError",
     "known_revocations",
     "parse_revocations",
     "read_revocations",
+    "refuse_revoked",
     "write_revocations",
 ]
 
 FILE = "revoked.json"
 SCHEMA = 1
+
+
+class RevokedError(PolicyError):
+    """What was revoked would come into use."""
 
 
 class Revocable(Protocol):
@@ -99,3 +105,12 @@ def known_revocations(home: Path) -> tuple[Revocation, ...]:
     """What the store at `home` has revoked, and what stores that it ever believed had at the last contact."""
     folders = [home, *sorted((home / "trust").glob("*/"))]
     return tuple(sorted({entry for folder in folders for entry in read_revocations(folder)}))
+
+
+def refuse_revoked(
+    what: Revocable, ref: str, revocations: Iterable[Revocation], *, hint: str, where: str | None = None
+) -> None:
+    """RevokedError when one of them concerns an image or a model, which is called `ref`."""
+    for entry in revocations:
+        if entry.concerns(what):
+            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", where=where, hint=hint)

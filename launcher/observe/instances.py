@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MISSING", "NOT_OURS", "RUNNING", "InstanceState", "Mount", "look", "seen"]
 
-RUNNING, STOPPED, MISSING, NOT_OURS = "running", "stopped", "missing", "not ours"
+RUNNING, MISSING, NOT_OURS = "running", "missing", "not ours"
 
 
 @dataclass(frozen=True)

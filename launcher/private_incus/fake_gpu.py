@@ -10,7 +10,6 @@ where a library of the module's version is in the linker's path, and says what t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shutil
@@ -22,7 +21,6 @@ from anklume_images import linux
 from launcher.private_incus.stub_library import stub_library
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
@@ -37,7 +35,6 @@ __all__ = [
     "install",
     "install_driver",
     "remove_driver",
-    "unplugged",
 ]
 
 MAXIMUM = 8
@@ -138,23 +135,6 @@ def remove_driver(root: Path) -> None:
     """Take the stubs and nvidia-smi away; the module goes on running."""
     for file in (*(root / LIBRARIES[1:]).glob("lib*"), root / SMI[1:]):
         file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def unplugged(root: Path, index: int) -> Iterator[None]:
-    """A time in which one card is not there, as when it fell off its bus; its nodes in /dev stay."""
-    card, stuff, aside = FakeCard(index), root / _STUFF, root / _STUFF / f"unplugged-{index}"
-    aside.mkdir()
-    places = [stuff / "pci" / card.pci, stuff / "proc/nvidia/gpus" / card.pci]
-    places += [stuff / "class/drm" / node for node in card.drm]
-    for number, place in enumerate(places):
-        place.rename(aside / f"{number}")
-    try:
-        yield
-    finally:
-        for number, place in enumerate(places):
-            (aside / f"{number}").rename(place)
-        aside.rmdir()
 
 
 def _keep_unmasked(stuff: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -15,6 +16,8 @@ from launcher.private_incus import fake_gpu as fakegpu
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.launching import Launcher
 
 FIRST, SECOND = "0000:01:00.0", "0000:02:00.0"
@@ -133,11 +136,28 @@ def test_host_without_the_container_tools_is_told_before_anything_is_touched(tin
         assert [found["name"] for found in client.get("projects", recursion=1)] == ["default"]
 
 
+@contextlib.contextmanager
+def unplugged(root: Path, index: int) -> Iterator[None]:
+    """A time in which one card is not there, as when it fell off its bus; its nodes in /dev stay."""
+    card, stuff, aside = fakegpu.FakeCard(index), root / fakegpu._STUFF, root / fakegpu._STUFF / f"unplugged-{index}"
+    aside.mkdir()
+    places = [stuff / "pci" / card.pci, stuff / "proc/nvidia/gpus" / card.pci]
+    places += [stuff / "class/drm" / node for node in card.drm]
+    for number, place in enumerate(places):
+        place.rename(aside / f"{number}")
+    try:
+        yield
+    finally:
+        for number, place in enumerate(places):
+            (aside / f"{number}").rename(place)
+        aside.rmdir()
+
+
 def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
     tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
     terminal = Terminal(tiny.argv("apply"), env=tiny.environment())
     terminal.read_until(r"Go on\?")
-    with fakegpu.unplugged(Path(f"/proc/{tiny.incus.pid}/root"), 0):
+    with unplugged(Path(f"/proc/{tiny.incus.pid}/root"), 0):
         terminal.type("y\n")
         assert terminal.end() == 1
         assert "machine box (project lab): Failed to start device" in terminal.text

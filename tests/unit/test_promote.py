@@ -15,7 +15,7 @@ import pytest
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
-from anklume_images.ship.between_incus import names_of
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import SshError, host_of, piped
@@ -409,9 +409,9 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
 
 
 def test_what_an_incus_calls_an_image() -> None:
-    assert names_of("box", FIRST, "latest", []) == [f"box/{FIRST}", "box/latest", "box"]
-    assert names_of("box", FIRST, "prod", []) == [f"box/{FIRST}", "box/prod"]
-    assert names_of("box", FIRST, "prod", ["box"]) == [f"box/{FIRST}", "box/prod", "box"]
+    assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
+    assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
+    assert aliases_of("box", FIRST, ["prod"], ["box"]) == (f"box/{FIRST}", "box/prod", "box")
 
 
 @pytest.fixture
@@ -485,38 +485,34 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     assert said.returncode == 2, said.stderr
 
 
-OPTIONS = {
-    "--builder": "b.pub",
-    "--db": "db.json",
-    "--severity": "high",
-    "--fingerprint": "ab" * 32,
-}
-OF_IMAGES = OPTIONS | {"--channel": "prod", "--why": "release 7", "--gate": "healthcheck"}
+IMAGES_ALONE = ("--channel", "--why", "--gate")
+IGNORED = ("--builder", "--db", "--severity", "--fingerprint")
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_that_would_do_nothing_is_refused(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
-    given = _given(option, OPTIONS[option], tmp_path)
-    refused = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *given, check=False)
-    assert refused.returncode == 2
-    assert f"error: {option} is for --" in refused.stderr
-    assert not prod.home.exists()
+@pytest.mark.parametrize(
+    ("option", "model"),
+    [*((option, ()) for option in IGNORED), *((one, ("--model",)) for one in IMAGES_ALONE + IGNORED)],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    dev: Store, prod: Store, tmp_path: Path, option: str, model: tuple[str, ...]
+) -> None:
+    """Also where its value is the default one."""
+    put_model(dev, "box")
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    values = {"--severity": "medium", "--gate": "healthcheck", "--builder": str(file), "--db": str(file)}
+    options = ("--dry-run", option, values.get(option, "prod"), *model)
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, option in said.stderr) == (2, True), said.stderr
 
 
-@pytest.mark.parametrize("option", OF_IMAGES)
-def test_a_model_takes_no_option_of_images(option: str, dev: Store, prod: Store, tmp_path: Path) -> None:
-    given = _given(option, OF_IMAGES[option], tmp_path)
-    refused = Cli(dev.home)("promote", "--model", "m", "--to", str(prod.home), *given, check=False)
-    assert refused.returncode == 2
-    assert f"error: {option} is for " in refused.stderr
-
-
-def _given(option: str, value: str, folder: Path) -> tuple[str, str]:
-    if "." not in value:
-        return option, value
-    path = folder / value
-    path.write_text("{}")
-    return option, str(path)
+@pytest.mark.parametrize("gate", ["healthcheck", "scan"])
+def test_what_another_gate_judges_by_is_refused(dev: Store, prod: Store, tmp_path: Path, gate: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    options = ("--gate", gate, "--builder", str(file), *(("--db", str(file)) if gate == "scan" else ()))
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, "--builder" in said.stderr) == (2, True), said.stderr
 
 
 SSH = """#!/bin/sh

@@ -11,7 +11,7 @@ import pytest
 from tuf.api.metadata import Metadata
 
 from anklume_images.errors import FetchError, StoreError
-from anklume_images.ship.pull import RevokedError, pull, pull_model
+from anklume_images.ship.pull import pull, pull_model
 from anklume_images.store.images import Images, StoredFile
 from anklume_images.store.models import ModelRecords, model_path
 from anklume_images.store.store import Store
@@ -22,7 +22,7 @@ from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
-from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
+from anklume_images.trust.revoked import Revocation, RevokedError, known_revocations, write_revocations
 from anklume_images.trust.roles import STRICT
 from tests.support.blobs import put_blob
 from tests.support.chance import seeded

@@ -22,11 +22,10 @@ from anklume_images.canonical import canonical
 from anklume_images.cli.bundle_import import inspect
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
-from anklume_images.ship.pull import RevokedError
 from anklume_images.store.models import ModelRecord, ModelRecords
 from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
-from anklume_images.trust.revoked import Revocation, write_revocations
+from anklume_images.trust.revoked import Revocation, RevokedError, write_revocations
 from tests.unit.bundle.bundling import FIRST, QUIET, SECOND, Far, forged, make, members_of, refused, signed
 
 if TYPE_CHECKING:
