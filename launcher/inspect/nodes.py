@@ -69,6 +69,6 @@ def node_trouble(tests: Sequence[NodeTest]) -> tuple[str, str] | None:
         names = " and ".join(test.node for test in closed)
         cause = f"{closed[0].user}, as whom the engine runs, cannot open {names}"
         keys = ", ".join(f'{key}: "{value}"' for key, value in VIDEO.items())
-        remedy = f"remove gid and mode from the machine's gpu device, then apply, which sets them ({keys})"
-        return cause, remedy
+        again = f"remove gid and mode from its gpu device and apply, which sets {keys}"
+        return cause, f"restart the machine; if it comes again, {again}"
     return None
