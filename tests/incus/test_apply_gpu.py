@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import replace
@@ -13,11 +12,10 @@ import pytest
 
 from anklume_images.ship.publish import ImageFiles, publish
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.fake_cards import unplugged
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.launching import Launcher
 
 FIRST, SECOND = "0000:01:00.0", "0000:02:00.0"
@@ -134,23 +132,6 @@ def test_host_without_the_container_tools_is_told_before_anything_is_touched(tin
     assert missing.rpartition("/")[2] in said
     with tiny.client() as client:
         assert [found["name"] for found in client.get("projects", recursion=1)] == ["default"]
-
-
-@contextlib.contextmanager
-def unplugged(root: Path, index: int) -> Iterator[None]:
-    """A time in which one card is not there, as when it fell off its bus; its nodes in /dev stay."""
-    card, stuff, aside = fakegpu.FakeCard(index), root / fakegpu._STUFF, root / fakegpu._STUFF / f"unplugged-{index}"
-    aside.mkdir()
-    places = [stuff / "pci" / card.pci, stuff / "proc/nvidia/gpus" / card.pci]
-    places += [stuff / "class/drm" / node for node in card.drm]
-    for number, place in enumerate(places):
-        place.rename(aside / f"{number}")
-    try:
-        yield
-    finally:
-        for number, place in enumerate(places):
-            (aside / f"{number}").rename(place)
-        aside.rmdir()
 
 
 def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
