@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images, Summary
     from anklume_images.store.store import Store
-    from anklume_images.trust.repository import Outcome, Repository
+    from anklume_images.trust.outcome import Outcome
+    from anklume_images.trust.repository import Repository
 
 __all__ = [
     "EXPIRED",

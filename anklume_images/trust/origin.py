@@ -60,7 +60,7 @@ _TOLD: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ExpiredMetadataError,
         "its metadata is past its time, as it is old or somebody keeps you from seeing newer",
-        "its owner renews it: anklume-images trust sign; for a host without a network there is trust allow-expired",
+        "its owner renews it (trust sign --renew there); for a host without a network there is trust allow-expired",
     ),
     (
         BadVersionNumberError,
@@ -283,7 +283,7 @@ class _Fetcher(FetcherInterface):
             raise UntrustedError(
                 f"{url} is of another store, which has the same keys, or of an earlier program",
                 where=str(self._place),
-                hint="its owner signs it again: anklume-images trust sign",
+                hint="its owner signs it again (trust sign there)",
             )
         return iter((data,))
 

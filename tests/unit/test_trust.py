@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,7 @@ from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing, read_public_key
 from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
+from anklume_images.trust.outcome import NoKeyError, Outcome
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
 from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
@@ -287,7 +290,7 @@ def test_a_threshold_that_is_not_met_is_refused(tmp_path: Path, theirs: Publishe
     theirs.ring.path(second.keyid).rename(tmp_path / "out-of-reach.pem")  # type: ignore[union-attr]
     thief = Repository(theirs.store.home, KeyRing(theirs.ring.folder))
     theirs.put(SECOND)
-    assert thief.publish(lambda: signed_contents(theirs.store, theirs.images)).wanted == {"targets": 1}
+    assert thief.publish(lambda: signed_contents(theirs.store, theirs.images)).missing == {"targets": 1}
     assert origins.contact(here(theirs)).resolve("box")[0].version == FIRST
     staged = thief.staged("targets")
     assert staged is not None
@@ -296,31 +299,138 @@ def test_a_threshold_that_is_not_met_is_refused(tmp_path: Path, theirs: Publishe
         origins.contact(here(theirs))
 
 
-def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
-    """Two keys each for root and targets, on two hosts that share the store's folder."""
+@dataclass
+class Team:
+    """Anna and Ben, who both have to sign for root and targets; what is signed often is signed by `online`."""
+
+    store: Store
+    anna: Repository
+    ben: Repository
+    online: Repository
+
+    def sign(self, who: Repository, *, renew: bool = False) -> Outcome:
+        return who.publish(lambda: signed_contents(self.store, Images(self.store)), renew=renew)
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Team:
+    """On three hosts that share the store's folder; nothing but the root is signed yet."""
     store = Store(tmp_path / "shared")
     put(store, "box", FIRST)
-    anna, ben = KeyRing(tmp_path / "anna"), KeyRing(tmp_path / "ben")
-    public = anna.make("online"), anna.make("anna"), ben.make("ben")
-    pem = ben.path(public[2].keyid)
-    assert pem is not None
-    assert pem.stat().st_mode & 0o777 == 0o600
-    assert read_public_key(pem.with_suffix(".pub")).keyid == public[2].keyid
-    keys = {"root": [*public[1:]], "targets": [*public[1:]], "snapshot": [public[0]], "timestamp": [public[0]]}
-    hers, his = Repository(store.home, anna), Repository(store.home, ben)
-    assert hers.init(STRICT, keys).wanted == {"root": 1}
-    assert not hers.exists
-    assert his.sign().written == {"root": 1}
-    assert hers.publish(lambda: signed_contents(store, Images(store))).wanted == {"targets": 1}
-    Origins(mine).accept(Place(str(store.home)), his.identity, "me")
-    with pytest.raises(UntrustedError, match="is not whole"):
-        Origins(mine).contact(str(store.home))
-    with pytest.raises(StoreError, match="no key of the role snapshot is here"):
-        his.sign()
-    for key in ben.folder.iterdir():
-        shutil.copy(key, anna.folder)
-    assert Repository(store.home, KeyRing(anna.folder)).sign().written["targets"] == 1
-    assert have(Origins(mine).contact(str(store.home)), mine).version == FIRST
+    rings = {name: KeyRing(tmp_path / name) for name in ("anna", "ben", "online")}
+    public = {name: ring.make(name) for name, ring in rings.items()}
+    two, one = [public["anna"], public["ben"]], [public["online"]]
+    team = Team(store, *(Repository(store.home, ring) for ring in rings.values()))
+    begun = team.anna.init(STRICT, {"root": two, "targets": two, "snapshot": one, "timestamp": one})
+    assert begun.missing == {"root": 1}
+    assert not team.anna.exists
+    assert team.ben.sign_root().written == {"root": 1}
+    return team
+
+
+@pytest.mark.parametrize("order", list(permutations(("anna", "ben", "online"))))
+def test_a_team_signs_in_any_order(team: Team, mine: Store, order: tuple[str, ...]) -> None:
+    """Whoever cannot do anything yet is told so; once each has signed, whoever has the last key lets it count."""
+    origins, who = Origins(mine), {"anna": team.anna, "ben": team.ben, "online": team.online}
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    signed: set[str] = set()
+    for name in (*order, "online"):
+        with pytest.raises(UntrustedError, match="is not whole"):
+            origins.contact(str(team.store.home))
+        if name == "online" and len(signed) < 2:
+            with pytest.raises(NoKeyError, match="of the role targets"):
+                team.sign(team.online)
+            continue
+        outcome = team.sign(who[name])
+        signed.add(name)
+        if outcome.written:
+            break
+        assert outcome.missing == ({"targets": 1} if len(signed) < 2 else {"snapshot": 1}), order
+        (keys,) = {wanted.keys for wanted in outcome.wanted.values()}
+        assert all(who[name].keys.path(keyid) is None for keyid in keys)
+    assert outcome.written == {"targets": 1, "snapshot": 1, "timestamp": 1}
+    assert have(origins.contact(str(team.store.home)), mine).version == FIRST
+    assert not list(team.store.home.glob("metadata/staged/*"))
+
+
+def test_whoever_has_the_last_key_signs_first(tmp_path: Path, team: Team, mine: Store) -> None:
+    """Anna has the keys of snapshot and timestamp too, and signs each change before Ben does."""
+    for key in team.online.keys.folder.iterdir():
+        shutil.copy(key, team.anna.keys.folder)
+    origins = Origins(mine)
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    for version in (FIRST, SECOND):
+        put(team.store, "box", version)
+        assert team.sign(team.anna).missing == {"targets": 1}
+        assert team.sign(team.ben).missing == {"snapshot": 1}
+        assert set(team.sign(team.anna).written) == {"targets", "snapshot", "timestamp"}
+        assert have(origins.contact(str(team.store.home)), mine).version == version
+
+
+def test_signatures_of_others_are_kept_while_the_store_changes(team: Team, mine: Store) -> None:
+    """What Anna signed is signed by Ben as it is; what has come since is the next that waits, for her."""
+    team.sign(team.anna)
+    put(team.store, "box", SECOND)
+    assert team.sign(team.ben).missing == {"snapshot": 1}
+    outcome = team.sign(team.online)
+    assert (outcome.written["targets"], outcome.missing) == (1, {"targets": 2})
+    origins = Origins(mine)
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    assert origins.contact(str(team.store.home)).resolve("box")[0].version == FIRST
+    assert team.sign(team.ben).missing == {"targets": 1}
+    put(team.store, "box", "3.0-00000000000c")
+    assert team.sign(team.ben).missing == {"targets": 1}  # his own signature he can give again
+    team.sign(team.anna)
+    assert team.sign(team.online).written["targets"] == 2
+    assert origins.contact(str(team.store.home)).resolve("box")[0].version == "3.0-00000000000c"
+
+
+def test_a_root_is_renewed_by_those_who_have_its_keys(team: Team, mine: Store) -> None:
+    """At 400 of its 365 days, when nobody believes the store any more."""
+    team.sign(team.anna)
+    team.sign(team.ben)
+    team.sign(team.online)
+    origins, here = Origins(mine), str(team.store.home)
+    origins.accept(Place(here), team.anna.identity, "me")
+    origins.contact(here)
+    with pytest.MonkeyPatch.context() as patched:
+        for one in (team.anna, team.ben, team.online):
+            patched.setattr(one, "_now", lambda: datetime.now(UTC) - timedelta(days=400))
+        assert team.anna.sign_root(renew=True).missing == {"root": 1}
+        assert team.ben.sign_root().written["root"] == 2
+        for one in (team.anna, team.ben, team.online):
+            team.sign(one, renew=one is team.anna)
+    for one in (team.anna, team.ben, team.online):
+        team.sign(one, renew=one is team.anna)
+    assert "root" in team.online.ending()
+    with pytest.raises(UntrustedError, match=r"root\.json is expired") as caught:
+        origins.contact(here)
+    assert "trust sign --renew" in str(caught.value.hint)
+    with pytest.raises(NoKeyError, match="of the role root"):
+        team.online.sign_root(renew=True)
+    assert team.anna.sign_root(renew=False) == Outcome()  # alone she can only begin it
+    assert team.anna.sign_root(renew=True).missing == {"root": 1}
+    assert team.ben.sign_root(renew=True).written == {"root": 3}
+    assert team.online.ending() == {}
+    assert origins.contact(here).resolve("box")[0].version == FIRST
+
+
+def test_one_person_renews_the_root_by_the_way_at_half_of_its_time(theirs: Publisher) -> None:
+    assert theirs.repository.sign_root() == Outcome()
+    theirs.now += timedelta(days=912)  # of 1826
+    assert theirs.repository.sign_root() == Outcome()
+    theirs.now += timedelta(days=2)
+    outcome = theirs.repository.sign_root()
+    assert outcome.written["root"] == 2
+    assert set(outcome.written) == {"root", "targets", "snapshot", "timestamp"}  # which were past their time
+    theirs.now += timedelta(days=1826 - 29)
+    assert "root" in theirs.repository.ending()
+
+
+def test_the_end_of_a_signature_is_known_before(theirs: Publisher) -> None:
+    assert theirs.repository.ending() == {}
+    theirs.now += timedelta(days=61)  # of 90
+    assert set(theirs.repository.ending()) == {"snapshot", "timestamp"}
 
 
 def test_keys_that_others_can_read_or_that_want_a_passphrase(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from anklume_images.store.store import Store
+from anklume_images.trust.keys import KeyRing
+from anklume_images.trust.repository import Repository
 from tests.conftest import Cli
 from tests.support.stored_images import put
 from tests.support.terminal import Terminal
@@ -88,9 +91,11 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     elsewhere = dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "hers")}
     public = theirs("trust", "new-key", "anna", env=elsewhere).stdout.strip()
     said = theirs("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=keys)
-    assert "root: 1 more signature wanted" in said.stderr
+    assert "root: 1 of 2 signatures; whoever has the key" in said.stderr
     assert theirs("trust", "show", env=keys).stdout.startswith("this store is not signed")
-    assert "targets: 1 more signature wanted" in theirs("trust", "sign", env=elsewhere).stderr
+    said = theirs("trust", "sign", env=elsewhere)
+    assert "targets: 1 of 2 signatures; whoever has the key" in said.stderr
+    assert "then whoever has the keys of snapshot and timestamp" in said.stderr
     assert "1 more wanted" in theirs("trust", "show", env=keys).stdout
     assert "signed; fingerprint" in theirs("trust", "sign", env=keys).stdout
     roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
@@ -98,8 +103,8 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     (hers,) = [key["id"] for key in roles["targets"]["keys"] if not key["here"]]
 
     leave = ("trust", "rotate", "targets", "--remove", hers[:8])
-    assert "root: 1 more signature wanted" in theirs(*leave, env=keys).stderr
-    assert "targets: 2 more signatures wanted" in theirs("trust", "sign", env=elsewhere).stderr
+    assert "root: 1 of 2 signatures" in theirs(*leave, env=keys).stderr
+    assert "targets: 0 of 2 signatures; whoever has one of the keys" in theirs("trust", "sign", env=elsewhere).stderr
     theirs("trust", "sign", env=keys)
     roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
     assert roles["root"]["version"] == 2
@@ -107,6 +112,62 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     refused = theirs("trust", "rotate", "targets", "--no-new", env=keys, check=False)
     assert refused.returncode == 2
     assert "would want 2 signatures" in refused.stderr
+
+
+def test_a_team_in_which_the_holder_of_the_snapshot_key_signs_first(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    hers = dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "hers")}
+    public = theirs("trust", "new-key", "anna", env=hers).stdout.strip()
+    theirs("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=keys)
+    theirs("trust", "sign", env=hers)
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    put(Store(theirs.store), "box", SECOND)
+    assert "targets: 1 of 2 signatures" in theirs("trust", "sign", env=keys).stderr
+    said = theirs(*arch("promote", "box", "--to", str(tmp_path / "prod")), env=hers).stderr
+    assert "the record of it is signed with what waits" in said
+    told = theirs("trust", "sign", env=hers).stderr
+    assert "snapshot: 0 of 1 signatures; whoever has the key" in told
+    assert f"box@{FIRST}" in mine(*arch("pull", "box")).stdout
+    assert "targets: 1 of 2 signatures" in theirs("trust", "sign", env=keys).stderr  # of the record, which is the next
+    assert f"latest: {FIRST} → {SECOND}" in mine(*arch("pull")).stdout
+    theirs("trust", "sign", env=hers)
+    assert "warning" not in theirs("trust", "sign", env=keys).stderr
+
+
+def test_renewing_takes_the_root_with_it_or_says_where_its_key_is(
+    theirs: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    theirs("trust", "sign", env=keys)
+    assert "signed" in theirs("trust", "sign", "--renew", env=keys).stdout
+    own = theirs.json("trust", "show", env=keys)["own"]
+    assert [role["version"] for role in own["roles"]] == [2, 2, 2, 2]
+    assert [role["ends_soon"] for role in own["roles"]] == [False] * 4
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    for path in (tmp_path / "keys").glob("root-*.pem"):
+        path.rename(stick / path.name)
+    said = theirs("trust", "sign", "--renew", env=keys)
+    assert f"root: not renewed, valid until {own['roles'][0]['expires'][:10]}" in said.stderr
+    assert own["roles"][0]["keys"][0]["id"][:16] in said.stderr
+    assert "signed" in said.stdout
+    said = theirs("trust", "sign", "--renew", "--keys", str(stick), check=False)
+    assert "targets: 0 of 1 signatures" in said.stderr
+    assert theirs.json("trust", "show")["own"]["roles"][0]["version"] == 3
+
+
+def test_a_root_that_ends_soon_is_told(theirs: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    theirs("trust", "sign", env=keys)
+    ring = KeyRing(tmp_path / "keys")
+    earlier = Repository(theirs.store, ring, lambda: datetime.now(UTC) - timedelta(days=1826 - 20))
+    earlier.sign_root(renew=True)
+    for path in (tmp_path / "keys").glob("root-*.pem"):
+        path.unlink()
+    for command in ("show", "sign"):
+        assert "warning: root: valid until" in theirs("trust", command, env=keys).stderr
+    assert theirs.json("trust", "show", env=keys)["own"]["roles"][0]["ends_soon"] is True
 
 
 def test_accepting_asks_at_a_terminal(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
