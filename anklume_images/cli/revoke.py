@@ -24,7 +24,8 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of
     """Revoke an image or a model, signed. Other hosts follow at their next contact."""
     from anklume_images.ship.index import write_index
     from anklume_images.trust.clock import now
-    from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations
+    from anklume_images.trust.outcome import NoKeyError, Outcome
+    from anklume_images.trust.revoked import Revocation, change_revocations
 
     if not (why or undo):
         raise click.UsageError("say --why")
@@ -35,12 +36,22 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of
     else:
         image = session.images().resolve(ref, session.arch())
         entry = Revocation(image.name, image.version, image.architecture, image.fingerprint, why or "", now())
-    others = [other for other in read_revocations(store.home) if other.fingerprint != entry.fingerprint]
-    write_revocations(store.home, others if undo else [*others, entry])
-    write_index(store)
     repository = session.repository(keys)
+
+    def change(before: tuple[Revocation, ...]) -> list[Revocation]:
+        others = [other for other in before if other.fingerprint != entry.fingerprint]
+        return others if undo else [*others, entry]
+
+    change_revocations(store.home, change, signed=repository.exists)
+    write_index(store)
     session.console.result(f"{'not revoked any more' if undo else 'revoked'}: {entry}")
-    if repository.exists:
-        tell(session, repository, session.sign(repository))
-    else:
+    if not repository.exists:
         session.console.warn("this store is not signed, so no other store hears of it: anklume-images trust sign")
+        return
+    try:
+        outcome = session.sign(repository)
+    except NoKeyError as error:
+        outcome = Outcome(wanted=error.wanted)
+    if outcome.wanted:
+        session.console.warn("other stores hear of it when it is signed; until then it holds in this store")
+    tell(session, repository, outcome)

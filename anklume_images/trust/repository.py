@@ -4,7 +4,8 @@
     <n>.targets.json   the documents of the store, with their hashes
     <n>.snapshot.json  which targets belong together
     timestamp.json     which snapshot is the newest; written last, so that it is what makes the rest count
-    staged/            root or targets that lack signatures
+    staged/            root or targets that lack signatures, and revocations
+    <sha256>.revoked.json   the revocations that targets name (revoked.py)
 
 https://theupdateframework.github.io/specification/latest/, by its reference library.
 """
@@ -26,7 +27,9 @@ from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.noted import noted
 from anklume_images.trust.outcome import NoKeyError, Outcome, Wanted
-from anklume_images.trust.roles import ROLES, Policy
+from anklume_images.trust.revoked import FILE as REVOKED
+from anklume_images.trust.revoked import forget_copies, keep_copy, revocations_unchanged, settle_revocations
+from anklume_images.trust.roles import FOLDER, ROLES, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "STORE", "Repository", "identity_of"]
 
-FOLDER = "metadata"
 LIFETIMES = "x-anklume-days"  # in the root: how many days a signature of each role counts
 STORE = "x-anklume-store"  # in all others: whose they are, as two stores may have the same keys
 _SOON = timedelta(days=30)
@@ -51,11 +53,17 @@ def identity_of(first_root: bytes) -> str:
     return hashlib.sha256(Metadata[Root].from_bytes(first_root).signed_bytes).hexdigest()
 
 
+def _revocations_of(entries: Mapping[str, TargetFile]) -> str | None:
+    """The hash of the revocations that targets name."""
+    return entries[REVOKED].hashes["sha256"] if REVOKED in entries else None
+
+
 class Repository:
     """The signed metadata of the store at `home`; `keys` are those that are here."""
 
     def __init__(self, home: Path, keys: KeyRing, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = home / FOLDER
+        self._home = home
         self.keys = keys
         self._now = now
 
@@ -125,7 +133,11 @@ class Repository:
         waits with signatures of others gets those of the keys here first, so that theirs are not lost.
         """
         with self._locked():
-            entries, root, staged = dict(contents()), self.root(), self._waiting()
+            with revocations_unchanged(self._home):
+                entries = dict(contents())
+                if sha256 := _revocations_of(entries):
+                    keep_copy(self._home, sha256)
+            root, staged = self.root(), self._waiting()
             if staged is not None and staged.signed.targets == entries:
                 return self._take_targets(staged, root)
             current = self.current("targets")
@@ -258,6 +270,7 @@ class Repository:
             for role, held in (("snapshot", snapshot), ("timestamp", timestamp))
         )
         if sound and not renew:
+            self._settle(targets)
             return Outcome()
         meta = MetaFile.from_data(targets.signed.version, self._bytes(targets), ["sha256"])
         next_snapshot = self._ours(
@@ -280,6 +293,7 @@ class Repository:
         self._write(f"{targets.signed.version}.targets.json", targets)
         self._write(f"{next_snapshot.signed.version}.snapshot.json", next_snapshot)
         self._write("timestamp.json", next_timestamp)
+        self._settle(targets)
         self._forget_old()
         return Outcome({"snapshot": next_snapshot.signed.version, "timestamp": next_timestamp.signed.version})
 
@@ -322,10 +336,17 @@ class Repository:
         matches = [_VERSIONED.fullmatch(path.name) for path in self.folder.iterdir()]
         return sorted(int(match[1]) for match in matches if match and match[2] == role)
 
+    def _settle(self, targets: Metadata[Targets]) -> None:
+        if sha256 := _revocations_of(targets.signed.targets):
+            settle_revocations(self._home, sha256)
+
     def _forget_old(self) -> None:
         for role in ("targets", "snapshot"):
             for version in self._versions(role)[:-_KEPT]:
                 (self.folder / f"{version}.{role}.json").unlink(missing_ok=True)
+        kept = [path.read_bytes() for path in (*self.folder.glob("*.targets.json"), self.folder / "staged/targets.json")
+                if path.exists()]  # fmt: skip
+        forget_copies(self._home, lambda sha256: any(sha256.encode() in data for data in kept))
 
     def _read(self, name: str) -> Metadata[Any]:
         path = self.folder / name

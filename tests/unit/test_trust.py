@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -25,7 +26,13 @@ from anklume_images.trust.origins import Origins
 from anklume_images.trust.outcome import NoKeyError, Outcome
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
-from anklume_images.trust.revoked import Revocation, known_revocations, write_revocations
+from anklume_images.trust.revoked import (
+    Revocation,
+    change_revocations,
+    known_revocations,
+    read_revocations,
+    write_revocations,
+)
 from anklume_images.trust.roles import STRICT
 from tests.support.blobs import put_blob
 from tests.support.chance import seeded
@@ -470,6 +477,121 @@ def test_a_revoked_image_is_had_no_more_and_known_as_such(theirs: Publisher, ori
     assert known_revocations(mine.home) == (entry,)
     with pytest.raises(UntrustedError):
         origins.contact(here(theirs))
+
+
+def entry_of(image: Image, why: str = "its sshd is open") -> Revocation:
+    return Revocation(image.name, image.version, image.architecture, image.fingerprint, why, "2026-01-02T03:04:05Z")
+
+
+def revoke(publisher: Publisher, entry: Revocation) -> None:
+    """As the command does, but for the signature."""
+    change_revocations(publisher.store.home, lambda before: [*before, entry], signed=True)
+
+
+def test_a_revocation_that_is_not_signed_yet_holds_at_home_and_hinders_no_reader(
+    tmp_path: Path, theirs: Publisher, origins: Origins
+) -> None:
+    """The key of the targets is elsewhere when the second image is revoked."""
+    first = theirs.images.resolve("box")
+    revoke(theirs, entry_of(first))
+    theirs.sign()
+    second = theirs.put(SECOND)
+    theirs.sign()
+    hers = KeyRing(tmp_path / "hers")
+    hers.folder.mkdir()
+    kept = [path.rename(hers.folder / path.name) for path in theirs.ring.folder.glob("targets-*.pem")]
+    repository = Repository(theirs.store.home, KeyRing(theirs.ring.folder))
+    revoke(theirs, entry_of(second, "another hole"))
+    with pytest.raises(NoKeyError):
+        repository.publish(lambda: signed_contents(theirs.store, theirs.images))
+    assert set(known_revocations(theirs.store.home)) == {entry_of(first), entry_of(second, "another hole")}
+    origin = origins.contact(here(theirs))
+    assert origin.revocations == (entry_of(first),)
+    assert origin.resolve("box")[0].version == SECOND
+    for path in kept:
+        path.rename(theirs.ring.folder / path.name)
+    theirs.sign()
+    assert len(origins.contact(here(theirs)).revocations) == 2
+    assert len(read_revocations(theirs.store.home)) == 2
+    assert not list(theirs.store.home.glob("metadata/staged/*"))
+    write_revocations(theirs.store.home, [], signed=True)
+    assert len(known_revocations(theirs.store.home)) == 2  # until that is signed
+    theirs.sign()
+    assert known_revocations(theirs.store.home) == origins.contact(here(theirs)).revocations == ()
+
+
+@pytest.mark.parametrize("published", ["older", "newer"])
+def test_a_copy_with_revocations_of_another_day_is_read_by_what_its_metadata_names(
+    tmp_path: Path, theirs: Publisher, origins: Origins, published: str
+) -> None:
+    image, copy = theirs.images.resolve("box"), tmp_path / "copy"
+    revoke(theirs, entry_of(image))
+    theirs.sign()
+    older = (theirs.store.home / "revoked.json").read_bytes()
+    if published == "newer":
+        shutil.copytree(theirs.store.home, copy)
+    revoke(theirs, entry_of(theirs.put(SECOND)))
+    theirs.sign()
+    if published == "newer":
+        shutil.copy(theirs.store.home / "revoked.json", copy)
+    else:
+        shutil.copytree(theirs.store.home, copy)
+        (copy / "revoked.json").write_bytes(older)
+    assert len(origins.contact(str(copy)).revocations) == (1 if published == "newer" else 2)
+
+
+def test_revocations_of_an_earlier_program_or_in_a_bundle_have_their_name_only(
+    theirs: Publisher, origins: Origins
+) -> None:
+    revoke(theirs, entry_of(theirs.images.resolve("box")))
+    theirs.sign()
+    (copy,) = theirs.store.home.glob("metadata/*.revoked.json")
+    for data in (b"{}", None):
+        if data is None:
+            copy.unlink()
+        else:
+            copy.write_bytes(data)
+        assert len(origins.contact(here(theirs)).revocations) == 1
+    path = theirs.store.home / "revoked.json"
+    path.write_bytes(path.read_bytes().replace(b"sshd", b"nginx"))
+    with pytest.raises(UntrustedError, match=r"revoked\.json is not what was signed"):
+        origins.contact(here(theirs))
+
+
+def test_lists_that_no_metadata_names_any_more_go(theirs: Publisher) -> None:
+    for number in range(6):
+        revoke(theirs, entry_of(theirs.images.resolve("box"), f"hole {number}"))
+        theirs.sign()
+    assert len(list(theirs.store.home.glob("metadata/*.revoked.json"))) == 3  # as many as there are targets
+
+
+def test_a_kill_after_the_signature_leaves_revocations_that_the_next_one_settles(
+    theirs: Publisher, origins: Origins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = entry_of(theirs.images.resolve("box"), "a"), entry_of(theirs.images.resolve("box"), "b")
+    revoke(theirs, first)
+    theirs.sign()
+    revoke(theirs, second)
+    with monkeypatch.context() as patched:
+        patched.setattr("anklume_images.trust.repository.settle_revocations", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            theirs.sign()
+    assert len(origins.contact(here(theirs)).revocations) == len(known_revocations(theirs.store.home)) == 2
+    assert len(read_revocations(theirs.store.home)) == 1
+    theirs.sign()
+    assert len(read_revocations(theirs.store.home)) == 2
+    assert not list(theirs.store.home.glob("metadata/staged/*"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_of_two_revocations_at_once_none_is_lost(theirs: Publisher) -> None:
+    image = theirs.images.resolve("box")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: revoke(theirs, entry_of(image, f"hole {number}")), range(20)))
+    assert len(known_revocations(theirs.store.home)) == 20
 
 
 def test_a_model_is_had_with_all_of_its_files_once(theirs: Publisher, origins: Origins, mine: Store) -> None:

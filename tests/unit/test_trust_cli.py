@@ -137,6 +137,30 @@ def test_a_team_in_which_the_holder_of_the_snapshot_key_signs_first(
     assert "warning" not in theirs("trust", "sign", env=keys).stderr
 
 
+def test_a_revocation_for_which_the_key_is_elsewhere(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """It holds in its own store at once; others go on with what was signed, until it is."""
+    put(Store(theirs.store), "box", SECOND)
+    theirs("trust", "sign", env=keys)
+    theirs(*arch("revoke", f"box@{FIRST}", "--why", "a hole"), env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    for path in (tmp_path / "keys").glob("targets-*.pem"):
+        path.rename(stick / path.name)
+    said = theirs(*arch("revoke", f"box@{SECOND}", "--why", "another"), env=keys).stderr
+    assert "other stores hear of it when it is signed" in said
+    assert "targets: 0 of 1 signatures; whoever has the key" in said
+    assert theirs(*arch("promote", "box", "--to", str(tmp_path / "prod")), env=keys, check=False).returncode == 4
+    assert f"box@{SECOND}" in mine(*arch("pull", "box")).stdout
+    for path in stick.iterdir():
+        path.rename(tmp_path / "keys" / path.name)
+    theirs("trust", "sign", env=keys)
+    assert mine(*arch("pull", "box"), check=False).returncode == 4
+
+
 def test_renewing_takes_the_root_with_it_or_says_where_its_key_is(
     theirs: Cli, keys: dict[str, str], tmp_path: Path
 ) -> None:
