@@ -37,6 +37,7 @@ __all__ = [
     "known_revocations",
     "parse_revocations",
     "read_revocations",
+    "revocations_of_store",
     "revocations_to_sign",
     "revocations_unchanged",
     "settle_revocations",
@@ -51,7 +52,7 @@ _COPY = re.compile(rf"([0-9a-f]{{64}})\.{re.escape(FILE)}")
 
 
 class Revocable(Protocol):
-    """An image or a model."""
+    """An image or a model; an image has a `key`, too: name, version and architecture."""
 
     @property
     def fingerprint(self) -> str:
@@ -63,6 +64,7 @@ class Revocation:
     """One image or model that was revoked: `why` in a line, `since` as RFC 3339 in UTC.
 
     That of a model has its name and no version and architecture, so programs from before models were revoked read it.
+    One without a fingerprint is of an image of which no more was known, one without a name of what nobody here had.
     """
 
     name: str
@@ -72,17 +74,32 @@ class Revocation:
     why: str
     since: str
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells an image from all others of a store."""
+        return self.name, self.version, self.architecture
+
     def concerns(self, what: Revocable) -> bool:
-        """Whether it is this image or model, by its bytes."""
-        return self.fingerprint == what.fingerprint
+        """Whether it is this image or model, by its bytes; by its name and version where its bytes are not known."""
+        if self.fingerprint:
+            return self.fingerprint == what.fingerprint
+        return self.key == getattr(what, "key", None)
+
+    def is_about(self, other: Revocation) -> bool:
+        """Whether both are of the same image or model."""
+        if self.fingerprint and other.fingerprint:
+            return self.fingerprint == other.fingerprint
+        return self.key == other.key
 
     @property
     def ref(self) -> str:
-        """`name@version`, or the name of a model."""
-        return f"{self.name}@{self.version}" if self.version else self.name
+        """`name@version`, the name of a model, or the beginning of the fingerprint of what has no name here."""
+        return f"{self.name}@{self.version}" if self.version else self.name or self.fingerprint[:12]
 
     def __str__(self) -> str:
-        return f"{self.ref} ({self.architecture})" if self.version else f"model {self.name}"
+        if self.version:
+            return f"{self.ref} ({self.architecture})"
+        return f"model {self.name}" if self.name else f"fingerprint {self.fingerprint[:12]}"
 
 
 def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:
@@ -132,7 +149,7 @@ def change_revocations(
 ) -> None:
     """Change those of the store at `home`, as they will be when all is signed; of two at once none is lost."""
     with revocations_unchanged(home):
-        write_revocations(home, change(_of(home / revocations_to_sign(home))), signed=signed)
+        write_revocations(home, change(revocations_of_store(home)), signed=signed)
 
 
 @contextlib.contextmanager
@@ -141,6 +158,11 @@ def revocations_unchanged(home: Path) -> Iterator[None]:
     with (home / "revoked.lock").open("a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def revocations_of_store(home: Path) -> tuple[Revocation, ...]:
+    """What the store at `home` itself has revoked, as it will be when all is signed."""
+    return _of(home / revocations_to_sign(home))
 
 
 def revocations_to_sign(home: Path) -> str:

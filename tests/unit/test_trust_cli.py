@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.store.images import Images
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
 from anklume_images.trust.keys import KeyRing
 from anklume_images.trust.repository import Repository
 from tests.conftest import Cli
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -159,6 +161,43 @@ def test_a_revocation_for_which_the_key_is_elsewhere(
         path.rename(tmp_path / "keys" / path.name)
     theirs("trust", "sign", env=keys)
     assert mine(*arch("pull", "box"), check=False).returncode == 4
+
+
+def test_what_is_gone_can_be_revoked_as_others_may_have_it(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
+    """By its version, which a channel has named; by a fingerprint that this store knows, or by a whole one."""
+    theirs("trust", "sign", env=keys)
+    mine("trust", "accept", str(theirs.store), "--fingerprint", theirs.json("trust", "show")["own"]["fingerprint"])
+    mine(*arch("pull", "box"))
+    (image,) = mine.json("list")
+    store = Store(theirs.store)
+    gone = Images(store).resolve("box", "amd64")
+    put(store, "box", SECOND)
+    Images(store).remove(gone)
+    theirs("trust", "sign", env=keys)
+    assert theirs(*arch("revoke", "box@9.9", "--why", "a hole"), env=keys, check=False).returncode == 1
+    for ref, named in ((gone.ref, f"{gone.ref} (amd64)"), (gone.fingerprint, f"fingerprint {gone.fingerprint[:12]}")):
+        assert named in theirs(*arch("revoke", ref, "--why", "a hole"), env=keys).stdout
+        mine(*arch("pull", "box"), check=False)
+        refused = mine(*arch("promote", gone.ref, "--to", str(mine.store.parent / "prod")), check=False)
+        assert (refused.returncode, "a hole" in refused.stderr) == (4, True), ref
+        assert gone.fingerprint not in (mine.store / "streams/v1/images.json").read_text()
+        assert theirs(*arch("revoke", ref[:64], "--undo"), env=keys).returncode == 0
+        mine(*arch("pull", "box"))
+        assert theirs(*arch("revoke", ref, "--undo"), env=keys, check=False).returncode == 1
+    assert image["fingerprint"] == gone.fingerprint
+    wrong = theirs(*arch("revoke", "0" * 12, "--why", "a hole"), env=keys, check=False)
+    assert (wrong.returncode, "give all of its 64 digits" in wrong.stderr) == (1, True)
+    known = Images(store).resolve("box", "amd64").fingerprint
+    assert f"revoked: box@{SECOND} (amd64)" in theirs("revoke", known[:12], "--why", "a hole", env=keys).stdout
+
+
+def test_a_model_that_is_gone_is_taken_back_or_revoked_by_its_hash(theirs: Cli, keys: dict[str, str]) -> None:
+    record = put_model(Store(theirs.store), "toy")
+    theirs("revoke", "--model", "toy", "--why", "it lies", env=keys)
+    ModelRecords(Store(theirs.store)).remove("toy")
+    assert "not revoked any more: model toy" in theirs("revoke", "--model", "toy", "--undo", env=keys).stdout
+    assert theirs("revoke", "--model", "toy", "--why", "it lies", env=keys, check=False).returncode != 0
+    assert record.sha256[:12] in theirs("revoke", "--model", record.sha256, "--why", "it lies", env=keys).stdout
 
 
 def test_renewing_takes_the_root_with_it_or_says_where_its_key_is(
