@@ -124,8 +124,16 @@ class Session:
         from anklume_images.trust.keys import KeyRing
         from anklume_images.trust.repository import Repository
 
-        folder = keys.absolute() if keys else keys_home(os.environ)
-        return Repository(self.store().home, KeyRing(folder, _passphrase))
+        folder, home = keys.absolute() if keys else keys_home(os.environ), self.store().home
+        if folder.resolve().is_relative_to(home.resolve()):
+            from anklume_images.errors import StoreError
+
+            raise StoreError(
+                "private keys do not belong into a store, which others read and copy",
+                where=str(folder),
+                hint="name a folder outside of it with --keys or ANKLUME_KEYS",
+            )
+        return Repository(home, KeyRing(folder, _passphrase))
 
     def sign(self, repository: Repository, *, renew: bool = False) -> Outcome:
         """Sign what the store holds now, models of specs too."""

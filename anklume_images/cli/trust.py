@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def init(session: Session, public: tuple[str, ...], keys: Path | None, *, strict
     """Start signing the store: make missing keys, and sign what it holds."""
     from anklume_images.trust.roles import ONE, STRICT
 
-    word = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
+    word = _new_passphrase() if passphrase else None
     repository = session.repository(keys)
     session.store().create()
     outcome = begin(session, repository, STRICT if strict else ONE, public, word)
@@ -230,7 +231,7 @@ def new_key(session: Session, label: str, keys: Path | None, *, passphrase: bool
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", label):
         raise click.BadParameter(f"{label}: a label has small letters, digits and hyphens")
-    word = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True) if passphrase else None
+    word = _new_passphrase() if passphrase else None
     ring = session.repository(keys).keys
     path = ring.path(ring.make(label, word).keyid)
     if path:
@@ -260,19 +261,32 @@ def add_key(session: Session, role: str, file: Path, threshold: int | None, keys
 @_ROLE
 @click.option("--remove", metavar="ID", help="Key to remove, by the start of its ID (default: all keys of the role).")
 @click.option("--no-new", is_flag=True, help="Do not make a new key in its place.")
+@click.option("--passphrase", is_flag=True, help="Ask for a passphrase, also if the key before had none.")
 @click.option("--threshold", type=click.IntRange(1, 64), help="How many keys of the role must sign from now on.")
 @KEYS
 @click.pass_obj
 def rotate(
-    session: Session, role: str, remove: str | None, threshold: int | None, keys: Path | None, *, no_new: bool
+    session: Session,
+    role: str,
+    remove: str | None,
+    threshold: int | None,
+    keys: Path | None,
+    *,
+    no_new: bool,
+    passphrase: bool,
 ) -> None:
-    """Replace keys of a role, after a theft or when somebody leaves. Needs the root keys, also the old ones."""
+    """Replace keys of a role, after a theft or when somebody leaves. Needs the root keys, also the old ones.
+
+    A key that replaces one with a passphrase gets one, too.
+    """
     repository = session.repository(keys)
     held = repository.root().signed.roles[role].keyids
     leaving = [keyid for keyid in held if remove is None or keyid.startswith(remove)]
     if not leaving:
         raise click.BadParameter(f"no key of {role} begins with {remove}: there are {', '.join(held)}")
-    fresh = [] if no_new else [repository.keys.make(role) for _ in leaving]
+    secret = not no_new and (passphrase or any(repository.keys.is_encrypted(keyid) for keyid in leaving))
+    word = _new_passphrase() if secret else None
+    fresh = [] if no_new else [repository.keys.make(role, word) for _ in leaving]
 
     def change(root: Any) -> None:
         for key in fresh:
@@ -282,6 +296,13 @@ def rotate(
         _set_threshold(root, role, threshold or root.roles[role].threshold)
 
     tell(session, repository, repository.edit_root(change))
+
+
+def _new_passphrase() -> str:
+    """That of keys which are yet to be made, by the environment or by asking twice."""
+    if given := os.environ.get("ANKLUME_KEY_PASSPHRASE"):
+        return given
+    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
 
 
 def _set_threshold(root: Any, role: str, threshold: int) -> None:

@@ -200,6 +200,43 @@ def test_a_model_that_is_gone_is_taken_back_or_revoked_by_its_hash(theirs: Cli, 
     assert record.sha256[:12] in theirs("revoke", "--model", record.sha256, "--why", "it lies", env=keys).stdout
 
 
+def test_keys_that_replace_some_with_a_passphrase_have_one_too(
+    theirs: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    secret = keys | {"ANKLUME_KEY_PASSPHRASE": "sesame"}
+    theirs("trust", "init", "--passphrase", env=secret)
+    theirs("trust", "rotate", "targets", env=secret)
+    found = list((tmp_path / "keys").glob("*.pem"))
+    assert len(found) == 4
+    assert all(b"ENCRYPTED" in path.read_bytes() for path in found)
+    theirs("trust", "rotate", "targets", "--no-new", "--threshold", "1", env=secret, check=False)
+    assert len(list((tmp_path / "keys").glob("*.pem"))) == 4
+
+
+def test_a_passphrase_can_be_had_by_replacing_keys(theirs: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    theirs("trust", "sign", env=keys)
+    theirs("trust", "rotate", "snapshot", "--passphrase", env=keys | {"ANKLUME_KEY_PASSPHRASE": "sesame"})
+    assert {b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "keys").glob("snapshot-*.pem")} == {True}
+    assert {b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "keys").glob("root-*.pem")} == {False}
+
+
+@pytest.mark.parametrize("inside", ["keys", "../link/keys"])
+def test_private_keys_are_in_no_store(theirs: Cli, keys: dict[str, str], tmp_path: Path, inside: str) -> None:
+    (tmp_path / "link").symlink_to(theirs.store)
+    folder = str(theirs.store / inside)
+    for said in (
+        theirs("trust", "sign", "--keys", folder, check=False),
+        theirs("trust", "sign", env=keys | {"ANKLUME_KEYS": folder}, check=False),
+    ):
+        assert (said.returncode, "do not belong into a store" in said.stderr) == (1, True)
+    assert not list(theirs.store.rglob("*.pem"))
+
+
+def test_a_hint_on_what_the_owner_does_names_no_store_of_the_reader(theirs: Cli, mine: Cli) -> None:
+    said = mine("trust", "accept", str(theirs.store), "--fingerprint", "0" * 64, check=False).stderr
+    assert "its owner signs it (trust sign there)" in said
+
+
 def test_renewing_takes_the_root_with_it_or_says_where_its_key_is(
     theirs: Cli, keys: dict[str, str], tmp_path: Path
 ) -> None:
