@@ -16,7 +16,7 @@ from anklume_images.store.models import model_path
 from anklume_images.trust.attest import attestations_path
 from anklume_images.trust.repository import FOLDER
 from anklume_images.trust.revoked import FILE as REVOKED
-from anklume_images.trust.revoked import known_revocations
+from anklume_images.trust.revoked import known_revocations, signed_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,13 +146,18 @@ def _documents(store: Store, repository: Repository, chosen: Chosen) -> dict[str
     for path in wanted:
         if path not in entries:
             raise _unsigned(path, store)
-        data = (store.home / path).read_bytes()
+        data = _document(store, path, entries[path])
         try:
             entries[path].verify_length_and_hashes(data)
         except LengthOrHashMismatchError:
             raise _unsigned(path, store) from None
         documents[path] = data
     return documents
+
+
+def _document(store: Store, path: str, entry: TargetFile) -> bytes:
+    found = signed_revocations(store.home, entry.hashes["sha256"]) if path == REVOKED else None
+    return (store.home / path).read_bytes() if found is None else found
 
 
 def _unsigned(path: str, store: Store) -> StoreError:

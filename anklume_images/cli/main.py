@@ -40,7 +40,7 @@ _TABLE = {
         "publish": "publish:publish",
         "pull": "pull:pull",
         "render": "build:render",
-        "revoke": "trust:revoke",
+        "revoke": "revoke:revoke",
         "sbom": "evidence:sbom",
         "scan": "evidence:scan",
         "serve": "serve:serve",

@@ -223,6 +223,9 @@ def _sign_record(session: Session, keys: Path | None) -> None:
     current = repository.current("targets") if repository.exists else None
     if current is None:
         return
+    if repository.staged("targets") is not None:
+        session.console.warn("the record of it is signed with what waits for signatures: anklume-images trust sign")
+        return
     chain = PromotionLog(session.store()).chain
     _, unlike = signed_lines(repository, chain)
     if unlike:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Images, Summary
     from anklume_images.store.store import Store
-    from anklume_images.trust.repository import Outcome, Repository
+    from anklume_images.trust.outcome import Outcome
+    from anklume_images.trust.repository import Repository
 
 __all__ = [
     "EXPIRED",
@@ -132,8 +133,16 @@ class Session(StoreSession):
         from anklume_images.trust.keys import KeyRing
         from anklume_images.trust.repository import Repository
 
-        folder = keys.absolute() if keys else keys_home(os.environ)
-        return Repository(self.store().home, KeyRing(folder, _passphrase))
+        folder, home = keys.absolute() if keys else keys_home(os.environ), self.store().home
+        if folder.resolve().is_relative_to(home.resolve()):
+            from anklume_images.errors import StoreError
+
+            raise StoreError(
+                "private keys do not belong into a store, which others read and copy",
+                where=str(folder),
+                hint="name a folder outside of it with --keys or ANKLUME_KEYS",
+            )
+        return Repository(home, KeyRing(folder, _passphrase))
 
     def sign(self, repository: Repository, *, renew: bool = False) -> Outcome:
         """Sign what the store holds now, models of specs too."""

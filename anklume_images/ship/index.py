@@ -79,11 +79,13 @@ def write_index(store: Store) -> bool:
 def listed_images(store: Store, images: Images) -> list[Listed]:
     """The images of a store whose files are there and that nobody revoked, with what points at them."""
     found = []
-    revoked = {entry.fingerprint for entry in known_revocations(store.home)}
+    revoked = known_revocations(store.home)
     channels: dict[tuple[str, str], dict[str, str]] = {}
     for image in summaries(store, images):
         files = (image.metadata, image.rootfs)
-        if image.fingerprint in revoked or not all(store.blobs.has(file.sha256, file.size) for file in files):
+        if any(entry.concerns(image) for entry in revoked):
+            continue
+        if not all(store.blobs.has(file.sha256, file.size) for file in files):
             continue
         place = (image.name, image.architecture)
         if place not in channels:

@@ -95,6 +95,11 @@ class Summary:
         """`name@version`."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all others of a store."""
+        return self.name, self.version, self.architecture
+
 
 _SUMMARY_FIELDS = tuple(one.name for one in fields(Summary) if one.name != "stored")
 

@@ -13,6 +13,7 @@ from tuf.api.metadata import TargetFile
 
 from anklume_images.store.promotion_log import HEAD as PROMOTIONS
 from anklume_images.trust.revoked import FILE as REVOKED
+from anklume_images.trust.revoked import revocations_to_sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,8 @@ def signed_contents(store: Store, images: Images) -> dict[str, TargetFile]:
     for path in _documents(store.home):
         target = path.relative_to(store.home).as_posix()
         entries[target] = _entry(store, target)
+    if (store.home / (revoked := revocations_to_sign(store.home))).exists():
+        entries[REVOKED] = _entry(store, REVOKED, revoked)
     for folder in sorted(store.home.glob("channels/*/*")):
         name, architecture = folder.parts[-2:]
         for channel, version in images.channels(name, architecture).items():
@@ -64,12 +67,10 @@ def with_record(repository: Repository, store: Store) -> dict[str, TargetFile]:
     return {**(current.signed.targets if current else {}), PROMOTIONS: _entry(store, PROMOTIONS)}
 
 
-def _entry(store: Store, target: str) -> TargetFile:
-    return TargetFile.from_data(target, (store.home / target).read_bytes(), ["sha256"])
+def _entry(store: Store, target: str, path: str | None = None) -> TargetFile:
+    return TargetFile.from_data(target, (store.home / (path or target)).read_bytes(), ["sha256"])
 
 
 def _documents(home: Path) -> Iterator[Path]:
     for pattern in DOCUMENTS:
         yield from (path for path in sorted(home.glob(pattern)) if path.name[0] != ".")
-    if (home / REVOKED).exists():
-        yield home / REVOKED

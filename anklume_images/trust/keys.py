@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyRing", "read_public_key"]
 
+_ENCRYPTED = b"ENCRYPTED"  # in the first line of such a PEM file
 _FILE = re.compile(r"(?P<label>[a-z0-9-]+)-(?P<id>[0-9a-f]{16})\.pem")
 
 
@@ -85,6 +86,11 @@ class KeyRing:
                 return path
         return None
 
+    def is_encrypted(self, keyid: str) -> bool:
+        """Whether a key's private part is here, and has a passphrase."""
+        path = self.path(keyid)
+        return path is not None and _ENCRYPTED in path.read_bytes()
+
     def signers(self, keyids: Iterable[str]) -> list[Signer]:
         """Those of the keys that are here, ready to sign."""
         return [signer for keyid in keyids if (signer := self._signer(keyid)) is not None]
@@ -103,7 +109,7 @@ class KeyRing:
             raise StoreError("this private key is somebody else's", where=str(path), hint="name your own with --keys")
         data = path.read_bytes()
         try:
-            password = self._ask(path) if b"ENCRYPTED" in data else None
+            password = self._ask(path) if _ENCRYPTED in data else None
             private = serialization.load_pem_private_key(data, password)
         except (ValueError, TypeError):
             raise StoreError(

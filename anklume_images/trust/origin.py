@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import re
@@ -34,7 +35,7 @@ from anklume_images.trust.documents import check_document, manifest_of
 from anklume_images.trust.place import LargerError, Place
 from anklume_images.trust.repository import FOLDER, STORE
 from anklume_images.trust.revoked import FILE as REVOKED
-from anklume_images.trust.revoked import Revocation, parse_revocations, read_revocations
+from anklume_images.trust.revoked import Revocation, copy_path, parse_revocations, read_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,13 +55,14 @@ _IMAGE = re.compile(
     r"images/(?P<name>[a-z0-9][a-z0-9-]{0,99})/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{0,199})/(?P<arch>[a-z0-9]{1,30})"
     r"/(?P<document>[a-z0-9][a-z0-9.-]{0,99})\.json"
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MANIFEST = "manifest"
 _CHANNEL = 100  # letters of a channel's name
 _TOLD: tuple[tuple[type[Exception], str, str], ...] = (
     (
         ExpiredMetadataError,
         "its metadata is past its time, as it is old or somebody keeps you from seeing newer",
-        "its owner renews it: anklume-images trust sign; for a host without a network there is trust allow-expired",
+        "its owner renews it (trust sign --renew there); for a host without a network there is trust allow-expired",
     ),
     (
         BadVersionNumberError,
@@ -150,10 +152,23 @@ class Origin:
     def _revocations(self) -> tuple[Revocation, ...]:
         if REVOKED not in self._entries:
             return read_revocations(self._folder)
-        data = self.document(REVOKED)
+        data = self._list_of_revocations()
         found = parse_revocations(data, f"{self.place}/{REVOKED}")
         write_atomic(self._folder / REVOKED, data)
         return found
+
+    def _list_of_revocations(self) -> bytes:
+        """The one that was signed, by its hash; stores of earlier programs and bundles have it by its name only.
+
+        A copy of a store may have another one by that name, from before or after its metadata.
+        """
+        sha256 = self._entries[REVOKED].hashes.get("sha256", "")
+        if _SHA256.fullmatch(sha256):
+            with contextlib.suppress(UntrustedError, FetchError):  # as a bucket says of what it lacks, too
+                data = self._read(REVOKED, copy_path(sha256))
+                if data is not None:
+                    return data
+        return self.document(REVOKED)
 
     def has(self, path: str) -> bool:
         """Whether a document was signed."""
@@ -166,14 +181,14 @@ class Origin:
             raise UntrustedError(f"it lacks {path}", where=str(self.place), hint="ask its owner to verify the store")
         return data
 
-    def _read(self, path: str) -> bytes | None:
+    def _read(self, path: str, where: str | None = None) -> bytes | None:
         entry = self._entries.get(path)
         if entry is None:
             raise UntrustedError(f"{path} was not signed", where=str(self.place), hint="ask its owner")
         if entry.length > _LIMIT:
             raise UntrustedError(f"{path} is larger than any document", where=str(self.place), hint="ask its owner")
         try:
-            data = self.place.read(path, entry.length)
+            data = self.place.read(where or path, entry.length)
             if data is not None:
                 entry.verify_length_and_hashes(data)
         except (LargerError, LengthOrHashMismatchError):
@@ -283,7 +298,7 @@ class _Fetcher(FetcherInterface):
             raise UntrustedError(
                 f"{url} is of another store, which has the same keys, or of an earlier program",
                 where=str(self._place),
-                hint="its owner signs it again: anklume-images trust sign",
+                hint="its owner signs it again (trust sign there)",
             )
         return iter((data,))
 

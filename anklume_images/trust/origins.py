@@ -95,7 +95,7 @@ class Origins:
         data = place.read(f"{FOLDER}/1.root.json", _ROOT_LIMIT)
         if data is None:
             raise UntrustedError(
-                "this store is not signed", where=str(place), hint="its owner signs it: anklume-images trust init"
+                "this store is not signed", where=str(place), hint="its owner signs it (trust sign there)"
             )
         try:
             identity_of(data)
@@ -114,7 +114,7 @@ class Origins:
             raise UntrustedError(
                 f"its fingerprint is {identity}, not the one that you named",
                 where=str(place),
-                hint="ask its owner, not over the same way: anklume-images trust show",
+                hint="ask its owner, not over the same way (trust show there)",
             )
         folder = self.folder / identity[:32]
         accepted = Accepted(identity, place.url, now(), by)

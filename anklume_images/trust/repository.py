@@ -4,7 +4,8 @@
     <n>.targets.json   the documents of the store, with their hashes
     <n>.snapshot.json  which targets belong together
     timestamp.json     which snapshot is the newest; written last, so that it is what makes the rest count
-    staged/            root or targets that lack signatures
+    staged/            root or targets that lack signatures, and revocations
+    <sha256>.revoked.json   the revocations that targets name (revoked.py)
 
 https://theupdateframework.github.io/specification/latest/, by its reference library.
 """
@@ -15,7 +16,6 @@ import contextlib
 import fcntl
 import hashlib
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +26,10 @@ from tuf.api.serialization.json import JSONSerializer
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.noted import noted
-from anklume_images.trust.roles import ROLES, Policy
+from anklume_images.trust.outcome import NoKeyError, Outcome, Wanted
+from anklume_images.trust.revoked import FILE as REVOKED
+from anklume_images.trust.revoked import forget_copies, keep_copy, revocations_unchanged, settle_revocations
+from anklume_images.trust.roles import FOLDER, ROLES, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
 
     from anklume_images.trust.keys import KeyRing
 
-__all__ = ["FOLDER", "STORE", "Outcome", "Repository", "identity_of"]
+__all__ = ["FOLDER", "STORE", "Repository", "identity_of"]
 
-FOLDER = "metadata"
 LIFETIMES = "x-anklume-days"  # in the root: how many days a signature of each role counts
 STORE = "x-anklume-store"  # in all others: whose they are, as two stores may have the same keys
+_SOON = timedelta(days=30)
 _KEPT = 3  # versions of targets and snapshot that stay for those who read them just now
 _VERSIONED = re.compile(r"([1-9][0-9]*)\.(root|targets|snapshot)\.json")
 
@@ -50,16 +53,9 @@ def identity_of(first_root: bytes) -> str:
     return hashlib.sha256(Metadata[Root].from_bytes(first_root).signed_bytes).hexdigest()
 
 
-class NoKeyError(StoreError):
-    """None of the keys that may sign is here."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was written, role and version; and of which roles how many signatures are still wanted."""
-
-    written: dict[str, int] = field(default_factory=dict)
-    wanted: dict[str, int] = field(default_factory=dict)
+def _revocations_of(entries: Mapping[str, TargetFile]) -> str | None:
+    """The hash of the revocations that targets name."""
+    return entries[REVOKED].hashes["sha256"] if REVOKED in entries else None
 
 
 class Repository:
@@ -67,6 +63,7 @@ class Repository:
 
     def __init__(self, home: Path, keys: KeyRing, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = home / FOLDER
+        self._home = home
         self.keys = keys
         self._now = now
 
@@ -132,72 +129,138 @@ class Repository:
     def publish(self, contents: Callable[[], Mapping[str, TargetFile]], *, renew: bool = False) -> Outcome:
         """Sign what the store holds; what is signed already and counts for a while is left, unless to `renew`.
 
-        `contents` is asked while nobody else signs: of two at once, the later one signs what both have done.
+        `contents` is asked while nobody else signs: of two at once, the later one signs what both have done. What
+        waits with signatures of others gets those of the keys here first, so that theirs are not lost.
         """
         with self._locked():
-            entries, root = contents(), self.root()
+            with revocations_unchanged(self._home):
+                entries = dict(contents())
+                if sha256 := _revocations_of(entries):
+                    keep_copy(self._home, sha256)
+            root, staged = self.root(), self._waiting()
+            if staged is not None and staged.signed.targets == entries:
+                return self._take_targets(staged, root)
             current = self.current("targets")
             fresh = current is not None and self._is_fresh("targets", current, root)
-            if current is not None and fresh and not renew and current.signed.targets == dict(entries):
+            if current is not None and fresh and not renew and current.signed.targets == entries:
                 (self.folder / "staged/targets.json").unlink(missing_ok=True)
                 return self._renewed(root, current, renew=False)
-            version = current.signed.version + 1 if current else 1
-            targets = Targets(version, expires=self._until(self._lifetime(root, "targets")), targets=dict(entries))
-            return self._take_targets(self._ours(targets), root)
+            before = Outcome()
+            if staged is not None and self._signed_elsewhere(staged, root):
+                before = self._take_targets(staged, root)
+                if before.wanted:
+                    return before
+            version = self._next_version()
+            targets = Targets(version, expires=self._until(self._lifetime(root, "targets")), targets=entries)
+            try:
+                return before.then(self._take_targets(self._ours(targets), root))
+            except NoKeyError as error:
+                if not before.written:
+                    raise
+                return before.then(Outcome(wanted=error.wanted))
+
+    def _next_version(self) -> int:
+        current = self.current("targets")
+        return current.signed.version + 1 if current else 1
+
+    def _waiting(self) -> Metadata[Targets] | None:
+        """The targets that wait for signatures, if these would be the next ones and count for a while."""
+        staged = self.staged("targets")
+        if staged is None or staged.signed.version != self._next_version():
+            return None
+        return staged if self._lasts("targets", staged, self.root()) else None
+
+    def _signed_elsewhere(self, staged: Metadata[Targets], root: Metadata[Root]) -> bool:
+        """Whether there is a signature on it that the keys here cannot make again."""
+        result = root.signed.get_verification_result("targets", staged.signed_bytes, staged.signatures)
+        return any(self.keys.path(keyid) is None for keyid in result.signed)
 
     def edit_root(self, change: Callable[[Root], None]) -> Outcome:
-        """Make the next root, signed by the keys of the old and the new one; then sign the others anew."""
+        """Make the next root, signed by the keys of the old and the new one; then sign what it makes invalid anew."""
         with self._locked():
-            old = self.root()
-            new = Metadata[Root].from_bytes(old.to_bytes())
-            new.signatures.clear()
-            change(new.signed)
-            new.signed.version += 1
-            new.signed.expires = self._until(self._lifetime(old, "root"))
-            return self._take_root(new, old)
+            return self._next_root(self.root(), change)
 
-    def sign(self) -> Outcome:
-        """Add the signatures of the keys that are here to what waits, and let it count when these are enough."""
+    def sign_root(self, *, renew: bool = False) -> Outcome:
+        """Sign the root that waits; where none does, the same for longer.
+
+        That is after half of its time if all keys that it takes are here, or to `renew` with those that are.
+        """
         with self._locked():
-            outcome = Outcome()
-            if (root := self.staged("root")) is not None:
-                outcome = self._take_root(root, self.root() if self.exists else None)
-            elif (targets := self.staged("targets")) is not None:
-                outcome = self._take_targets(targets, self.root())
-            return outcome
+            old = self.root() if self.exists else None
+            if (staged := self.staged("root")) is not None:
+                return self._take_root(staged, old)
+            if old is None or not (renew or self._is_due(old)):
+                return Outcome()
+            return self._next_root(old, lambda _: None)
+
+    def ending(self) -> dict[str, datetime]:
+        """The roles whose signature counts no more in 30 days, or before half of a shorter time, and when."""
+        found = {}
+        root = self.root()
+        for role in ROLES:
+            held = self.current(role)
+            if held and held.signed.expires - self._now() < min(_SOON, self._lifetime(root, role) / 2):
+                found[role] = held.signed.expires
+        return found
+
+    def _is_due(self, root: Metadata[Root]) -> bool:
+        role = root.signed.roles["root"]
+        here = [keyid for keyid in role.keyids if self.keys.path(keyid) is not None]
+        return len(here) >= role.threshold and not self._lasts("root", root, root)
+
+    def _next_root(self, old: Metadata[Root], change: Callable[[Root], None]) -> Outcome:
+        new = Metadata[Root].from_bytes(old.to_bytes())
+        new.signatures.clear()
+        change(new.signed)
+        new.signed.version += 1
+        new.signed.expires = self._until(self._lifetime(old, "root"))
+        return self._take_root(new, old)
 
     def _take_root(self, new: Metadata[Root], old: Metadata[Root] | None) -> Outcome:
         previous = old.signed if old else None
         keyids = {*new.signed.roles["root"].keyids, *(previous.roles["root"].keyids if previous else ())}
-        self._sign(new, "root", keyids)
+        is_here = self._add(new, keyids)
         result = new.signed.get_root_verification_result(previous, new.signed_bytes, new.signatures)
         if not result:
+            wanted = Wanted.of(result.first, result.second)
+            if not is_here:
+                raise NoKeyError("root", wanted, self.keys.folder)
             self._write("staged/root.json", new)
-            return Outcome(wanted={"root": max(result.first.missing, result.second.missing)})
-        current = self.current("targets") if old else None
+            return Outcome(wanted={"root": wanted})
         self._write(f"{new.signed.version}.root.json", new)
         (self.folder / "staged/root.json").unlink(missing_ok=True)
-        outcome = Outcome({"root": new.signed.version})
-        if current is not None:
+        return Outcome({"root": new.signed.version}).then(self._after_root(new))
+
+    def _after_root(self, root: Metadata[Root]) -> Outcome:
+        """Sign what the new root's keys have not; whoever has them does it next, if they are not here."""
+        current = self.current("targets")
+        if current is None:
+            return Outcome()
+        try:
+            if self._is_fresh("targets", current, root):
+                return self._renewed(root, current, renew=False)
             again = self._ours(current.signed)
             again.signed.version += 1
-            again.signed.expires = self._until(self._lifetime(new, "targets"))
-            try:
-                after = self._take_targets(again, new)
-            except NoKeyError:  # whoever has one signs the targets next
-                after = Outcome(wanted={"targets": new.signed.roles["targets"].threshold})
-            outcome = Outcome(outcome.written | after.written, after.wanted)
-        return outcome
+            again.signed.expires = self._until(self._lifetime(root, "targets"))
+            return self._take_targets(self._waiting() or again, root)
+        except NoKeyError as error:
+            return Outcome(wanted=error.wanted)
 
     def _take_targets(self, new: Metadata[Targets], root: Metadata[Root]) -> Outcome:
-        self._sign(new, "targets", root.signed.roles["targets"].keyids)
+        """Add the signatures of the keys here, and let it count when these are enough and a snapshot can be signed."""
+        is_here = self._add(new, root.signed.roles["targets"].keyids)
         result = root.signed.get_verification_result("targets", new.signed_bytes, new.signatures)
-        if not result:
+        if not result and not is_here:
+            raise NoKeyError("targets", Wanted.of(result), self.keys.folder)
+        try:
+            outcome = self._renewed(root, new, renew=True) if result else Outcome(wanted={"targets": Wanted.of(result)})
+        except NoKeyError as error:
+            outcome = Outcome(wanted=error.wanted)
+        if outcome.wanted:
             self._write("staged/targets.json", new)
-            return Outcome(wanted={"targets": result.missing})
-        outcome = self._renewed(root, new, renew=True)
+            return outcome
         (self.folder / "staged/targets.json").unlink(missing_ok=True)
-        return Outcome({"targets": new.signed.version} | outcome.written)
+        return Outcome({"targets": new.signed.version}).then(outcome)
 
     def _renewed(self, root: Metadata[Root], targets: Metadata[Targets], *, renew: bool) -> Outcome:
         """Snapshot and timestamp for these targets, which are written first; the timestamp last."""
@@ -207,6 +270,7 @@ class Repository:
             for role, held in (("snapshot", snapshot), ("timestamp", timestamp))
         )
         if sound and not renew:
+            self._settle(targets)
             return Outcome()
         meta = MetaFile.from_data(targets.signed.version, self._bytes(targets), ["sha256"])
         next_snapshot = self._ours(
@@ -229,39 +293,36 @@ class Repository:
         self._write(f"{targets.signed.version}.targets.json", targets)
         self._write(f"{next_snapshot.signed.version}.snapshot.json", next_snapshot)
         self._write("timestamp.json", next_timestamp)
+        self._settle(targets)
         self._forget_old()
         return Outcome({"snapshot": next_snapshot.signed.version, "timestamp": next_timestamp.signed.version})
 
     def _is_fresh(self, role: str, held: Metadata[Any], root: Metadata[Root]) -> bool:
         """Whether it is signed by today's keys and counts for half of its time at least."""
-        half = self._lifetime(root, role) / 2
-        if held.signed.expires - self._now() < half or held.signed.unrecognized_fields.get(STORE) != self.identity:
+        if not self._lasts(role, held, root) or held.signed.unrecognized_fields.get(STORE) != self.identity:
             return False
         return bool(root.signed.get_verification_result(role, held.signed_bytes, held.signatures))
+
+    def _lasts(self, role: str, held: Metadata[Any], root: Metadata[Root]) -> bool:
+        left: timedelta = held.signed.expires - self._now()
+        return left >= self._lifetime(root, role) / 2
 
     def _ours(self, signed: Any) -> Metadata[Any]:
         signed.unrecognized_fields[STORE] = self.identity
         return Metadata(signed)
 
-    def _sign(self, metadata: Metadata[Any], role: str, keyids: Iterable[str]) -> None:
+    def _add(self, metadata: Metadata[Any], keyids: Iterable[str]) -> bool:
+        """Sign with those of the keys that are here; whether there is one."""
         signers = self.keys.signers(sorted(keyids))
-        if not signers:
-            wanted = ", ".join(sorted(keyid[:16] for keyid in keyids))
-            raise NoKeyError(
-                f"no key of the role {role} is here",
-                where=str(self.keys.folder),
-                hint=f"sign where one is, or name its folder with --keys; it is {wanted}",
-            )
         for signer in signers:
             metadata.sign(signer, append=True)
+        return bool(signers)
 
     def _sign_whole(self, metadata: Metadata[Any], role: str, root: Metadata[Root]) -> None:
-        self._sign(metadata, role, root.signed.roles[role].keyids)
+        self._add(metadata, root.signed.roles[role].keyids)
         result = root.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         if not result:
-            raise StoreError(
-                f"{result.missing} more keys of the role {role} would have to be here", where=str(self.keys.folder)
-            )
+            raise NoKeyError(role, Wanted.of(result), self.keys.folder)
 
     def _lifetime(self, root: Metadata[Root], role: str) -> timedelta:
         return timedelta(days=root.signed.unrecognized_fields[LIFETIMES][role])
@@ -275,10 +336,17 @@ class Repository:
         matches = [_VERSIONED.fullmatch(path.name) for path in self.folder.iterdir()]
         return sorted(int(match[1]) for match in matches if match and match[2] == role)
 
+    def _settle(self, targets: Metadata[Targets]) -> None:
+        if sha256 := _revocations_of(targets.signed.targets):
+            settle_revocations(self._home, sha256)
+
     def _forget_old(self) -> None:
         for role in ("targets", "snapshot"):
             for version in self._versions(role)[:-_KEPT]:
                 (self.folder / f"{version}.{role}.json").unlink(missing_ok=True)
+        kept = [path.read_bytes() for path in (*self.folder.glob("*.targets.json"), self.folder / "staged/targets.json")
+                if path.exists()]  # fmt: skip
+        forget_copies(self._home, lambda sha256: any(sha256.encode() in data for data in kept))
 
     def _read(self, name: str) -> Metadata[Any]:
         path = self.folder / name

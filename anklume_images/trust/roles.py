@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ONE", "ROLES", "STRICT", "Policy"]
+__all__ = ["FOLDER", "ONE", "ROLES", "STRICT", "Policy"]
+
+FOLDER = "metadata"  # of a store, where what they sign is
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
 

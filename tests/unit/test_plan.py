@@ -30,7 +30,7 @@ from launcher.observe.live import Live
 from launcher.plan.desired import PlanContext, desired
 from launcher.plan.difference import difference, owned, step_for
 from launcher.plan.render import document, lines
-from launcher.plan.revoked import heed
+from launcher.plan.revoked import _is_of, heed
 from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:
@@ -455,6 +455,14 @@ def test_whatever_is_made_needs_nothing_more(config: dict[str, str], devices: di
     plan = difference(wanted(file).values(), as_made(wanted(file)), "demo")
     assert plan.todo == ()
     "\n".join(lines(difference(wanted(file).values(), Live(), "demo")))
+
+
+def test_an_image_that_was_revoked_by_its_version_only_is_known_by_what_its_machine_says() -> None:
+    entry = Revocation("box", "1.0", "amd64", "", "a hole", "2026-01-02T00:00:00Z")
+    assert _is_of(entry, "f" * 64, "box@1.0", "amd64")
+    assert not _is_of(entry, "f" * 64, "box@1.1", "amd64")
+    assert not _is_of(entry, "f" * 64, "box@1.0", "arm64")
+    assert not _is_of(replace(entry, fingerprint="e" * 64), "f" * 64, "box@1.0", "amd64")
 
 
 def test_a_revoked_model_is_brought_into_no_volume_and_told_of_where_it_is() -> None:

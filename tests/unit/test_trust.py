@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,9 +23,17 @@ from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing, read_public_key
 from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
+from anklume_images.trust.outcome import NoKeyError, Outcome
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
-from anklume_images.trust.revoked import Revocation, RevokedError, known_revocations, write_revocations
+from anklume_images.trust.revoked import (
+    Revocation,
+    RevokedError,
+    change_revocations,
+    known_revocations,
+    read_revocations,
+    write_revocations,
+)
 from anklume_images.trust.roles import STRICT
 from tests.support.blobs import put_blob
 from tests.support.chance import seeded
@@ -289,7 +300,7 @@ def test_a_threshold_that_is_not_met_is_refused(tmp_path: Path, theirs: Publishe
     theirs.ring.path(second.keyid).rename(tmp_path / "out-of-reach.pem")  # type: ignore[union-attr]
     thief = Repository(theirs.store.home, KeyRing(theirs.ring.folder))
     theirs.put(SECOND)
-    assert thief.publish(lambda: signed_contents(theirs.store, theirs.images)).wanted == {"targets": 1}
+    assert thief.publish(lambda: signed_contents(theirs.store, theirs.images)).missing == {"targets": 1}
     assert origins.contact(here(theirs)).resolve("box")[0].version == FIRST
     staged = thief.staged("targets")
     assert staged is not None
@@ -298,31 +309,138 @@ def test_a_threshold_that_is_not_met_is_refused(tmp_path: Path, theirs: Publishe
         origins.contact(here(theirs))
 
 
-def test_a_team_signs_one_after_the_other(tmp_path: Path, mine: Store) -> None:
-    """Two keys each for root and targets, on two hosts that share the store's folder."""
+@dataclass
+class Team:
+    """Anna and Ben, who both have to sign for root and targets; what is signed often is signed by `online`."""
+
+    store: Store
+    anna: Repository
+    ben: Repository
+    online: Repository
+
+    def sign(self, who: Repository, *, renew: bool = False) -> Outcome:
+        return who.publish(lambda: signed_contents(self.store, Images(self.store)), renew=renew)
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Team:
+    """On three hosts that share the store's folder; nothing but the root is signed yet."""
     store = Store(tmp_path / "shared")
     put(store, "box", FIRST)
-    anna, ben = KeyRing(tmp_path / "anna"), KeyRing(tmp_path / "ben")
-    public = anna.make("online"), anna.make("anna"), ben.make("ben")
-    pem = ben.path(public[2].keyid)
-    assert pem is not None
-    assert pem.stat().st_mode & 0o777 == 0o600
-    assert read_public_key(pem.with_suffix(".pub")).keyid == public[2].keyid
-    keys = {"root": [*public[1:]], "targets": [*public[1:]], "snapshot": [public[0]], "timestamp": [public[0]]}
-    hers, his = Repository(store.home, anna), Repository(store.home, ben)
-    assert hers.init(STRICT, keys).wanted == {"root": 1}
-    assert not hers.exists
-    assert his.sign().written == {"root": 1}
-    assert hers.publish(lambda: signed_contents(store, Images(store))).wanted == {"targets": 1}
-    Origins(mine).accept(Place(str(store.home)), his.identity, "me")
-    with pytest.raises(UntrustedError, match="is not whole"):
-        Origins(mine).contact(str(store.home))
-    with pytest.raises(StoreError, match="no key of the role snapshot is here"):
-        his.sign()
-    for key in ben.folder.iterdir():
-        shutil.copy(key, anna.folder)
-    assert Repository(store.home, KeyRing(anna.folder)).sign().written["targets"] == 1
-    assert have(Origins(mine).contact(str(store.home)), mine).version == FIRST
+    rings = {name: KeyRing(tmp_path / name) for name in ("anna", "ben", "online")}
+    public = {name: ring.make(name) for name, ring in rings.items()}
+    two, one = [public["anna"], public["ben"]], [public["online"]]
+    team = Team(store, *(Repository(store.home, ring) for ring in rings.values()))
+    begun = team.anna.init(STRICT, {"root": two, "targets": two, "snapshot": one, "timestamp": one})
+    assert begun.missing == {"root": 1}
+    assert not team.anna.exists
+    assert team.ben.sign_root().written == {"root": 1}
+    return team
+
+
+@pytest.mark.parametrize("order", list(permutations(("anna", "ben", "online"))))
+def test_a_team_signs_in_any_order(team: Team, mine: Store, order: tuple[str, ...]) -> None:
+    """Whoever cannot do anything yet is told so; once each has signed, whoever has the last key lets it count."""
+    origins, who = Origins(mine), {"anna": team.anna, "ben": team.ben, "online": team.online}
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    signed: set[str] = set()
+    for name in (*order, "online"):
+        with pytest.raises(UntrustedError, match="is not whole"):
+            origins.contact(str(team.store.home))
+        if name == "online" and len(signed) < 2:
+            with pytest.raises(NoKeyError, match="of the role targets"):
+                team.sign(team.online)
+            continue
+        outcome = team.sign(who[name])
+        signed.add(name)
+        if outcome.written:
+            break
+        assert outcome.missing == ({"targets": 1} if len(signed) < 2 else {"snapshot": 1}), order
+        (keys,) = {wanted.keys for wanted in outcome.wanted.values()}
+        assert all(who[name].keys.path(keyid) is None for keyid in keys)
+    assert outcome.written == {"targets": 1, "snapshot": 1, "timestamp": 1}
+    assert have(origins.contact(str(team.store.home)), mine).version == FIRST
+    assert not list(team.store.home.glob("metadata/staged/*"))
+
+
+def test_whoever_has_the_last_key_signs_first(tmp_path: Path, team: Team, mine: Store) -> None:
+    """Anna has the keys of snapshot and timestamp too, and signs each change before Ben does."""
+    for key in team.online.keys.folder.iterdir():
+        shutil.copy(key, team.anna.keys.folder)
+    origins = Origins(mine)
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    for version in (FIRST, SECOND):
+        put(team.store, "box", version)
+        assert team.sign(team.anna).missing == {"targets": 1}
+        assert team.sign(team.ben).missing == {"snapshot": 1}
+        assert set(team.sign(team.anna).written) == {"targets", "snapshot", "timestamp"}
+        assert have(origins.contact(str(team.store.home)), mine).version == version
+
+
+def test_signatures_of_others_are_kept_while_the_store_changes(team: Team, mine: Store) -> None:
+    """What Anna signed is signed by Ben as it is; what has come since is the next that waits, for her."""
+    team.sign(team.anna)
+    put(team.store, "box", SECOND)
+    assert team.sign(team.ben).missing == {"snapshot": 1}
+    outcome = team.sign(team.online)
+    assert (outcome.written["targets"], outcome.missing) == (1, {"targets": 2})
+    origins = Origins(mine)
+    origins.accept(Place(str(team.store.home)), team.anna.identity, "me")
+    assert origins.contact(str(team.store.home)).resolve("box")[0].version == FIRST
+    assert team.sign(team.ben).missing == {"targets": 1}
+    put(team.store, "box", "3.0-00000000000c")
+    assert team.sign(team.ben).missing == {"targets": 1}  # his own signature he can give again
+    team.sign(team.anna)
+    assert team.sign(team.online).written["targets"] == 2
+    assert origins.contact(str(team.store.home)).resolve("box")[0].version == "3.0-00000000000c"
+
+
+def test_a_root_is_renewed_by_those_who_have_its_keys(team: Team, mine: Store) -> None:
+    """At 400 of its 365 days, when nobody believes the store any more."""
+    team.sign(team.anna)
+    team.sign(team.ben)
+    team.sign(team.online)
+    origins, here = Origins(mine), str(team.store.home)
+    origins.accept(Place(here), team.anna.identity, "me")
+    origins.contact(here)
+    with pytest.MonkeyPatch.context() as patched:
+        for one in (team.anna, team.ben, team.online):
+            patched.setattr(one, "_now", lambda: datetime.now(UTC) - timedelta(days=400))
+        assert team.anna.sign_root(renew=True).missing == {"root": 1}
+        assert team.ben.sign_root().written["root"] == 2
+        for one in (team.anna, team.ben, team.online):
+            team.sign(one, renew=one is team.anna)
+    for one in (team.anna, team.ben, team.online):
+        team.sign(one, renew=one is team.anna)
+    assert "root" in team.online.ending()
+    with pytest.raises(UntrustedError, match=r"root\.json is expired") as caught:
+        origins.contact(here)
+    assert "trust sign --renew" in str(caught.value.hint)
+    with pytest.raises(NoKeyError, match="of the role root"):
+        team.online.sign_root(renew=True)
+    assert team.anna.sign_root(renew=False) == Outcome()  # alone she can only begin it
+    assert team.anna.sign_root(renew=True).missing == {"root": 1}
+    assert team.ben.sign_root(renew=True).written == {"root": 3}
+    assert team.online.ending() == {}
+    assert origins.contact(here).resolve("box")[0].version == FIRST
+
+
+def test_one_person_renews_the_root_by_the_way_at_half_of_its_time(theirs: Publisher) -> None:
+    assert theirs.repository.sign_root() == Outcome()
+    theirs.now += timedelta(days=912)  # of 1826
+    assert theirs.repository.sign_root() == Outcome()
+    theirs.now += timedelta(days=2)
+    outcome = theirs.repository.sign_root()
+    assert outcome.written["root"] == 2
+    assert set(outcome.written) == {"root", "targets", "snapshot", "timestamp"}  # which were past their time
+    theirs.now += timedelta(days=1826 - 29)
+    assert "root" in theirs.repository.ending()
+
+
+def test_the_end_of_a_signature_is_known_before(theirs: Publisher) -> None:
+    assert theirs.repository.ending() == {}
+    theirs.now += timedelta(days=61)  # of 90
+    assert set(theirs.repository.ending()) == {"snapshot", "timestamp"}
 
 
 def test_keys_that_others_can_read_or_that_want_a_passphrase(tmp_path: Path) -> None:
@@ -362,6 +480,121 @@ def test_a_revoked_image_is_had_no_more_and_known_as_such(theirs: Publisher, ori
     assert known_revocations(mine.home) == (entry,)
     with pytest.raises(UntrustedError):
         origins.contact(here(theirs))
+
+
+def entry_of(image: Image, why: str = "its sshd is open") -> Revocation:
+    return Revocation(image.name, image.version, image.architecture, image.fingerprint, why, "2026-01-02T03:04:05Z")
+
+
+def revoke(publisher: Publisher, entry: Revocation) -> None:
+    """As the command does, but for the signature."""
+    change_revocations(publisher.store.home, lambda before: [*before, entry], signed=True)
+
+
+def test_a_revocation_that_is_not_signed_yet_holds_at_home_and_hinders_no_reader(
+    tmp_path: Path, theirs: Publisher, origins: Origins
+) -> None:
+    """The key of the targets is elsewhere when the second image is revoked."""
+    first = theirs.images.resolve("box")
+    revoke(theirs, entry_of(first))
+    theirs.sign()
+    second = theirs.put(SECOND)
+    theirs.sign()
+    hers = KeyRing(tmp_path / "hers")
+    hers.folder.mkdir()
+    kept = [path.rename(hers.folder / path.name) for path in theirs.ring.folder.glob("targets-*.pem")]
+    repository = Repository(theirs.store.home, KeyRing(theirs.ring.folder))
+    revoke(theirs, entry_of(second, "another hole"))
+    with pytest.raises(NoKeyError):
+        repository.publish(lambda: signed_contents(theirs.store, theirs.images))
+    assert set(known_revocations(theirs.store.home)) == {entry_of(first), entry_of(second, "another hole")}
+    origin = origins.contact(here(theirs))
+    assert origin.revocations == (entry_of(first),)
+    assert origin.resolve("box")[0].version == SECOND
+    for path in kept:
+        path.rename(theirs.ring.folder / path.name)
+    theirs.sign()
+    assert len(origins.contact(here(theirs)).revocations) == 2
+    assert len(read_revocations(theirs.store.home)) == 2
+    assert not list(theirs.store.home.glob("metadata/staged/*"))
+    write_revocations(theirs.store.home, [], signed=True)
+    assert len(known_revocations(theirs.store.home)) == 2  # until that is signed
+    theirs.sign()
+    assert known_revocations(theirs.store.home) == origins.contact(here(theirs)).revocations == ()
+
+
+@pytest.mark.parametrize("published", ["older", "newer"])
+def test_a_copy_with_revocations_of_another_day_is_read_by_what_its_metadata_names(
+    tmp_path: Path, theirs: Publisher, origins: Origins, published: str
+) -> None:
+    image, copy = theirs.images.resolve("box"), tmp_path / "copy"
+    revoke(theirs, entry_of(image))
+    theirs.sign()
+    older = (theirs.store.home / "revoked.json").read_bytes()
+    if published == "newer":
+        shutil.copytree(theirs.store.home, copy)
+    revoke(theirs, entry_of(theirs.put(SECOND)))
+    theirs.sign()
+    if published == "newer":
+        shutil.copy(theirs.store.home / "revoked.json", copy)
+    else:
+        shutil.copytree(theirs.store.home, copy)
+        (copy / "revoked.json").write_bytes(older)
+    assert len(origins.contact(str(copy)).revocations) == (1 if published == "newer" else 2)
+
+
+def test_revocations_of_an_earlier_program_or_in_a_bundle_have_their_name_only(
+    theirs: Publisher, origins: Origins
+) -> None:
+    revoke(theirs, entry_of(theirs.images.resolve("box")))
+    theirs.sign()
+    (copy,) = theirs.store.home.glob("metadata/*.revoked.json")
+    for data in (b"{}", None):
+        if data is None:
+            copy.unlink()
+        else:
+            copy.write_bytes(data)
+        assert len(origins.contact(here(theirs)).revocations) == 1
+    path = theirs.store.home / "revoked.json"
+    path.write_bytes(path.read_bytes().replace(b"sshd", b"nginx"))
+    with pytest.raises(UntrustedError, match=r"revoked\.json is not what was signed"):
+        origins.contact(here(theirs))
+
+
+def test_lists_that_no_metadata_names_any_more_go(theirs: Publisher) -> None:
+    for number in range(6):
+        revoke(theirs, entry_of(theirs.images.resolve("box"), f"hole {number}"))
+        theirs.sign()
+    assert len(list(theirs.store.home.glob("metadata/*.revoked.json"))) == 3  # as many as there are targets
+
+
+def test_a_kill_after_the_signature_leaves_revocations_that_the_next_one_settles(
+    theirs: Publisher, origins: Origins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = entry_of(theirs.images.resolve("box"), "a"), entry_of(theirs.images.resolve("box"), "b")
+    revoke(theirs, first)
+    theirs.sign()
+    revoke(theirs, second)
+    with monkeypatch.context() as patched:
+        patched.setattr("anklume_images.trust.repository.settle_revocations", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            theirs.sign()
+    assert len(origins.contact(here(theirs)).revocations) == len(known_revocations(theirs.store.home)) == 2
+    assert len(read_revocations(theirs.store.home)) == 1
+    theirs.sign()
+    assert len(read_revocations(theirs.store.home)) == 2
+    assert not list(theirs.store.home.glob("metadata/staged/*"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_of_two_revocations_at_once_none_is_lost(theirs: Publisher) -> None:
+    image = theirs.images.resolve("box")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: revoke(theirs, entry_of(image, f"hole {number}")), range(20)))
+    assert len(known_revocations(theirs.store.home)) == 20
 
 
 def test_a_model_is_had_with_all_of_its_files_once(theirs: Publisher, origins: Origins, mine: Store) -> None:

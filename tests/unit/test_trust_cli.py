@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anklume_images.store.images import Images
+from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
+from anklume_images.trust.keys import KeyRing
+from anklume_images.trust.repository import Repository
 from tests.conftest import Cli
-from tests.support.stored_images import put
+from tests.support.stored_images import put, put_model
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -88,9 +93,11 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     elsewhere = dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "hers")}
     public = theirs("trust", "new-key", "anna", env=elsewhere).stdout.strip()
     said = theirs("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=keys)
-    assert "root: 1 more signature wanted" in said.stderr
+    assert "root: 1 of 2 signatures; whoever has the key" in said.stderr
     assert theirs("trust", "show", env=keys).stdout.startswith("this store is not signed")
-    assert "targets: 1 more signature wanted" in theirs("trust", "sign", env=elsewhere).stderr
+    said = theirs("trust", "sign", env=elsewhere)
+    assert "targets: 1 of 2 signatures; whoever has the key" in said.stderr
+    assert "then whoever has the keys of snapshot and timestamp" in said.stderr
     assert "1 more wanted" in theirs("trust", "show", env=keys).stdout
     assert "signed; fingerprint" in theirs("trust", "sign", env=keys).stdout
     roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
@@ -98,8 +105,8 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     (hers,) = [key["id"] for key in roles["targets"]["keys"] if not key["here"]]
 
     leave = ("trust", "rotate", "targets", "--remove", hers[:8])
-    assert "root: 1 more signature wanted" in theirs(*leave, env=keys).stderr
-    assert "targets: 2 more signatures wanted" in theirs("trust", "sign", env=elsewhere).stderr
+    assert "root: 1 of 2 signatures" in theirs(*leave, env=keys).stderr
+    assert "targets: 0 of 2 signatures; whoever has one of the keys" in theirs("trust", "sign", env=elsewhere).stderr
     theirs("trust", "sign", env=keys)
     roles = {role["role"]: role for role in theirs.json("trust", "show", env=keys)["own"]["roles"]}
     assert roles["root"]["version"] == 2
@@ -107,6 +114,160 @@ def test_a_team_and_a_key_that_leaves(theirs: Cli, keys: dict[str, str], tmp_pat
     refused = theirs("trust", "rotate", "targets", "--no-new", env=keys, check=False)
     assert refused.returncode == 2
     assert "would want 2 signatures" in refused.stderr
+
+
+def test_a_team_in_which_the_holder_of_the_snapshot_key_signs_first(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    hers = dict(os.environ) | {"ANKLUME_KEYS": str(tmp_path / "hers")}
+    public = theirs("trust", "new-key", "anna", env=hers).stdout.strip()
+    theirs("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=keys)
+    theirs("trust", "sign", env=hers)
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    put(Store(theirs.store), "box", SECOND)
+    assert "targets: 1 of 2 signatures" in theirs("trust", "sign", env=keys).stderr
+    said = theirs(*arch("promote", "box", "--to", str(tmp_path / "prod")), env=hers).stderr
+    assert "the record of it is signed with what waits" in said
+    told = theirs("trust", "sign", env=hers).stderr
+    assert "snapshot: 0 of 1 signatures; whoever has the key" in told
+    assert f"box@{FIRST}" in mine(*arch("pull", "box")).stdout
+    assert "targets: 1 of 2 signatures" in theirs("trust", "sign", env=keys).stderr  # of the record, which is the next
+    assert f"latest: {FIRST} → {SECOND}" in mine(*arch("pull")).stdout
+    theirs("trust", "sign", env=hers)
+    assert "warning" not in theirs("trust", "sign", env=keys).stderr
+
+
+def test_a_revocation_for_which_the_key_is_elsewhere(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """It holds in its own store at once; others go on with what was signed, until it is."""
+    put(Store(theirs.store), "box", SECOND)
+    theirs("trust", "sign", env=keys)
+    theirs(*arch("revoke", f"box@{FIRST}", "--why", "a hole"), env=keys)
+    fingerprint = theirs.json("trust", "show", env=keys)["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    for path in (tmp_path / "keys").glob("targets-*.pem"):
+        path.rename(stick / path.name)
+    said = theirs(*arch("revoke", f"box@{SECOND}", "--why", "another"), env=keys).stderr
+    assert "other stores hear of it when it is signed" in said
+    assert "targets: 0 of 1 signatures; whoever has the key" in said
+    assert theirs(*arch("promote", "box", "--to", str(tmp_path / "prod")), env=keys, check=False).returncode == 4
+    assert f"box@{SECOND}" in mine(*arch("pull", "box")).stdout
+    for path in stick.iterdir():
+        path.rename(tmp_path / "keys" / path.name)
+    theirs("trust", "sign", env=keys)
+    assert mine(*arch("pull", "box"), check=False).returncode == 4
+
+
+def test_what_is_gone_can_be_revoked_as_others_may_have_it(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
+    """By its version, which a channel has named; by a fingerprint that this store knows, or by a whole one."""
+    theirs("trust", "sign", env=keys)
+    mine("trust", "accept", str(theirs.store), "--fingerprint", theirs.json("trust", "show")["own"]["fingerprint"])
+    mine(*arch("pull", "box"))
+    (image,) = mine.json("list")
+    store = Store(theirs.store)
+    gone = Images(store).resolve("box", "amd64")
+    put(store, "box", SECOND)
+    Images(store).remove(gone)
+    theirs("trust", "sign", env=keys)
+    assert theirs(*arch("revoke", "box@9.9", "--why", "a hole"), env=keys, check=False).returncode == 1
+    for ref, named in ((gone.ref, f"{gone.ref} (amd64)"), (gone.fingerprint, f"fingerprint {gone.fingerprint[:12]}")):
+        assert named in theirs(*arch("revoke", ref, "--why", "a hole"), env=keys).stdout
+        mine(*arch("pull", "box"), check=False)
+        refused = mine(*arch("promote", gone.ref, "--to", str(mine.store.parent / "prod")), check=False)
+        assert (refused.returncode, "a hole" in refused.stderr) == (4, True), ref
+        assert gone.fingerprint not in (mine.store / "streams/v1/images.json").read_text()
+        assert theirs(*arch("revoke", ref[:64], "--undo"), env=keys).returncode == 0
+        mine(*arch("pull", "box"))
+        assert theirs(*arch("revoke", ref, "--undo"), env=keys, check=False).returncode == 1
+    assert image["fingerprint"] == gone.fingerprint
+    wrong = theirs(*arch("revoke", "0" * 12, "--why", "a hole"), env=keys, check=False)
+    assert (wrong.returncode, "give all of its 64 digits" in wrong.stderr) == (1, True)
+    known = Images(store).resolve("box", "amd64").fingerprint
+    assert f"revoked: box@{SECOND} (amd64)" in theirs("revoke", known[:12], "--why", "a hole", env=keys).stdout
+
+
+def test_a_model_that_is_gone_is_taken_back_or_revoked_by_its_hash(theirs: Cli, keys: dict[str, str]) -> None:
+    record = put_model(Store(theirs.store), "toy")
+    theirs("revoke", "--model", "toy", "--why", "it lies", env=keys)
+    ModelRecords(Store(theirs.store)).remove("toy")
+    assert "not revoked any more: model toy" in theirs("revoke", "--model", "toy", "--undo", env=keys).stdout
+    assert theirs("revoke", "--model", "toy", "--why", "it lies", env=keys, check=False).returncode != 0
+    assert record.sha256[:12] in theirs("revoke", "--model", record.sha256, "--why", "it lies", env=keys).stdout
+
+
+def test_keys_that_replace_some_with_a_passphrase_have_one_too(
+    theirs: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    secret = keys | {"ANKLUME_KEY_PASSPHRASE": "sesame"}
+    theirs("trust", "init", "--passphrase", env=secret)
+    theirs("trust", "rotate", "targets", env=secret)
+    found = list((tmp_path / "keys").glob("*.pem"))
+    assert len(found) == 4
+    assert all(b"ENCRYPTED" in path.read_bytes() for path in found)
+    theirs("trust", "rotate", "targets", "--no-new", "--threshold", "1", env=secret, check=False)
+    assert len(list((tmp_path / "keys").glob("*.pem"))) == 4
+
+
+def test_a_passphrase_can_be_had_by_replacing_keys(theirs: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    theirs("trust", "sign", env=keys)
+    theirs("trust", "rotate", "snapshot", "--passphrase", env=keys | {"ANKLUME_KEY_PASSPHRASE": "sesame"})
+    assert {b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "keys").glob("snapshot-*.pem")} == {True}
+    assert {b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "keys").glob("root-*.pem")} == {False}
+
+
+@pytest.mark.parametrize("inside", ["keys", "../link/keys"])
+def test_private_keys_are_in_no_store(theirs: Cli, keys: dict[str, str], tmp_path: Path, inside: str) -> None:
+    (tmp_path / "link").symlink_to(theirs.store)
+    folder = str(theirs.store / inside)
+    for said in (
+        theirs("trust", "sign", "--keys", folder, check=False),
+        theirs("trust", "sign", env=keys | {"ANKLUME_KEYS": folder}, check=False),
+    ):
+        assert (said.returncode, "do not belong into a store" in said.stderr) == (1, True)
+    assert not list(theirs.store.rglob("*.pem"))
+
+
+def test_a_hint_on_what_the_owner_does_names_no_store_of_the_reader(theirs: Cli, mine: Cli) -> None:
+    said = mine("trust", "accept", str(theirs.store), "--fingerprint", "0" * 64, check=False).stderr
+    assert "its owner signs it (trust sign there)" in said
+
+
+def test_renewing_takes_the_root_with_it_or_says_where_its_key_is(
+    theirs: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    theirs("trust", "sign", env=keys)
+    assert "signed" in theirs("trust", "sign", "--renew", env=keys).stdout
+    own = theirs.json("trust", "show", env=keys)["own"]
+    assert [role["version"] for role in own["roles"]] == [2, 2, 2, 2]
+    assert [role["ends_soon"] for role in own["roles"]] == [False] * 4
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    for path in (tmp_path / "keys").glob("root-*.pem"):
+        path.rename(stick / path.name)
+    said = theirs("trust", "sign", "--renew", env=keys)
+    assert f"root: not renewed, valid until {own['roles'][0]['expires'][:10]}" in said.stderr
+    assert own["roles"][0]["keys"][0]["id"][:16] in said.stderr
+    assert "signed" in said.stdout
+    said = theirs("trust", "sign", "--renew", "--keys", str(stick), check=False)
+    assert "targets: 0 of 1 signatures" in said.stderr
+    assert theirs.json("trust", "show")["own"]["roles"][0]["version"] == 3
+
+
+def test_a_root_that_ends_soon_is_told(theirs: Cli, keys: dict[str, str], tmp_path: Path) -> None:
+    theirs("trust", "sign", env=keys)
+    ring = KeyRing(tmp_path / "keys")
+    earlier = Repository(theirs.store, ring, lambda: datetime.now(UTC) - timedelta(days=1826 - 20))
+    earlier.sign_root(renew=True)
+    for path in (tmp_path / "keys").glob("root-*.pem"):
+        path.unlink()
+    for command in ("show", "sign"):
+        assert "warning: root: valid until" in theirs("trust", command, env=keys).stderr
+    assert theirs.json("trust", "show", env=keys)["own"]["roles"][0]["ends_soon"] is True
 
 
 def test_accepting_asks_at_a_terminal(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
