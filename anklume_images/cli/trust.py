@@ -275,7 +275,7 @@ def accept(session: Session, place: str, fingerprint: str | None) -> None:
             identity = identity_of(origins.first_root(where))
             if not sys.stdin.isatty():
                 raise click.UsageError(
-                    f"its fingerprint is {identity}: compare it with its owner's, and say --fingerprint"
+                    f"its fingerprint is {identity}: compare it with its owner's, and give it with --fingerprint"
                 )
             click.echo(f"The fingerprint of {where} is\n  {identity}", err=True)
             if not click.confirm("Is that what its owner says?", err=True):
@@ -354,7 +354,7 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of
     from anklume_images.trust.revoked import Revocation, read_revocations, write_revocations
 
     if not (why or undo):
-        raise click.UsageError("say --why")
+        raise click.UsageError("--why is missing: give the reason")
     store = session.store()
     if of_model:
         model = session.models().model(ref)
