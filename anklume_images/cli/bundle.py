@@ -107,7 +107,7 @@ def create(
         raise click.UsageError("name images or models, an infra.yml with --infra, or --with-tool")
     path = None if output == "-" else Path(output).absolute()
     if path is None and (size or as_json):
-        raise click.UsageError("--split and --json want a file for --output")
+        raise click.UsageError("--split and --json need a file for --output")
     if path is not None:
         check_path(path)
     held = read_inventory(inventory) if inventory else None

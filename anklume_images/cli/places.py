@@ -87,7 +87,7 @@ def received(session: Session, name: str, source: str, fingerprint: str | None) 
     if fingerprint is None and all(one.identity != identity for one in Origins(store)):
         raise click.UsageError(
             f"the store at {host} says that its fingerprint is {identity}: compare that with its owner's (trust show), "
-            "and say --fingerprint"
+            "and give it with --fingerprint"
         )
     own = ["--store", str(store.home), "--arch", session.arch()]
     return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
