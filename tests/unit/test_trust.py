@@ -15,8 +15,10 @@ from tuf.api.metadata import Metadata
 
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.ship.pull import RevokedError, pull, pull_model
+from anklume_images.store.chain import caller
 from anklume_images.store.images import Images, StoredFile
 from anklume_images.store.models import ModelRecords, model_path
+from anklume_images.store.override_log import OverrideLog
 from anklume_images.store.store import Store
 from anklume_images.trust.attest import add_attestation, attest, attested_by
 from anklume_images.trust.contents import signed_contents
@@ -134,8 +136,8 @@ def test_an_older_state_is_refused_once_a_newer_one_was_seen(
         origins.contact(str(old))
 
 
-def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
-    theirs: Publisher, origins: Origins
+def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told_and_logged(
+    theirs: Publisher, origins: Origins, mine: Store
 ) -> None:
     theirs.now -= timedelta(days=91)
     theirs.sign(renew=True)
@@ -147,8 +149,34 @@ def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
     assert origin.resolve("box")[0].version == FIRST
     assert "no network until Monday" in origin.warnings[0]
     assert until in origin.warnings[0]
+    origins.contact(here(theirs))
+    first, second = origins.uses(origins.only())
+    assert (first.place, first.until, first.why, first.by) == (
+        here(theirs),
+        until,
+        "no network until Monday",
+        "me@here",
+    )
+    assert first.user == caller()
+    assert second.previous != first.previous
     origins.allow_expired(origins.only(), "2020-01-01", "long ago", "me@here")
     with pytest.raises(UntrustedError, match="past its time"):
+        origins.contact(here(theirs))
+    origins.forbid_expired(origins.only())
+    with pytest.raises(StoreError, match="is not accepted here"):
+        origins.forbid_expired(origins.only())
+    assert len(origins.uses(origins.only())) == 2
+    lines, breaks = OverrideLog(mine).read()
+    assert [line.what for line in lines] == ["allowed", "used", "used", "allowed", "withdrawn"]
+    assert breaks == ()
+
+
+def test_what_is_not_logged_is_not_accepted(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    theirs.now -= timedelta(days=91)
+    theirs.sign(renew=True)
+    origins.allow_expired(origins.only(), "2999-12-31", "for ever", "me@here")
+    (mine.home / "history/expired.jsonl").write_bytes(b"")
+    with pytest.raises(StoreError, match="the log of expired metadata is damaged"):
         origins.contact(here(theirs))
 
 
