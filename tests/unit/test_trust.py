@@ -586,6 +586,20 @@ def test_revocations_of_an_earlier_program_or_in_a_bundle_have_their_name_only(
         origins.contact(here(theirs))
 
 
+def test_a_store_that_an_earlier_program_signed_loses_no_revocation(theirs: Publisher, origins: Origins) -> None:
+    """It has its list by the name only, which is taken for a signed one all the same."""
+    revoke(theirs, entry_of(theirs.images.resolve("box")))
+    theirs.sign()
+    for second in ("another", "a third"):
+        for copy in theirs.store.home.glob("metadata/*.revoked.json"):
+            copy.write_bytes(b"damaged") if second == "another" else copy.unlink()
+        revoke(theirs, entry_of(theirs.images.resolve("box"), second))
+        theirs.sign()
+        assert read_revocations(theirs.store.home) == origins.contact(here(theirs)).revocations
+        assert not list(theirs.store.home.glob("metadata/staged/*"))
+    assert len(known_revocations(theirs.store.home)) == 3
+
+
 def test_lists_that_no_metadata_names_any_more_go(theirs: Publisher) -> None:
     for number in range(6):
         revoke(theirs, entry_of(theirs.images.resolve("box"), f"hole {number}"))
