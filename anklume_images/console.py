@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from anklume_images.sanitize import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from anklume_images.errors import AnklumeError
 
@@ -125,6 +126,23 @@ class Console:
             if self._bar is not None:
                 self._bar.close()
                 self._bar = None
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[Callable[[int, int], None]]:
+        """Gives what is to be told of each piece of one file that is sent: the bytes so far, and their total."""
+        sent = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal sent
+            if not sent:  # not before: what is there is not sent
+                self.start(total, 1, "sending")
+            self.advance(done - sent)
+            sent = done
+
+        try:
+            yield progress
+        finally:
+            self.finish()
 
     def begin(self, total: int, what: str) -> None:
         """Begin work of so many steps."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anklume_images import linux
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.builder import build_image, prepare
-from anklume_images.builder.trees import Tree, ensure_tree, tree_digest
+from anklume_images.builder.trees import ensure_tree, stored_tree, tree_digest
 from anklume_images.errors import AnklumeError, FetchError, HostError, LockError
 from anklume_images.inputs.fetch import FetchReport, fetch
 from anklume_images.inputs.mirrors import Sources, snapshot_timestamps
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.builder.builder import Prepared
+    from anklume_images.builder.trees import Tree
     from anklume_images.console import Console
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.settings import Settings
@@ -136,7 +137,7 @@ class Pipeline:
             if old is None:
                 return None
             with self.leased() as lease:
-                lease.add([tree_digest(old)[:32]])
+                lease.add([stored_tree(old, self.store.home).folder.name])
                 self._fetch_lock(TOOLCHAIN, old)
                 return ensure_tree(old, self.store.blobs, self.store.home).root
         except (FetchError, LockError):
@@ -173,7 +174,7 @@ class Pipeline:
                 raise
             gone = ", ".join(path.rsplit("/", 1)[-1] for path in error.missing[:5])
             self._console.warn(
-                f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); resolving anew"
+                f"{name}: no mirror has {len(error.missing)} of the locked inputs any more ({gone}); locking newer ones"
             )
         fresh = self._refresh(name)
         return self._fetch_lock(name, fresh)
@@ -228,22 +229,21 @@ class Pipeline:
 
     def tree(self, name: str) -> Tree:
         """An unpacked tree; its inputs are fetched where it is yet to be unpacked."""
-        digest = tree_digest(self.locks.get(name))
-        place = self.store.home / "trees" / digest[:32]
+        tree = stored_tree(self.locks.get(name), self.store.home)
         if self._lease is not None:
-            self._lease.add([place.name])
-        if place.is_dir():
-            return Tree(name, digest, place / "root")
+            self._lease.add([tree.folder.name])
+        if tree.folder.is_dir():
+            return tree
         with self.leased() as lease:
             self._fetch_one(name)
             lock = self.locks.get(name)
-            lease.add([tree_digest(lock)[:32]])
+            lease.add([stored_tree(lock, self.store.home).folder.name])
             self._console.note(f"{name}: unpacking {len(lock.debs)} packages")
             return ensure_tree(lock, self.store.blobs, self.store.home)
 
     def unpacked(self, name: str) -> bool:
         """Say whether a tree is there, unpacked: then nobody needs its packages."""
-        return (self.store.home / "trees" / tree_digest(self.locks.get(name))[:32]).is_dir()
+        return stored_tree(self.locks.get(name), self.store.home).folder.is_dir()
 
     def toolchain(self) -> Tree:
         """The tree in which builds and locks run: this machine's, whatever architecture they are for."""
@@ -307,7 +307,7 @@ class Pipeline:
             image = self.present(name)
         except LockError as error:
             # A lock that a refreshed base made stale is resolved anew when its turn comes.
-            return Result(name, "missing") if self.options.refresh_missing else Result(name, "failed", error=error)
+            return Result(name, "missing" if self.options.refresh_missing else "failed", error=error)
         except AnklumeError as error:
             return Result(name, "failed", error=error)
         return Result(name, "present" if image else "missing", image=image)
@@ -357,7 +357,7 @@ class Pipeline:
     def _keep(self, image: Image) -> None:
         """Have gc leave an image alone while this step lasts."""
         with self.leased() as lease:
-            lease.add([image.metadata.sha256, image.rootfs.sha256])
+            lease.add(image.blobs())
 
     def _patience(self, name: str) -> Callable[[], None]:
         """What to do while another process builds the image: say so once, and end when this process is to end."""

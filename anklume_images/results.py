@@ -18,7 +18,7 @@ Status = Literal["present", "missing", "built", "failed"]
 class Result:
     """What became of one image, or what it is now; `missing` is one that is to be built.
 
-    A failed one has an `error`. `seconds` covers its own build only.
+    A failed one has an `error`, and a missing one whose lock has to be made anew. `seconds` covers its own build only.
     """
 
     name: str

@@ -98,18 +98,17 @@ def begin(incus: Incus, seen: InstanceState, book: ImageLookup, file: str, *, mo
     if names is None:
         raise ChatError(f"{engine.title} of {name} does not answer: {reply.said()}", where=url, hint=why)
     wanted = model or (settings[chat.default_model] if chat.default_model else "")
-    return Conversation(guest, engine, name, url, key, _choose(wanted, names, f"{engine.title} of {name}", why))
+    return Conversation(guest, engine, name, url, key, _choose(chat, wanted, names, f"{engine.title} of {name}", why))
 
 
-def _choose(wanted: str, names: tuple[str, ...], where: str, why: str) -> str:
+def _choose(chat: ChatInterface, wanted: str, names: tuple[str, ...], where: str, why: str) -> str:
     if not names:
         raise ChatError("it has no model", where=where, hint=why)
     if not wanted:
         return names[0]
-    # With Ollama, a name without a tag means `latest`.
-    found = next((name for name in names if name in (wanted, f"{wanted}:latest")), None)
+    found = next((name for name in names if chat.short(name) == chat.short(wanted)), None)
     if found is None:
-        close = nearest(wanted, [name.removesuffix(":latest") for name in names])
+        close = nearest(wanted, [chat.short(name) for name in names])
         hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(names)}"
         raise ChatError(f"it has no model {wanted}", where=where, hint=hint)
     return found

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image, Images
     from launcher.gpu.cards import Card
     from launcher.gpu.host_files import HostFiles
+    from launcher.gpu.images import Gpus
     from launcher.infra.model import Infra, Machine
     from launcher.infra.models import MachineModels
     from launcher.infra.names import Names
@@ -179,7 +180,7 @@ def prepare(
         raise ConflictError(message, where=incus.address, hint="; ".join(hints))
     notices = [*infra.notices, *decision.warnings, *target.notices, *(limits.notices if limits else ())]
     notices += [*out_of_reach, *too_large(decision.grants, own_models, sizes)]
-    notices += _preflight(infra, decision, context.host_files)
+    notices += _preflight(infra, decision, own_images, context.host_files)
     notices += _unusable(decision, own_images)
     notices += heed(plan.steps, live, known_revocations(images.home))
     notices += _watches(plan, live, incus)
@@ -280,13 +281,14 @@ def _unusable(decision: GpuDecision, images: Mapping[str, Image]) -> list[str]:
     """Cards on which the image of the machine that gets them cannot compute."""
     notices = []
     for name, grants in decision.grants.items():
-        image = images.get(name)
-        gpus = image.spec.get("gpus") if image else None
-        if strange := unusable(gpus, [grant.card for grant in grants]):
-            notices.append(
-                f"{name}: {why_unusable(str(image and image.name), strange)}; anklume-launch doctor names others"
-            )
+        if strange := unusable(_gpus(images, name), [grant.card for grant in grants]):
+            notices.append(f"{name}: {why_unusable(images[name].name, strange)}; anklume-launch doctor names others")
     return notices
+
+
+def _gpus(images: Mapping[str, Image], machine: str) -> Gpus:
+    """How a machine's image computes on cards; None where nobody knows."""
+    return images[machine].spec.get("gpus") if machine in images else None
 
 
 def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
@@ -317,7 +319,7 @@ def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
     types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
     problems = [
         f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {filesystem} ({entry.source}), "
-        "whose owners cannot be shown to a container as its own"
+        "which does not support ID-mapped mounts"
         for machine, kind, entry in folders
         if (filesystem := types[entry.source]) is not None and not shifts(filesystem)
     ]
@@ -347,13 +349,19 @@ def _moves(step: Step) -> bool:
     return any(change.key == "config.ipv4.address" for change in step.changes)
 
 
-def _preflight(infra: Infra, decision: GpuDecision, host: HostFiles | None) -> list[str]:
+def _preflight(infra: Infra, decision: GpuDecision, images: Mapping[str, Image], host: HostFiles | None) -> list[str]:
     """What of the host is in the way of granted cards; PolicyError where it would only fail at the start."""
     obstacles = [
         obstacle
         for machine in infra.machines()
         if machine.name in decision.grants
-        for obstacle in preflight(machine, infra.domains[machine.domain], decision.grants[machine.name], host)
+        for obstacle in preflight(
+            machine,
+            infra.domains[machine.domain],
+            decision.grants[machine.name],
+            host,
+            _gpus(images, machine.name),
+        )
     ]
     fatal = [obstacle for obstacle in obstacles if obstacle.fatal]
     if fatal:

@@ -144,7 +144,7 @@ def quickstart(
             Path("/"),
             lambda: neighbours_of_host(console),
             console,
-            session.catalog(),
+            session.catalog,
             lambda image: image in stored or not offline,
         )
     console.note("quickstart: two images, two machines, one question; the first time it fetches and builds the images")
@@ -259,10 +259,10 @@ def _report(trial: Trial, model: Model, card: Card | None, answer: Answer, total
         "",
         "to stay in it, or with a model of yours (--model MODEL.gguf):",
         f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --model {MODEL}",
-        "to ask it from the terminal:",
-        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --only llm --model {MODEL} --run '{ask}'",
         "on an Incus of your own:",
         f"  .venv/bin/anklume-launch {_shown(EXAMPLE)}",
+        "to ask it from the terminal:",
+        f"  sudo .venv/bin/anklume-launch try {_shown(EXAMPLE)} --only llm --model {MODEL} --run '{ask}'",
     ]
 
 

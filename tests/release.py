@@ -133,7 +133,7 @@ def _check_installed(scratch: Path) -> None:
         if (said := _call(scratch, name, "--version").strip()) != f"{name}, version {__version__}":
             raise AnklumeError(f"{name} --version says {said!r}")
         _call(scratch, name, "--help")
-        pages = [f"share/man/man1/{page}" for page in man_pages(program, name, __version__)]
+        pages = [f"share/man/man1/{page}" for page in man_pages(program, name, __version__, program.exit_codes)]
         if missing := [
             place for place in (*pages, *completion_files(program, name)) if not (environment / place).is_file()
         ]:

@@ -177,7 +177,7 @@ def build_image(
         lease.add([kept, *(entry.sha256 for link in prepared.lineage() for entry in link.lock)])
         existing = images.present(prepared.name, prepared.version, prepared.architecture)
         if existing:
-            lease.add([existing.metadata.sha256, existing.rootfs.sha256])
+            lease.add(existing.blobs())
             if images.present(prepared.name, prepared.version, prepared.architecture):  # gc came no earlier
                 return existing
         log = _log_path(store, prepared.name)
@@ -186,7 +186,7 @@ def build_image(
             plan = plan_of(prepared, images, store, memory)
             built = built_files(prepared, plan, tree, store, scratch, log, BuildEnvironment(), keep)
             image = _image(prepared, built, tree)
-            lease.add([image.metadata.sha256, image.rootfs.sha256])
+            lease.add(image.blobs())
             store.blobs.adopt(built.metadata, image.metadata.sha256)
             store.blobs.adopt(built.rootfs, image.rootfs.sha256)
             images.add(image, _documents(prepared, image, store))

@@ -50,7 +50,7 @@ def check_image(pipeline: Pipeline, name: str) -> CheckOutcome:
     tree = pipeline.toolchain()
     store = pipeline.store
     with store.lease() as lease, store.scratch(f"check-of-{name}") as scratch:
-        lease.add([image.rootfs.sha256, tree.name_in_store])
+        lease.add([image.rootfs.sha256, tree.folder.name])
         for link in prepared.lineage():
             lease.add(entry.sha256 for entry in link.lock)
         if image.base:

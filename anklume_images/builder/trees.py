@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.canonical import canonical
 from anklume_images.errors import LockError, StoreError
 from anklume_images.inputs.debian import DebianRequest, Suite
+from anklume_images.store.store import tree_path
 from anklume_images.store.sums import write_tree_sums
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from anklume_images.inputs.lockfile import Lock
     from anklume_images.store.blobs import Blobs
 
-__all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "tree_digest", "tree_names"]
+__all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "stored_tree", "tree_digest", "tree_names"]
 
 SPECS = Path(__file__).resolve().parent.parent / "trees"
 UNPACKER = 1  # part of a tree's name: raise it when what `_finish` does changes
@@ -71,9 +72,9 @@ class Tree:
     root: Path
 
     @property
-    def name_in_store(self) -> str:
-        """Its folder's name, by which leases keep it."""
-        return self.digest[:32]
+    def folder(self) -> Path:
+        """Its folder in the store, by whose name leases keep it."""
+        return self.root.parent
 
 
 def tree_names() -> list[str]:
@@ -99,26 +100,31 @@ def tree_digest(lock: Lock) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+def stored_tree(lock: Lock, home: Path) -> Tree:
+    """The tree of a lock as it is in the store at `home`, unpacked or yet to be."""
+    digest = tree_digest(lock)
+    return Tree(lock.name, digest, tree_path(home, digest) / "root")
+
+
 def ensure_tree(lock: Lock, blobs: Blobs, home: Path) -> Tree:
     """Unpack the tree of a lock whose blobs are in the store, unless it is there already.
 
     Each .deb is read against its locked hash first. One process unpacks, others wait for it.
     """
-    digest = tree_digest(lock)
-    place = home / "trees" / digest[:32]
-    tree = Tree(lock.name, digest, place / "root")
+    tree = stored_tree(lock, home)
+    place = tree.folder
     if place.is_dir():
         return tree
-    with _lock(home / "trees", f".{digest[:32]}.lock"):
+    with _lock(place.parent, f".{place.name}.lock"):
         if place.is_dir():
             return tree
-        building = home / "trees" / f".{digest[:32]}.new"
+        building = place.with_name(f".{place.name}.new")
         shutil.rmtree(building, ignore_errors=True)
         (building / "root").mkdir(parents=True)
         _unpack(lock, blobs, building / "root")
         _finish(building / "root")
         packages = {deb.package: deb.version for deb in lock.debs}
-        document = {"name": lock.name, "digest": digest, "packages": packages}
+        document = {"name": lock.name, "digest": tree.digest, "packages": packages}
         (building / "tree.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         write_tree_sums(building)
         os.sync()  # thousands of small files: one sync of the file system, then the rename that makes them count

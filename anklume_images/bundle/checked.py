@@ -11,10 +11,9 @@ from anklume_images.bundle.infra import infra_path
 from anklume_images.bundle.tool import parse_tool
 from anklume_images.errors import FetchError
 from anklume_images.ship.by_delta import SignedDelta, delta_path, parse_delta
-from anklume_images.ship.pull import RevokedError
 from anklume_images.store.infra_locks import images_of_lock
 from anklume_images.trust.place import LargerError, Place
-from anklume_images.trust.revoked import known_revocations
+from anklume_images.trust.revoked import known_revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,15 +121,11 @@ def check(opened: Opened, origin: Origin, home: Path) -> Checked:
         raise BundleError(f"it says that it comes from {contents.store}, and does not", where=where)
     images = [origin.image(one.name, one.version, one.architecture) for one in contents.images]
     models = tuple(origin.model(name) for name in contents.models)
-    revoked = {*origin.revocations, *known_revocations(home)}
-    wanted: tuple[Revocable, ...] = (*images, *models)
-    for what in wanted:
-        if found := next((entry for entry in revoked if entry.concerns(what)), None):
-            raise RevokedError(
-                f"{found.ref} was revoked on {found.since[:10]}: {found.why}",
-                where=where,
-                hint="have a bundle made with another version of it",
-            )
+    revoked = (*origin.revocations, *known_revocations(home))
+    called: list[tuple[Revocable, str]] = [(image, image.ref) for image in images]
+    called += [(model, model.name) for model in models]
+    for what, ref in called:
+        refuse_revoked(what, ref, revoked, where=where, hint="have a bundle made with another version of it")
     infra = tuple((name, _infra(origin, name)) for name in contents.infra)
     tool = None
     if contents.tool is not None:

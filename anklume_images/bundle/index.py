@@ -161,7 +161,7 @@ def _check(members: tuple[Member, ...], where: str) -> None:
     """BundleError for paths that no bundle has, for two of one path, for another order, and for large documents."""
     rank, seen = 0, set[str]()
     if sum(member.size for member in members if member.kind in ("metadata", "document")) > _ALL_SMALL:
-        raise BundleError("its documents are too large for what they are", where=where, hint="do not use it")
+        raise BundleError("its documents are larger than allowed", where=where, hint="do not use it: it may be forged")
     for member in members:
         ranks = [number for number, (kind, _) in enumerate(_ORDER) if kind == member.kind]
         shown = ascii(member.path)[1:-1][:120]
@@ -172,7 +172,7 @@ def _check(members: tuple[Member, ...], where: str) -> None:
         if ranks[0] < rank:
             raise BundleError(f"{shown} is not in its place", where=where, hint="do not use it")
         if member.kind in ("metadata", "document") and member.size > _SMALL:
-            raise BundleError(f"{shown} is too large for what it is", where=where, hint="do not use it")
+            raise BundleError(f"{shown} is larger than allowed", where=where, hint="do not use it: it may be forged")
         if member.kind == "blob" and member.path.rpartition("/")[2] != member.sha256:
             raise BundleError(f"{shown} is said to have another hash", where=where, hint="do not use it")
         rank = ranks[0]

@@ -104,7 +104,7 @@ def _members(installed: Distribution) -> Iterator[tuple[str, bytes, str]]:
             raise HostError(
                 "an installed file of the tool is not what was installed",
                 where=str(path),
-                hint=f"install {_NAME} again, and have what was changed in a checkout",
+                hint=f"install {_NAME} again, and make your changes in a checkout",
             )
         name = shared + "/".join(_below_prefix(file)) if _is_shared(file) else file.as_posix()
         yield name, data, f"sha256={digest}"

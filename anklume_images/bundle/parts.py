@@ -22,7 +22,7 @@ from anklume_images.files import CHUNK, fsync_directory, write_atomic
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FAT_LIMIT", "PartsSink", "Sink", "Source", "check_name", "check_parts", "parts_of"]
+__all__ = ["FAT_LIMIT", "PartsSink", "Sink", "Source", "check_parts", "check_path", "parts_of"]
 
 FAT_LIMIT = (4 << 30) - 1  # bytes of a file on FAT32
 _PART = re.compile(r"(?P<name>.+)\.(?P<number>[0-9]{3})")
@@ -31,8 +31,11 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 
 
-def check_name(name: str) -> None:
-    """AnklumeError for a file's name that FAT or NTFS do not take."""
+def check_path(path: Path) -> None:
+    """AnklumeError for a path where no bundle can be written, or whose name FAT or NTFS do not take."""
+    if path.is_dir():
+        raise AnklumeError(f"{path} is a folder", hint=f"name a file: {path / 'site.anklume'}")
+    name = path.name
     if _FORBIDDEN.search(name) or _DEVICES.fullmatch(name) or name[-1] in ". " or len(name.encode("utf-16-le")) > 480:
         raise AnklumeError(
             f"{name!r} is no file name on FAT and NTFS",

@@ -66,10 +66,6 @@ class BundleReader:
         self.pour(member, pieces.append)
         return b"".join(pieces)
 
-    def skip(self, member: Member) -> None:
-        """Only check a file."""
-        self.pour(member, lambda _data: None)
-
     def pour(self, member: Member, take: Callable[[bytes], None]) -> None:
         """Give a file's bytes to `take`, piece by piece; BundleError in the end when they are not what was said."""
         digest = hashlib.sha256()

@@ -13,12 +13,13 @@ from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import StoreError
 from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.ship.by_delta import apply_delta
+from anklume_images.ship.wanted import drop_damaged
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.noted import write_noted
 from anklume_images.trust.attest import add_attestation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from anklume_images.bundle.checked import Checked, Opened
     from anklume_images.bundle.index import Member
@@ -88,6 +89,7 @@ def receive(
     blobs = store.blobs
     with store.lease() as lease:
         lease.add(checked.blobs)  # before the look: what is there then, stays
+        _check_here(checked.blobs, store, progress)
         new = {sha256: size for sha256, size in checked.blobs.items() if not blobs.has(sha256, size)}
         lease.add(delta.earlier for delta in checked.deltas.values())
         _check_complete(checked, store)
@@ -104,6 +106,19 @@ def receive(
             if programs is not None and not blobs.has(later, checked.blobs[later]):
                 apply_delta(delta, checked.blobs[later], store, programs())
         return _appear(checked, images, store, sum(new.values()), moves or Moves())
+
+
+def _check_here(blobs: Mapping[str, int], store: Store, progress: Progress) -> None:
+    """Read what is here already, and remove what has other bytes than its name says."""
+    here = {sha256: size for sha256, size in blobs.items() if store.blobs.has(sha256, size)}
+    if here:
+        progress.start(sum(here.values()), len(here), "checking what is here")
+        try:
+            for sha256, size in here.items():
+                drop_damaged({sha256: size}, store)
+                progress.advance(size)
+        finally:
+            progress.finish()
 
 
 def _check_complete(checked: Checked, store: Store) -> None:

@@ -43,7 +43,7 @@ def accept(session: Session, place: str, fingerprint: str | None) -> None:
             identity = identity_of(origins.first_root(where))
             if not sys.stdin.isatty():
                 raise click.UsageError(
-                    f"its fingerprint is {identity}: compare it with its owner's, and say --fingerprint"
+                    f"its fingerprint is {identity}: compare it with its owner's, and give it with --fingerprint"
                 )
             click.echo(f"The fingerprint of {where} is\n  {identity}", err=True)
             if not click.confirm("Is that what its owner says?", err=True):

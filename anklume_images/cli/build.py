@@ -124,10 +124,6 @@ def _report_build(console: Console, results: list[Result], checks: list[Any], *,
 @click.pass_obj
 def lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     """Resolve inputs and write the locks beside the specs. Without names: for every image and tree."""
-    _lock(session, names, missing=missing, allow_expired=allow_expired, as_json=as_json)
-
-
-def _lock(session: Session, /, names: tuple[str, ...], *, missing: bool, allow_expired: bool, as_json: bool) -> None:
     from anklume_images.architectures import ARCHITECTURES
     from anklume_images.builder.sandbox import require_root
     from anklume_images.errors import AnklumeError
@@ -232,14 +228,13 @@ def render(session: Session, name: str) -> None:
     from anklume_images.errors import LockError
     from anklume_images.specs.render import render as render_definition
 
-    catalog = session.catalog()
-    chain = catalog.chain(name)
+    pipeline = session.pipeline()
+    catalog = pipeline.catalog
     try:
-        epoch = session.pipeline().prepare(name).epoch
+        definition = pipeline.prepare(name).definition
     except LockError:
-        epoch = 0
-    # YAML is UTF-8, whatever the locale.
-    click.echo(render_definition(chain, session.arch(), epoch, catalog.partials).encode(), nl=False)
+        definition = render_definition(catalog.chain(name), session.arch(), 0, catalog.partials)
+    click.echo(definition.encode(), nl=False)  # YAML is UTF-8, whatever the locale
 
 
 @click.command()

@@ -100,16 +100,16 @@ def create(
     """
     from anklume_images.bundle.gather import gather
     from anklume_images.bundle.needs import read_inventory
-    from anklume_images.bundle.parts import PartsSink, Sink, check_name
+    from anklume_images.bundle.parts import PartsSink, Sink, check_path
     from anklume_images.bundle.writer import write_bundle
 
     if not (names or infra or with_tool):
         raise click.UsageError("name images or models, an infra.yml with --infra, or --with-tool")
     path = None if output == "-" else Path(output).absolute()
     if path is None and (size or as_json):
-        raise click.UsageError("--split and --json want a file for --output")
+        raise click.UsageError("--split and --json need a file for --output")
     if path is not None:
-        check_name(path.name)
+        check_path(path)
     held = read_inventory(inventory) if inventory else None
     store = session.store()
     with store.lease() as lease:
@@ -253,7 +253,7 @@ def _described(gathered: Gathered) -> dict[str, Any]:
 @click.option("-o", "--output", help="File to write (default: standard output).")
 @click.pass_obj
 def needs(session: Session, output: str | None) -> None:
-    """Write a small file that lists what this host has; `bundle create --for` it leaves that out."""
+    """List what this host has, so that `bundle create --for FILE` can leave it out."""
     from anklume_images.bundle.needs import take_inventory
     from anklume_images.files import write_atomic
 

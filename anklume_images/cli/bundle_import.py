@@ -228,7 +228,7 @@ def _accept(opened: Opened, origins: Origins, fingerprint: str | None, *, asked:
     if fingerprint is None:
         if not asked:
             raise click.UsageError(
-                f"its fingerprint is {identity}: compare it with the sender's, and say --fingerprint"
+                f"its fingerprint is {identity}: compare it with the sender's, and give it with --fingerprint"
             )
         click.echo(f"The fingerprint of the store that {opened.place} comes from is\n  {identity}", err=True)
         if not click.confirm("Is that what the sender says?", err=True):

@@ -188,7 +188,7 @@ def _tell(
         session.console.result(f"{place}: {after}, unchanged")
     else:
         would = "would be " if dry_run else ""
-        what = f"{before or 'new'} -> {after}" if after else f"{would}removed, {'is' if dry_run else 'was'} {before}"
+        what = f"{before or 'new'} → {after}" if after else f"{would}removed, {'is' if dry_run else 'was'} {before}"
         session.console.result(f"{place}: {would if after else ''}{what}")
 
 

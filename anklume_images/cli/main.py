@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from anklume_images import __version__
 from anklume_images.architectures import ARCHITECTURES
-from anklume_images.cli.program import CommandTable, run
+from anklume_images.cli.exit_codes import EXIT_CODES
+from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["cli", "main"]
 
@@ -50,22 +54,12 @@ _TABLE = {
 }
 
 
-@click.group(cls=CommandTable, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandTable, table=_TABLE, codes=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-images")
-@click.option(
-    "--specs",
-    multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Additional spec directory (repeatable; the first match wins).",
-)
-@click.option(
-    "--store",
-    "home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Store folder (default: $ANKLUME_STORE, or the usual one).",
-)
+@SPECS
+@STORE
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="Target architecture (default: this host's).")
-@click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
+@QUIET
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, arch: str | None, *, quiet: bool) -> None:
     """Build reproducible Incus images from locked inputs, and keep them in a store."""

@@ -137,7 +137,7 @@ def pull(
     from anklume_images.models.pulling import pull as pull_from
 
     if (name or sha256 or licence) and len(names) > 1:
-        raise click.UsageError("--name, --sha256 and --license are about one model")
+        raise click.UsageError("--name, --sha256 and --license are for one model: name only one")
     library = session.models()
     found, wanted = {}, {}
     for word in names:

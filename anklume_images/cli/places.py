@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from anklume_images.cli.session import Session
 from anklume_images.cli.trust import warn_of_wanted
@@ -13,9 +14,7 @@ from anklume_images.cli.trust import warn_of_wanted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anklume_images.store.store import Store
     from anklume_images.trust.origin import Origin
-    from anklume_images.trust.revoked import Revocable
 
 __all__ = [
     "contact",
@@ -23,7 +22,7 @@ __all__ = [
     "is_over_ssh",
     "other_store",
     "received",
-    "refuse_revoked",
+    "refuse_ignored",
     "sent_in_words",
     "signing",
     "to_other_host",
@@ -41,6 +40,14 @@ def is_over_ssh(place: str) -> bool:
     return place.startswith("ssh:")
 
 
+def refuse_ignored(why: str, *names: str) -> None:
+    """UsageError that names an option of these which was given, as it would be ignored."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]}: {why}")
+
+
 def sent_in_words(*, dry_run: bool, sent: bool) -> str:
     """Whether files went, or would go."""
     return "was there" if not sent else "would be sent" if dry_run else "sent"
@@ -56,20 +63,10 @@ def contact(session: Session, place: str) -> Origin:
     return origin
 
 
-def refuse_revoked(what: Revocable, ref: str, store: Store) -> None:
-    """RevokedError for what was revoked, here or by a store that is believed."""
-    from anklume_images.ship.pull import RevokedError
-    from anklume_images.trust.revoked import known_revocations
-
-    for entry in known_revocations(store.home):
-        if entry.concerns(what):
-            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", hint="name another version")
-
-
 def want_signed(session: Session, keys: Path | None) -> None:
     """Refuse to send from a store that is not signed to another host, which would not believe it."""
     if not session.repository(keys).exists:
-        raise click.UsageError("the other host believes what is signed: anklume-images trust sign")
+        raise click.UsageError("this store is not signed; the other host would refuse it: anklume-images trust sign")
 
 
 def to_other_host(session: Session, name: str, target: str, keys: Path | None, *moves: str) -> dict[str, Any]:
@@ -90,7 +87,7 @@ def received(session: Session, name: str, source: str, fingerprint: str | None) 
     if fingerprint is None and all(one.identity != identity for one in Origins(store)):
         raise click.UsageError(
             f"the store at {host} says that its fingerprint is {identity}: compare that with its owner's (trust show), "
-            "and say --fingerprint"
+            "and give it with --fingerprint"
         )
     own = ["--store", str(store.home), "--arch", session.arch()]
     return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)

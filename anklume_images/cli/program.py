@@ -1,7 +1,4 @@
-"""What both programs are made of: a table of commands, and what becomes of errors.
-
-Exit codes: 0 done; 1 failed; 2 usage or invalid file; 3 there are differences; 4 refused by policy.
-"""
+"""What both programs are made of: a table of commands, and what becomes of errors. `exit_codes` has the codes."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -19,18 +17,47 @@ from anklume_images.errors import AnklumeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CommandTable", "run"]
+    from anklume_images.cli.exit_codes import Codes
+
+__all__ = ["QUIET", "SPECS", "STORE", "CommandTable", "run"]
+
+SPECS = click.option(
+    "--specs",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Additional spec directory (repeatable; the first match wins).",
+)
+STORE = click.option(
+    "--store",
+    "home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store folder (default: $ANKLUME_STORE, else /var/lib/anklume for root, ~/.local/share/anklume for others).",
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
 
 
 class CommandTable(click.Group):
     """Commands that are imported when they are called; `table` says where each is, `module:function`.
 
-    The first sentence of its docstring is what `--help` lists.
+    `codes` are the exit codes of single commands, by their words. `--help` lists the first sentence of each docstring.
     """
 
-    def __init__(self, *arguments: Any, table: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        table: Mapping[str, str],
+        codes: Mapping[str, Codes] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self.table = dict(table)
+        self.codes = codes
+
+    def exit_codes(self, command: str) -> Codes:
+        """What each exit code of a command means; that of a group or of no command has those of every one."""
+        from anklume_images.cli.exit_codes import codes_of
+
+        return codes_of(command, self.codes)
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """The names, sorted."""
@@ -43,6 +70,17 @@ class CommandTable(click.Group):
         module, _, function = self.table[name].partition(":")
         command: click.Command = getattr(import_module(module), function)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; of a word that is no command it tells which one is near."""
+        if args and args[0] not in self.table and not args[0].startswith("-") and not context.resilient_parsing:
+            from anklume_images.nearest import nearest
+
+            close = nearest(args[0], self.table)
+            context.fail(f"no such command '{args[0]}'" + (f" (did you mean '{close}'?)" if close else ""))
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List each with its first sentence, uncut."""
@@ -70,7 +108,7 @@ def run(command: click.Command, argv: list[str] | None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        _show_usage(error, console)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
@@ -86,6 +124,18 @@ def run(command: click.Command, argv: list[str] | None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         console.error(AnklumeError(f"{where}{error.strerror or error}", hint=_system_hint(error)))
         sys.exit(1)
+
+
+def _show_usage(error: click.ClickException, console: Console) -> None:
+    """As every other error is shown, but for the help that a group without a command shows."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return
+    message = error.format_message().replace(". (Did", " (did").removesuffix(".")
+    if message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    console.error(AnklumeError(message, hint=f"{context.command_path} --help" if context else None))
 
 
 def _not_in_locale(error: UnicodeError) -> AnklumeError:

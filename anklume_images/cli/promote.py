@@ -16,7 +16,7 @@ from anklume_images.cli.places import (
     is_over_ssh,
     other_store,
     received,
-    refuse_revoked,
+    refuse_ignored,
     sent_in_words,
     signing,
     to_other_host,
@@ -29,11 +29,13 @@ from anklume_images.evidence.findings import SEVERITIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from anklume_images.ship.publish import PublishReport
     from anklume_images.store.images import Image, Images
     from anklume_images.store.promotion_log import Promotion
     from anklume_images.store.store import Store
 
 _GATES = ("healthcheck", "reproduced", "scan")
+_SEVERITY = "medium"  # where none is given
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class _Way:
     gates: tuple[str, ...] = ()
     builders: tuple[Path, ...] = ()
     databases: tuple[Path, ...] = ()
-    severity: str = "medium"
+    severity: str | None = None
     fingerprint: str | None = None
     evidence: list[str] = field(default_factory=list)
 
@@ -101,10 +103,9 @@ class _Way:
 @click.option(
     "--severity",
     type=click.Choice(SEVERITIES),
-    default="medium",
-    help="Lowest severity that counts for --gate scan (default: medium).",
+    help=f"Lowest severity that counts for --gate scan (default: {_SEVERITY}).",
 )
-@click.option("--fingerprint", help="What the source's store is known by, the first time that it is read over ssh.")
+@click.option("--fingerprint", help="Fingerprint of the source store; needed the first time over ssh.")
 @click.option("--dry-run", is_flag=True, help="Check the gates and show what would move.")
 @KEYS
 @JSON
@@ -116,6 +117,8 @@ def promote(
 
     Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
+    if not is_over_ssh(asked["source"] or ""):
+        refuse_ignored("it is for --from ssh://HOST/FOLDER", "fingerprint")
     if of_model:
         from anklume_images.cli.promote_model import promote_model
 
@@ -156,15 +159,17 @@ def _check(session: Session, way: _Way, keys: Path | None) -> None:
         want_signed(session, keys)
     if way.source and is_incus(way.source):
         if not is_incus(way.target):
-            raise click.UsageError(
-                "an image of an Incus goes to another Incus only: a store wants what it was made of too"
-            )
+            raise click.UsageError("an image in Incus cannot go into a store: its inputs are missing")
         if way.gates:
-            raise click.UsageError("gates look at an image in a store: promote it from one")
-    if "reproduced" in way.gates and not way.builders:
-        raise click.UsageError("--gate reproduced wants the public key of a builder: --builder FILE.pub")
-    if "scan" in way.gates and not way.databases:
-        raise click.UsageError("--gate scan wants a database: --db FILE")
+            raise click.UsageError("gates check images in a store: promote the image from a store")
+    if "reproduced" not in way.gates:
+        refuse_ignored("it is for --gate reproduced", "builders")
+    elif not way.builders:
+        raise click.UsageError("--gate reproduced needs the public key of a builder: --builder FILE.pub")
+    if "scan" not in way.gates:
+        refuse_ignored("it is for --gate scan", "databases", "severity")
+    elif not way.databases:
+        raise click.UsageError("--gate scan needs a database: --db FILE")
 
 
 @contextlib.contextmanager
@@ -247,16 +252,16 @@ def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: b
         Incus.find(way.target) as target,
         _recorded(session, way, keys, None, dry_run=dry_run) as ended,
     ):
-        moved = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
-        rows = [(name, before and before[:12], moved.fingerprint[:12]) for name, before in moved.names]
-        return ended({"ref": way.ref, "fingerprint": moved.fingerprint, "sent": moved.sent, "moved": rows})
+        report = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
+        return ended(_told(way.ref, report))
 
 
 def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
     store, images = session.store(), session.images()
     image = _brought(session, way) if way.source else images.resolve(way.ref, session.arch())
-    refuse_revoked(image, image.ref, store)
+    if not way.source:  # what was brought was looked at as it came
+        _refuse_revoked(image, store)
     with store.lease() as lease, _recorded(session, way, keys, image, dry_run=dry_run) as ended:
         lease.add(image.blobs())
         for gate in way.gates:
@@ -268,8 +273,14 @@ def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool
         return ended(_to_store(session, image, images, way, keys, dry_run=dry_run))
 
 
+def _refuse_revoked(image: Image, store: Store) -> None:
+    from anklume_images.trust.revoked import known_revocations, refuse_revoked
+
+    refuse_revoked(image, image.ref, known_revocations(store.home), hint="name another version")
+
+
 def _brought(session: Session, way: _Way) -> Image:
-    """An image of another store, had in this one; no channel of this store moves."""
+    """An image of another store, had in this one, unless it was revoked; no channel of this store moves."""
     from anklume_images.ship.pull import pull
 
     if is_over_ssh(str(way.source)):
@@ -290,43 +301,23 @@ def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
         from anklume_images.trust.keys import read_public_key
 
         return gates.reproduced(image, store.home, [read_public_key(path) for path in way.builders])
-    return gates.scanned(image, store, way.databases, way.severity)
+    return gates.scanned(image, store, way.databases, way.severity or _SEVERITY)
 
 
 def _to_incus(
     session: Session, image: Image, images: Images, store: Store, way: _Way, *, dry_run: bool
 ) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
-    from anklume_images.ship.between_incus import names_of
     from anklume_images.ship.promote import to_incus
 
-    with Incus.find(way.target) as incus:
-        if dry_run:
-            aliases = incus.aliases()
-            names = [name for name in names_of(image.name, image.version, way.channel, list(aliases))
-                     if aliases.get(name) != image.fingerprint]  # fmt: skip
-            moved = [(name, aliases.get(name, "")[:12] or None, image.fingerprint[:12]) for name in names]
-            sent = incus.image(image.fingerprint) is None
-        else:
-            report = to_incus(image, images, store, incus, way.channel, _progress(session), note=way.note)
-            moved = [(name, before and before[:12], image.fingerprint[:12]) for name, before in report.names]
-            sent = report.sent
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}
+    with Incus.find(way.target) as incus, session.console.sending() as progress:
+        report = to_incus(image, images, store, incus, way.channel, progress, note=way.note, dry_run=dry_run)
+    return _told(image.ref, report)
 
 
-def _progress(session: Session) -> Callable[[int, int], None]:
-    sent = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal sent
-        if not sent:
-            session.console.start(total, 1, "sending")
-        session.console.advance(done - sent)
-        sent = done
-        if done == total:
-            session.console.finish()
-
-    return progress
+def _told(ref: str, report: PublishReport) -> dict[str, Any]:
+    moved = [(one.name, one.before and one.before[:12], one.after[:12]) for one in report.aliases_changed]
+    return {"ref": ref, "fingerprint": report.fingerprint, "sent": report.imported, "moved": moved}
 
 
 def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
@@ -352,21 +343,20 @@ def _to_store(
 
     other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
-    refuse_revoked(image, image.ref, target)
-    before = theirs.channels(image.name, image.architecture).get(way.channel)
-    moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
-    sent = theirs.present(image.name, image.version, image.architecture) is None
+    _refuse_revoked(image, target)
+    report = into_store(
+        image,
+        images,
+        theirs,
+        target,
+        channel=way.channel,
+        why=way.why,
+        sign=signing(session, other, keys),
+        progress=session.console,
+        programs=StoredPrograms(session),
+        dry_run=dry_run,
+    )
     if not dry_run:
-        into_store(
-            image,
-            images,
-            theirs,
-            target,
-            channel=way.channel,
-            why=way.why,
-            sign=signing(session, other, keys),
-            progress=session.console,
-            programs=StoredPrograms(session),
-        )
         write_index(target)
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": sent, "moved": moved}
+    moved = [] if report.before == image.version else [(f"{image.name}@{way.channel}", report.before, image.version)]
+    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": report.new, "moved": moved}

@@ -12,7 +12,7 @@ from anklume_images.cli.places import (
     is_over_ssh,
     other_store,
     received,
-    refuse_revoked,
+    refuse_ignored,
     sent_in_words,
     signing,
     to_other_host,
@@ -35,24 +35,28 @@ def promote_model(
     target: str,
     dry_run: bool,
     as_json: bool,
-    **asked: Any,
+    fingerprint: str | None,
+    **_of_images: Any,
 ) -> None:
     """Bring a model to another store, from this one or by way of it."""
     from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
+    from anklume_images.trust.revoked import known_revocations, refuse_revoked
 
-    if asked["channel"] or asked["why"] or asked["gates"]:
-        raise click.UsageError("a model has no channel, no record of its moves, and no gates: say only where to")
+    refuse_ignored(
+        "a model has no channel, no record of its moves, and no gates: say only where to",
+        *("channel", "why", "gates", "builders", "databases", "severity"),
+    )
     if is_incus(target) or (source and is_incus(source)):
-        raise click.UsageError("an Incus keeps no models: anklume-launch brings them into the volumes of machines")
+        raise click.UsageError("an Incus keeps no models: anklume-launch copies them into the volumes of machines")
     if is_over_ssh(target):
         want_signed(session, keys)
     store, library = session.store(), session.models()
     if source and is_over_ssh(source):
-        _receive_model(session, name, source, asked["fingerprint"], dry_run=dry_run)
+        _receive_model(session, name, source, fingerprint, dry_run=dry_run)
     origin = contact(session, source) if source and not is_over_ssh(source) else None
     record = origin.model(name) if origin else record_of(library.model(name))
-    refuse_revoked(record, record.name, store)
+    refuse_revoked(record, record.name, known_revocations(store.home), hint="name another version")
     if origin:
         library.check_new(record.name, record.sha256)
     with store.lease() as lease:
@@ -75,7 +79,9 @@ def _receive_model(session: Session, name: str, source: str, fingerprint: str | 
     from anklume_images.ship.ssh import host_of, model_at
 
     if dry_run:
-        raise click.UsageError("from a store over ssh a model has no --dry-run: its record comes with its files")
+        raise click.UsageError(
+            "--dry-run does not work for a model from a store over ssh: its record comes with its files"
+        )
     if sha256 := model_at(name, host_of(source)):
         session.models().check_new(name, sha256)
     received(session, f"{name}:latest", source, fingerprint)
@@ -87,7 +93,6 @@ def _send_model(
     """To another store; whether it was not there as it is, and whether another model had its name there."""
     from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import model_into_store
-    from anklume_images.store.models import ModelRecords
 
     if is_over_ssh(target):
         if dry_run:
@@ -99,10 +104,8 @@ def _send_model(
         (state,) = (one["state"] for one in to_other_host(session, name, target, keys)["models"])
         return state != "here", state == "changed"
     other = other_store(session, target)
-    store = other.store()
-    before = ModelRecords(store).get(record.name)
-    sent = before != record or not all(store.blobs.has(sha256, size) for sha256, size in record.blobs().items())
+    store, sign = other.store(), signing(session, other, keys)
+    sent = model_into_store(record, session.store(), store, sign=sign, progress=session.console, dry_run=dry_run)
     if not dry_run:
-        model_into_store(record, session.store(), store, sign=signing(session, other, keys), progress=session.console)
         write_index(store)
-    return sent, before not in (None, record)
+    return sent

@@ -30,24 +30,12 @@ def _publish(session: Session, ref: str, remote: str | None, project: str | None
     from anklume_images.ship.publish import image_files
     from anklume_images.ship.publish import publish as send
 
-    images, store, console = session.images(), session.store(), session.console
+    images, store = session.images(), session.store()
     image = images.resolve(ref, session.arch())
     files = image_files(image, images, store)
-    with store.lease() as lease, Incus.find(remote, project=project) as incus:
-        lease.add([image.metadata.sha256, image.rootfs.sha256])
-        sent = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal sent
-            if not sent:  # not before: what is there is not sent
-                console.start(total, 1, "sending")
-            console.advance(done - sent)
-            sent = done
-
-        try:
-            report = send(files, incus, progress)
-        finally:
-            console.finish()
+    with store.lease() as lease, Incus.find(remote, project=project) as incus, session.console.sending() as progress:
+        lease.add(image.blobs())
+        report = send(files, incus, progress)
     changed = bool(report.aliases_changed or report.properties_changed)
     return {
         "ref": image.ref,

@@ -46,7 +46,7 @@ def pull(
     from anklume_images.trust.origins import Origins
 
     if of_models and (channel or not refs):
-        raise click.UsageError("--model wants the names of models, which have no channels")
+        raise click.UsageError("--model needs names of models, and models have no channels")
     origins = Origins(session.store())
     origin = origins.contact(place or origins.only().place)
     for warning in origin.warnings:

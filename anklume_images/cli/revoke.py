@@ -36,7 +36,7 @@ def revoke(session: Session, ref: str, why: str | None, keys: Path | None, *, of
     from anklume_images.trust.revoked import change_revocations
 
     if not (why or undo):
-        raise click.UsageError("say --why")
+        raise click.UsageError("--why is missing: give the reason")
     store, repository = session.store(), session.repository(keys)
     found = _model(session, ref) if of_model else revocable_image(ref, session.arch(), store, repository)
     entry = replace(found, why=why or "", since=now())

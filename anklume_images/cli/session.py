@@ -32,6 +32,7 @@ __all__ = [
     "REF",
     "REFRESH",
     "Session",
+    "StoreSession",
     "complete_images",
     "complete_models",
     "complete_refs",
@@ -45,20 +46,12 @@ __all__ = [
 _MAY_HAVE_BUILT = ("build", "migration", "verify --repair")
 
 
-@dataclass
-class Session:
-    """What the options before the command say."""
+class StoreSession:
+    """What both commands are told before their own: folders of specs, the store, and how things are shown."""
 
     specs: tuple[Path, ...]
     home: Path | None
-    architecture: str | None
     console: Console
-
-    def arch(self) -> str:
-        """The architecture asked for, or this machine's."""
-        from anklume_images.architectures import host_architecture
-
-        return self.architecture or host_architecture()
 
     def store(self) -> Store:
         """The store."""
@@ -72,6 +65,30 @@ class Session:
         from anklume_images.store.images import Images
 
         return Images(self.store())
+
+    def models(self) -> Models:
+        """The language models of the same folders."""
+        from anklume_images.models.library import Models
+        from anklume_images.settings import load_settings
+        from anklume_images.specs.catalog import builtin_specs
+
+        return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
+
+
+@dataclass
+class Session(StoreSession):
+    """What the options before the command say."""
+
+    specs: tuple[Path, ...]
+    home: Path | None
+    architecture: str | None
+    console: Console
+
+    def arch(self) -> str:
+        """The architecture asked for, or this machine's."""
+        from anklume_images.architectures import host_architecture
+
+        return self.architecture or host_architecture()
 
     def catalog(self) -> Catalog:
         """The specs, the user's own folders first."""
@@ -109,14 +126,6 @@ class Session:
 
         folders = [folder.absolute() for folder in (*self.specs, builtin_specs())]
         return Answers(self.store(), self.images(), folders, [self.arch(), *asked])
-
-    def models(self) -> Models:
-        """The language models of the same folders."""
-        from anklume_images.models.library import Models
-        from anklume_images.settings import load_settings
-        from anklume_images.specs.catalog import builtin_specs
-
-        return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
 
     def repository(self, keys: Path | None = None) -> Repository:
         """The signed metadata of the store, with the private keys in a folder."""
@@ -217,7 +226,9 @@ NAMES = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=co
 REF = click.argument("ref", shell_complete=complete_refs)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 REFRESH = click.option(
-    "--refresh-missing", is_flag=True, help="Resolve again, in the store only, what no mirror has any more."
+    "--refresh-missing",
+    is_flag=True,
+    help="If no mirror has a locked file any more, lock a newer one, in the store only.",
 )
 EXPIRED = click.option("--allow-expired", is_flag=True, help="Accept expired archive indexes.")
 OFFLINE = click.option("--offline", is_flag=True, help="Do not use the network.")

@@ -26,7 +26,7 @@ _TABLE = {
 KEYS = click.option(
     "--keys",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of private keys (default: $ANKLUME_KEYS, or the usual one).",
+    help="Folder of private keys (default: $ANKLUME_KEYS, else ~/.config/anklume/keys).",
 )
 _ROLE = click.argument("role", type=click.Choice(ROLES))
 

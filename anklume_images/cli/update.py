@@ -163,7 +163,7 @@ def _tell_dependents(session: Session, changed: set[str], chosen: set[str]) -> N
         if links & changed and name not in chosen:
             stale.append(name)
     if stale:
-        session.console.note(f"made from these, and to be locked after them: {', '.join(stale)} (lock --missing)")
+        session.console.note(f"images made from these must be locked again: {', '.join(stale)} (lock --missing)")
 
 
 def _code(found: list[dict[str, Any]], errors: list[AnklumeError], *, differs: bool) -> int:

@@ -71,11 +71,11 @@ class Requests:
             api, server = open_api(endpoint, open_one(), project)
         return cls(api, endpoint, server, project or "default", open_one)
 
-    def another(self, project: str | None = None) -> Self:
-        """A connection of its own to the same server (one is for one thread), to a project of it."""
+    def another(self) -> Self:
+        """A connection of its own to the same server and project: one is for one thread."""
         with translated(self.address):
             session = self._open_session()
-        return self._with(session, project or self.project)
+        return self._with(session, self.project)
 
     @classmethod
     def find(cls, remote: str | None = None, *, project: str | None = None) -> Self:
@@ -195,16 +195,9 @@ class Requests:
             answer = self._node(path).post(data=_Pieces(body, progress), headers=dict(headers)).json()
         return self.wait(answer["operation"])
 
-    def post_stream(
-        self,
-        path: str,
-        body: Any,
-        headers: Mapping[str, str],
-        params: Mapping[str, str],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def post_stream(self, path: str, body: Any, headers: Mapping[str, str], params: Mapping[str, str]) -> None:
         """POST a stream, or nothing (None), below /1.0, which is done when it is answered."""
-        data = None if body is None else _Pieces(body, progress)
+        data = None if body is None else _Pieces(body)
         with translated(self.address):
             self._node(path).post(data=data, headers=dict(headers), params=dict(params))
 
@@ -254,7 +247,7 @@ class Requests:
 class _Pieces:
     """A request's body in pieces larger than the 16 KiB that http.client asks for: a third less time."""
 
-    def __init__(self, body: Any, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, body: Any, progress: Callable[[int, int], None] | None = None) -> None:
         self._body = body
         self._progress = progress
         self._sent = 0

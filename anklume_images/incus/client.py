@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from anklume_images.errors import IncusError
@@ -69,18 +69,15 @@ class Incus(Objects):
         *,
         fingerprint: str,
         properties: Mapping[str, str] | None = None,
-        public: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> bool:
-        """Send a split image and return True, or return False when the server has it.
+        """Send a split image and return True, or return False when the server has it by then.
 
         The files are streamed; `progress` gets the bytes sent and their total. The server compares what arrived with
         `fingerprint`, the sha256 of both files one after the other, and keeps nothing that differs.
         """
-        if self.image(fingerprint) is not None:
-            return False
         try:
-            headers = {"X-Incus-public": "1" if public else "0", "X-Incus-fingerprint": fingerprint}
+            headers = {"X-Incus-public": "0", "X-Incus-fingerprint": fingerprint}
             if properties:
                 headers["X-Incus-properties"] = urlencode(properties)
             self._upload(metadata, rootfs, headers, progress)
@@ -113,9 +110,7 @@ class Incus(Objects):
         """Add or change properties of an image, leaving the others."""
         self.send("patch", f"images/{fingerprint}", {"properties": dict(properties)})
 
-    def pull_image(
-        self, other: Incus, fingerprint: str, progress: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
+    def pull_image(self, other: Incus, fingerprint: str) -> None:
         """Have this server fetch an image from another one; the bytes do not pass through here.
 
         The other one is asked for a secret that counts once; it must be reachable from this server by one of its
@@ -141,7 +136,7 @@ class Incus(Objects):
                 "secret": secret,
             }
             try:
-                self.send("post", "images", {"source": source, "auto_update": False}, progress=progress)
+                self.send("post", "images", {"source": source, "auto_update": False})
             except IncusError as error:
                 failures.append(f"{address}: {error.message}")
             else:

@@ -181,16 +181,14 @@ class Objects(Requests):
         """Delete a snapshot of an instance or of a volume."""
         self.send("delete", f"{what.path}/snapshots/{_quoted(snapshot)}", params=what.params)
 
-    def push_file(
-        self, what: ObjectId, path: str, body: Any, progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def push_file(self, what: ObjectId, path: str, body: Any) -> None:
         """Put a file into a running instance, of root's and for all to read; `body` has a `len` and `read`.
 
         It appears under its name at once, and grows.
         """
         headers = {"X-Incus-type": "file", "X-Incus-uid": "0", "X-Incus-gid": "0", "X-Incus-mode": "0644"}
         headers |= {"X-Incus-write": "overwrite", "Content-Type": "application/octet-stream"}
-        self.post_stream(f"{what.path}/files", body, headers, {"path": path, **what.params}, progress)
+        self.post_stream(f"{what.path}/files", body, headers, {"path": path, **what.params})
 
     def make_folder(self, what: ObjectId, path: str) -> None:
         """Have a folder in a running instance, and those above it."""

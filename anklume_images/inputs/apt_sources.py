@@ -177,7 +177,7 @@ def _source(
     scheme = scheme.lower()
     if not colon or scheme not in _LOCAL | _ASKED | _LISTS:
         asked = ", ".join([*sorted(_ASKED | _LOCAL), "mirror+…"])
-        return LeftOut(place, redact(uri), f"'{scheme}' is no way to ask that is known here ({asked})")
+        return LeftOut(place, redact(uri), f"'{scheme}' is not supported ({asked})")
     if scheme == "mirror":
         scheme = "mirror+http"
     if scheme.rpartition("+")[2] in _LOCAL:  # file:/srv is file:///srv, and copy is file to everybody but apt

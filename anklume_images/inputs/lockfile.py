@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from anklume_images.canonical import canonical
+from anklume_images.canonical import canonical, what_is_wrong
 from anklume_images.errors import LockError
 from anklume_images.files import write_atomic
 
@@ -141,13 +141,6 @@ def _read(path: Path) -> tuple[dict[str, Lock], dict[str, str]]:
     """The locks as they were locked, and of the others the architecture and name."""
     try:
         document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}, {}
-    except ValueError as error:
-        raise LockError(
-            f"not a lock file: {error}", where=str(path), hint="make it anew: anklume-images lock"
-        ) from None
-    try:
         if document["schema"] != SCHEMA:
             raise LockError(
                 f"lock of schema {document['schema']}, this program knows {SCHEMA}",
@@ -156,9 +149,11 @@ def _read(path: Path) -> tuple[dict[str, Lock], dict[str, str]]:
             )
         locks = {arch: _parse(part) for arch, part in document["architectures"].items()}
         digests = document["digests"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        return {}, {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LockError(
-            f"not a lock file: {error!r}", where=str(path), hint="make it anew: anklume-images lock"
+            f"not a lock file: {what_is_wrong(error)}", where=str(path), hint="make it anew: anklume-images lock"
         ) from None
     edited = {arch: lock.name for arch, lock in locks.items() if digests.get(arch) != lock.digest()}
     return {arch: lock for arch, lock in locks.items() if arch not in edited}, edited

@@ -6,6 +6,7 @@ An archive whose address ends with `/releases/download` is a forge's, GitHub's o
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -84,10 +85,12 @@ class Releases:
 
 
 def is_newer(tag: str, than: str) -> bool:
-    """Whether a tag names a later version; of tags that are no versions, whether it is another."""
+    """Whether a tag names a later version; of tags that are no versions and no numbers, whether it is another."""
     from packaging.version import InvalidVersion, Version
 
-    try:
+    with contextlib.suppress(InvalidVersion):
         return Version(tag) > Version(than)
-    except InvalidVersion:
-        return tag != than
+    built, before = (re.fullmatch(r"([^0-9]*)([0-9]+)", text) for text in (tag, than))  # llama.cpp's b10434
+    if built and before and built[1] == before[1]:
+        return int(built[2]) > int(before[2])
+    return tag != than

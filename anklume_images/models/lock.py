@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.canonical import canonical
+from anklume_images.canonical import canonical, what_is_wrong
 from anklume_images.errors import LockError
 from anklume_images.files import write_atomic
 from anklume_images.inputs.lockfile import Wheel
@@ -56,7 +56,7 @@ def load_model_lock(path: Path, name: str) -> ModelLock:
     except FileNotFoundError:
         raise LockError(f"the model {name} is not locked", where=str(path), hint=hint) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise LockError(f"not a model's lock file: {error!r}", where=str(path), hint=hint) from None
+        raise LockError(f"not a model's lock file: {what_is_wrong(error)}", where=str(path), hint=hint) from None
     if digest != lock.digest():
         raise LockError("it was edited after it was locked", where=str(path), hint=f"restore it, or {hint}")
     return lock

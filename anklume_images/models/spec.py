@@ -65,11 +65,6 @@ class ModelSpec:
         """Where its lock is kept."""
         return self.folder / "lock.json"
 
-    @property
-    def file_name(self) -> str:
-        """What its file is called in a machine's volume."""
-        return f"{self.name}.gguf"
-
     def request(self) -> str:
         """The hash of what its lock answers to."""
         asked = {"schema": 1, "wheel": self.document.wheel.model_dump(mode="json")}

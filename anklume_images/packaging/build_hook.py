@@ -39,7 +39,7 @@ class SharedFiles(BuildHookInterface):  # type: ignore[type-arg]  # its argument
         files: dict[str, str] = {}
         for name, target in self.metadata.core.scripts.items():
             program = import_module(target.partition(":")[0]).cli
-            pages = man_pages(program, name, self.metadata.version)
+            pages = man_pages(program, name, self.metadata.version, program.exit_codes)
             files |= {f"share/man/man1/{page}": text for page, text in pages.items()}
             files |= completion_files(program, name)
         return files

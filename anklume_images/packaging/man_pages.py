@@ -9,26 +9,21 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["man_pages"]
 
-_EXIT_STATUS = {
-    "0": "Done.",
-    "1": "Failed.",
-    "2": "Usage, or an invalid file.",
-    "3": "There are differences.",
-    "4": "Refused by policy.",
-}
 
-
-def man_pages(program: click.Command, name: str, version: str) -> dict[str, str]:
+def man_pages(
+    program: click.Command, name: str, version: str, exit_codes: Callable[[str], Mapping[str, str]]
+) -> dict[str, str]:
     """The pages of a program and of each command of it, by the names of their files: `anklume-images-build.1`.
 
-    No page has a date: the same version has the same pages whenever they are made.
+    `exit_codes` tells what each code of a command means, by the command's words. No page has a date: the same version
+    has the same pages whenever they are made.
     """
     contexts = _contexts(click.Context(program, info_name=name, **program.context_settings))
-    return {f"{_title(context)}.1": _page(context, f"{name} {version}") for context in contexts}
+    return {f"{_title(context)}.1": _page(context, f"{name} {version}", exit_codes) for context in contexts}
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
@@ -45,8 +40,9 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
                 yield click.Context(command, info_name=name, parent=context)
 
 
-def _page(context: click.Context, source: str) -> str:
+def _page(context: click.Context, source: str, exit_codes: Callable[[str], Mapping[str, str]]) -> str:
     command = context.command
+    codes = exit_codes(context.command_path.partition(" ")[2])
     title = _title(context)
     records = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
     pages = [(f"{_title(inner)}(1)", inner.command.get_short_help_str(200)) for inner in _commands(context)]
@@ -62,7 +58,7 @@ def _page(context: click.Context, source: str) -> str:
         *_list(record for record in records if record[1]),
         *([".SH COMMANDS", *_list(pages)] if pages else []),
         ".SH EXIT STATUS",
-        *_list(_EXIT_STATUS.items()),
+        *_list((code, f"{text[0].upper()}{text[1:]}.") for code, text in codes.items()),
     ]
     if context.parent:
         lines += [".SH SEE ALSO", _bold(_title(context.parent)) + "(1)"]

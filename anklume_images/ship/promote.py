@@ -7,33 +7,44 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.inputs.fetch import fetch
-from anklume_images.ship.between_incus import Moved, move_names, names_of, taken_back
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.by_delta import delta_of
 from anklume_images.ship.publish import image_files, publish
-from anklume_images.ship.wanted import missing, wanted
+from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.generations import TAKEN_BACK
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation, attestations
 from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from anklume_images.incus.client import Incus
     from anklume_images.inputs.fetch import Progress
+    from anklume_images.inputs.lockfile import LockedFile
     from anklume_images.ship.delta_programs import HostPrograms
+    from anklume_images.ship.publish import PublishReport
     from anklume_images.store.images import Image, Images
     from anklume_images.store.models import ModelRecord
     from anklume_images.store.store import Store
 
-__all__ = ["into_store", "model_into_store", "to_incus"]
+__all__ = ["Placed", "into_store", "model_into_store", "to_incus"]
 
 _RESERVE = 1 << 18  # bytes; a line of the channels' log and a few small files
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a store got, or would get: `bytes` that were read for it; `before` is where the channel pointed there."""
+
+    bytes: int
+    new: bool
+    before: str | None
 
 
 def to_incus(
@@ -45,16 +56,14 @@ def to_incus(
     progress: Callable[[int, int], None] | None,
     *,
     note: str = "",
-) -> Moved:
+    dry_run: bool = False,
+) -> PublishReport:
     """A store's image to an Incus; what was sent for it is taken back when a name could not be moved.
 
     `note`, who did it and why, becomes the description of the aliases that move.
     """
-    files = replace(image_files(image, images, store), aliases=())
-    report = publish(files, incus, progress)
-    with taken_back(incus, image.fingerprint, sent=report.imported):
-        names = names_of(image.name, image.version, channel, list(incus.aliases()))
-        return Moved(image.fingerprint, report.imported, move_names(incus, names, image.fingerprint, note))
+    names = aliases_of(image.name, image.version, (channel,), incus.aliases())
+    return publish(image_files(image, images, store, names), incus, progress, note=note, dry_run=dry_run)
 
 
 def into_store(
@@ -68,32 +77,47 @@ def into_store(
     sign: Callable[[], object] | None,
     progress: Progress | None,
     programs: HostPrograms | None = None,
-) -> int:
-    """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed.
-
-    Returns the bytes that were read for it from the first store.
-    """
+    dry_run: bool = False,
+) -> Placed:
+    """An image of one store to another one's folder; its channel moves last, and back if that cannot be signed."""
+    new = theirs.present(image.name, image.version, image.architecture) is None
+    if dry_run:
+        return Placed(0, new, theirs.channels(image.name, image.architecture).get(channel))
     with target.lease() as lease:
         lease.add(image.blobs())
+        drop_damaged(image.blobs(), target)
         delta = delta_of(images, image, lambda file: target.blobs.has(file.sha256, file.size))
         sent = wanted(image, target, delta, programs, lease).have(target, Place(str(images.home)), progress)
         theirs.add(image, images.documents(image))
         for path, data in attestations(images.home, image):
             add_attestation(target.home, image, data, str(path))
-        with _reserve(target) as reserve, _point_channel(theirs, image, channel, why, reserve):
+        with _reserve(target) as reserve, _point_channel(theirs, image, channel, why, reserve) as before:
             if sign is not None:
                 sign()
-    return sent
+    return Placed(sent, new, before)
 
 
 def model_into_store(
-    record: ModelRecord, source: Store, target: Store, *, sign: Callable[[], object] | None, progress: Progress | None
-) -> None:
-    """A model of one store to another one's folder; its name means what it meant before if that cannot be signed."""
+    record: ModelRecord,
+    source: Store,
+    target: Store,
+    *,
+    sign: Callable[[], object] | None,
+    progress: Progress | None,
+    dry_run: bool = False,
+) -> tuple[bool, bool]:
+    """A model of one store to another one's folder; its name means what it meant before if that cannot be signed.
+
+    Whether it was not there as it is, and whether another model had its name there.
+    """
     records = ModelRecords(target)
+    if dry_run:
+        return _sent(record, records.get(record.name), missing(record.blobs(), target))
     with target.lease() as lease:
         lease.add(record.blobs())
-        fetch(missing(record.blobs(), target), target.blobs, Place(str(source.home)), progress=progress)
+        drop_damaged(record.blobs(), target)
+        lacking = missing(record.blobs(), target)
+        fetch(lacking, target.blobs, Place(str(source.home)), progress=progress)
         before = records.get(record.name)
         if before != record:
             records.add(record)
@@ -106,6 +130,11 @@ def model_into_store(
             elif before != record:
                 records.add(before)
             raise
+    return _sent(record, before, lacking)
+
+
+def _sent(record: ModelRecord, before: ModelRecord | None, lacking: Sequence[LockedFile]) -> tuple[bool, bool]:
+    return before != record or bool(lacking), before not in (None, record)
 
 
 @contextlib.contextmanager
@@ -119,12 +148,12 @@ def _reserve(store: Store) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _point_channel(images: Images, image: Image, channel: str, why: str, reserve: Path) -> Iterator[None]:
+def _point_channel(images: Images, image: Image, channel: str, why: str, reserve: Path) -> Iterator[str | None]:
     before = images.channels(image.name, image.architecture).get(channel)
     place = (image.name, image.architecture, channel)
     images.set_channel(*place, image.version, command="promote", why=why)
     try:
-        yield
+        yield before
     except BaseException:
         reserve.unlink()
         if images.channels(image.name, image.architecture).get(channel) == image.version:  # and nobody moved it since

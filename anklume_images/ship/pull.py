@@ -9,13 +9,13 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import FetchError, PolicyError
+from anklume_images.errors import FetchError
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.by_delta import offered
-from anklume_images.ship.wanted import missing, wanted
+from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation
-from anklume_images.trust.revoked import known_revocations
+from anklume_images.trust.revoked import known_revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "RevokedError", "pull", "pull_model"]
-
-
-class RevokedError(PolicyError):
-    """An image or a model that its store has revoked."""
+__all__ = ["Pulled", "pull", "pull_model"]
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,17 @@ def pull(
         lease.add(image.blobs())
         documents, attestations = origin.documents(image), origin.attestations(image)
         there = images.present(image.name, image.version, image.architecture)
+        before = images.channels(image.name, image.architecture).get(channel) if channel else None
+        moving = channel is not None and before != image.version
+        if there is None or moving:
+            drop_damaged(image.blobs(), store)
         todo = wanted(image, store, offered(origin, image), programs, lease)
         with _told(origin):
             received = todo.have(store, origin.place, progress)
         images.add(image, documents)
         for data in attestations:
             add_attestation(store.home, image, data, str(origin.place))
-        before = images.channels(image.name, image.architecture).get(channel) if channel else None
-        if channel and before != image.version:
+        if channel and moving:
             images.set_channel(image.name, image.architecture, channel, image.version, command="pull")
     return Pulled(image, received, there is None, channel, before, len(attestations))
 
@@ -88,21 +87,19 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
+        new = records.get(record.name) != record
+        if new:
+            drop_damaged(record.blobs(), store)
         with _told(origin):
             report = fetch(missing(record.blobs(), store), store.blobs, origin.place, progress=progress)
-        if records.get(record.name) != record:
+        if new:
             records.add(record)
     return report
 
 
 def _refuse_revoked(origin: Origin, what: Revocable, ref: str, store: Store) -> None:
-    for revocation in (*origin.revocations, *known_revocations(store.home)):
-        if revocation.concerns(what):
-            raise RevokedError(
-                f"{ref} was revoked on {revocation.since[:10]}: {revocation.why}",
-                where=str(origin.place),
-                hint="pull another version of it",
-            )
+    known = (*origin.revocations, *known_revocations(store.home))
+    refuse_revoked(what, ref, known, where=str(origin.place), hint="pull another version of it")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Lease, Store
     from anklume_images.trust.place import Place
 
-__all__ = ["Wanted", "missing", "wanted"]
+__all__ = ["Wanted", "drop_damaged", "missing", "wanted"]
 
 
 def missing(blobs: Mapping[str, int], store: Store) -> list[LockedFile]:
@@ -32,6 +32,13 @@ def missing(blobs: Mapping[str, int], store: Store) -> list[LockedFile]:
         for sha256, size in blobs.items()
         if not store.blobs.has(sha256, size)
     ]
+
+
+def drop_damaged(blobs: Mapping[str, int], store: Store) -> None:
+    """Remove those that are there with other bytes, so that they are fetched: what a name comes to mean is whole."""
+    for sha256, size in blobs.items():
+        if store.blobs.has(sha256, size) and not store.blobs.verify(sha256):
+            store.blobs.remove(sha256)
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,9 @@ class Catalog:
             request = request_of(spec, arch, request)
         return str(request)
 
-    def gpus(self, name: str) -> frozenset[str] | None:
-        """The makers of cards on which the image computes, by itself or by its bases; None where none of them says."""
-        return next((frozenset(spec.gpus) for spec in reversed(self.chain(name)) if spec.gpus is not None), None)
+    def gpus(self, name: str) -> Mapping[str, tuple[str, ...]] | None:
+        """How the image computes on cards, by their makers, as it or its bases say; None where none of them says."""
+        return next((spec.gpus for spec in reversed(self.chain(name)) if spec.gpus is not None), None)
 
     def variables(self, name: str) -> dict[str, Variable]:
         """The variables that an instance of the image understands, those of its bases included."""

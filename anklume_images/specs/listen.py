@@ -1,9 +1,9 @@
-"""Where a server is told to listen, in the forms that the servers of the shipped images take.
+"""Where a server is told to listen, in the two forms that servers take.
 
-`listen` reads what Ollama's OLLAMA_HOST takes (ollama/ollama, envconfig.Host): a host, a port or both, with or without
-http:// or https://, which stand for port 80 and 443. Ollama puts its default in the place of a wrong port and takes
-a bare number for a host's name; these are refused here. `hosts` reads llama-server's --host: addresses or names with
-commas between, without brackets and ports; its sockets of files are refused, as nobody could ask there.
+`listen` is one text with the port in it: a host, a port or both, with or without http:// or https://, which stand for
+port 80 and 443. What some servers correct in silence is refused here: a wrong port, and a bare number, which would be
+a host's name. `hosts` is for servers whose port is said elsewhere: addresses or names with commas between, without
+brackets and ports; sockets of files are refused, as nobody could ask there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-__all__ = ["OLLAMA_PORT", "Listen", "ListenError", "hosts", "listen"]
-
-OLLAMA_PORT = 11434
+__all__ = ["Listen", "ListenError", "hosts", "listen"]
 
 _SCHEMES = {"http": 80, "https": 443}
-_EVERY = ("", "0.0.0.0", "::")  # noqa: S104 - what an instance may listen on
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HIGHEST = 65535
@@ -52,8 +49,8 @@ class Listen:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-def listen(text: str, port: int = OLLAMA_PORT) -> Listen:
-    """A host, a port or both; `port` where none is written, and nothing at all is loopback, as Ollama has it.
+def listen(text: str, port: int) -> Listen:
+    """A host, a port or both; `port` where none is written, and nothing at all is loopback.
 
     ListenError for everything else.
     """
@@ -89,7 +86,7 @@ def _split(text: str) -> tuple[str, str | None]:
     if text.startswith("["):
         host, bracket, tail = text[1:].partition("]")
         if not bracket or not _is_ipv6(host) or (tail and not tail.startswith(":")):
-            raise ListenError("has brackets that are not around an IPv6 address", "such as [::]:11434")
+            raise ListenError("has brackets that are not around an IPv6 address", "such as [::]:8080")
         return host, tail[1:] if tail else None
     host, colon, port = text.partition(":")
     if ":" in port:
@@ -97,7 +94,7 @@ def _split(text: str) -> tuple[str, str | None]:
     if host.isdecimal():
         raise ListenError("must be a host, a port or both", f'a port alone is ":{host}"' if not colon else None)
     if host and not _is_host(host):
-        raise ListenError("must be a host, a port or both", "such as 0.0.0.0:11434, which is every address")
+        raise ListenError("must be a host, a port or both", "such as 0.0.0.0:8080, which is every address")
     return host, port if colon else None
 
 

@@ -127,8 +127,8 @@ _TYPES: dict[VariableType, tuple[Callable[[object], bool], str]] = {
         "an e-mail address such as ada@example.org",
     ),
     "listen": (
-        lambda value: isinstance(value, str) and bool(listen(value)),
-        "a host, a port or both, such as 0.0.0.0:11434",
+        lambda value: isinstance(value, str) and bool(listen(value, 1)),
+        "a host, a port or both, such as 0.0.0.0:8080",
     ),
     "hosts": (
         lambda value: isinstance(value, str) and bool(hosts(value, 1)),

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from anklume_images.canonical import parsed
+from anklume_images.canonical import parsed, what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.store.sums import replace_document
 
@@ -68,7 +68,7 @@ def read_delta(folder: Path) -> Delta | None:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
-            f"not the description of a delta: {error!r}", where=str(folder / DELTA), hint="remove it"
+            f"not the description of a delta: {what_is_wrong(error)}", where=str(folder / DELTA), hint="remove it"
         ) from None
 
 

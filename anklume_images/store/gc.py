@@ -136,7 +136,7 @@ def _unneeded(store: Store, listed: list[Image], roots: Roots) -> list[_Item]:
     gone.sort(key=lambda image: (times[image.key], image.key))
     owner: dict[str, Image] = {}
     for image in gone:
-        owner |= dict.fromkeys((image.metadata.sha256, image.rootfs.sha256), image)
+        owner |= dict.fromkeys(image.blobs(), image)
     blobs: dict[str, list[str]] = {}
     items = []
     for sha256 in store.blobs:

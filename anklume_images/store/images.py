@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anklume_images.architectures import host_architecture
-from anklume_images.canonical import parsed
+from anklume_images.canonical import parsed, what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.files import CHUNK, fsync_directory, write_atomic
 from anklume_images.store.channel_log import ChannelLog, Place
@@ -185,7 +185,7 @@ def _reading(where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"not the manifest of an image: {error!r}", where=where) from None
+        raise StoreError(f"not the manifest of an image: {what_is_wrong(error)}", where=where) from None
 
 
 def image_path(name: str, version: str, architecture: str) -> str:
@@ -398,6 +398,6 @@ class Images:
             from anklume_images.nearest import nearest
 
             close = nearest(name, sorted({path.name for path in self._images.glob("*")}))
-            build = f"build it: anklume-images build {name}; {BRING}"
-            return f"did you mean '{close}'? Else {build}" if close else build
+            build = f"if it has a spec, build it: anklume-images build {name}; {BRING}"
+            return f"did you mean '{close}'? {build[0].upper()}{build[1:]}" if close else build
         return f"there are: {', '.join([*channels, *versions])}"

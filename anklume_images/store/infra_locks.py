@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anklume_images.canonical import parsed
+from anklume_images.canonical import parsed, what_is_wrong
 from anklume_images.errors import StoreError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def images_of_lock(data: bytes, where: str) -> list[tuple[tuple[str, str, str], 
             if machine["image"] is not None
         ]
         if not all(isinstance(word, str) for key, project in named for word in (*key, project)):
-            raise ValueError("a name is no text")  # noqa: TRY301  told as the others are
+            raise ValueError("a name is not text")  # noqa: TRY301  told as the others are
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"not the lock of an infra.yml: {error!r}",
+            f"not the lock of an infra.yml: {what_is_wrong(error)}",
             where=where,
-            hint="remove it, or have the bundle that it came in again",
+            hint="remove it, or import the bundle again that it came in",
         ) from None
     return named
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from anklume_images.canonical import canonical, parsed
+from anklume_images.canonical import canonical, parsed, what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.images import StoredFile
@@ -119,10 +119,10 @@ def parse_record(data: bytes, where: str) -> ModelRecord:
         layers = tuple(StoredFile(**layer) for layer in model["layers"])
         record = ModelRecord(**{**model, "manifest": manifest, "layers": layers})
         if not _is_sound(record):
-            raise ValueError("its name, or the sha256 or size of a file, is none")  # noqa: TRY301  as above
+            raise ValueError("invalid name, sha256 or size")  # noqa: TRY301  as above
     except (ValueError, KeyError, TypeError) as error:
         hint = "remove that file, and import or pull the model again"
-        raise StoreError(f"not a model's record: {error!r}", where=where, hint=hint) from None
+        raise StoreError(f"not a model's record: {what_is_wrong(error)}", where=where, hint=hint) from None
     return record
 
 

@@ -153,6 +153,7 @@ def _documents(store: Store, images: Images, key: tuple[str, str, str], others: 
             if not all(store.blobs.has(sha256) or _taken(store, sha256, other) for sha256 in files):
                 continue
             with store.guarded(exclusively=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
                 if target.exists():
                     target.rename(scratch / "old")
                 (scratch / "new").rename(target)

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anklume_images.canonical import what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.store.deltas import read_delta
 from anklume_images.store.generations import generations
 from anklume_images.store.infra_locks import locked_by_infra
+from anklume_images.store.store import tree_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,10 +86,14 @@ def _names(
         if delta and (image.name, delta.base, image.architecture) in there:
             for sha256 in delta.blobs:
                 names.setdefault(sha256, []).append(f"the delta to {image.ref} ({image.architecture})")
-        needed = [image.metadata.sha256, image.rootfs.sha256, *(_inputs(images, image) if entry.whole else ())]
+        needed = [*image.blobs(), *(_inputs(images, image) if entry.whole else ())]
         for name in needed:
             names.setdefault(name, []).append(f"the image {image.ref} ({image.architecture})")
-    for wanted in ({digest[:32]: why for digest, why in trees.items()}, blobs, dict.fromkeys(leased, RUNNING)):
+    for wanted in (
+        {tree_path(images.home, digest).name: why for digest, why in trees.items()},
+        blobs,
+        dict.fromkeys(leased, RUNNING),
+    ):
         for name, why in wanted.items():
             names.setdefault(name, []).append(why)
     return names
@@ -138,7 +144,9 @@ def inputs_of(lock: Any, where: str) -> list[str]:
     try:
         found = [entry["sha256"] for kind in ("debs", "wheels", "files") for entry in lock[kind]]
         if not all(_SHA256.fullmatch(sha256) for sha256 in found):
-            raise ValueError("a name of an input is no sha256")  # noqa: TRY301  told as the others are
+            raise ValueError("the name of an input is not a sha256")  # noqa: TRY301  told as the others are
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"not the lock of an image: {error!r}", where=where, hint="verify the store") from None
+        raise StoreError(
+            f"not the lock of an image: {what_is_wrong(error)}", where=where, hint="verify the store"
+        ) from None
     return found

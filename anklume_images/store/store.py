@@ -42,9 +42,14 @@ from anklume_images.store.migrate import SCHEMA, migrate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Lease", "Store", "unless_held"]
+__all__ = ["Lease", "Store", "tree_path", "unless_held"]
 
 _OTHER = "name another with --store"
+
+
+def tree_path(home: Path, digest: str) -> Path:
+    """Where the tree of that digest is in a store, unpacked or yet to be; leases keep it by the folder's name."""
+    return home / "trees" / digest[:32]
 
 
 class Lease:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 
-from anklume_images.canonical import canonical, parsed
+from anklume_images.canonical import canonical, parsed, what_is_wrong
 from anklume_images.errors import StoreError
 from anklume_images.store.noted import write_noted
 
@@ -81,14 +81,17 @@ def read_attestation(data: bytes, where: str) -> Attestation:
     try:
         envelope = Envelope.from_dict(parsed(data))
         statement: dict[str, Any] = parsed(envelope.payload)
-        (subject,) = statement["subject"]
+        subjects = statement["subject"]
+        if len(subjects) != 1:
+            raise ValueError("it must be about one image")  # noqa: TRY301  told as the others are
+        subject = subjects[0]
         ref, _, architecture = subject["name"].rpartition("/")
         kind = statement["predicateType"] if envelope.payload_type == _TYPE else envelope.payload_type
         found = Attestation(ref, architecture, subject["digest"]["sha256"], tuple(envelope.signatures), envelope)
         if not found.keyids or not all(_KEY_ID.fullmatch(keyid) for keyid in found.keyids):
-            raise ValueError("it bears no signature by a key's ID")  # noqa: TRY301  told as the others are
+            raise ValueError("it has no signature with a valid key ID")  # noqa: TRY301  told as the others are
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"this is no attestation: {error!r}", where=where) from None
+        raise StoreError(f"not an attestation: {what_is_wrong(error)}", where=where) from None
     if kind != PREDICATE:
         raise StoreError(f"this attests something else: {kind}", where=where)
     return found

@@ -16,8 +16,8 @@ import re
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from anklume_images.canonical import parsed
-from anklume_images.errors import StoreError
+from anklume_images.canonical import parsed, what_is_wrong
+from anklume_images.errors import PolicyError, StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.noted import write_noted
 from anklume_images.trust.roles import FOLDER
@@ -30,6 +30,7 @@ __all__ = [
     "FILE",
     "Revocable",
     "Revocation",
+    "RevokedError",
     "change_revocations",
     "copy_path",
     "forget_copies",
@@ -37,6 +38,7 @@ __all__ = [
     "known_revocations",
     "parse_revocations",
     "read_revocations",
+    "refuse_revoked",
     "revocations_of_store",
     "revocations_to_sign",
     "revocations_unchanged",
@@ -49,6 +51,10 @@ FILE = "revoked.json"
 STAGED = f"{FOLDER}/staged/{FILE}"
 SCHEMA = 1
 _COPY = re.compile(rf"([0-9a-f]{{64}})\.{re.escape(FILE)}")
+
+
+class RevokedError(PolicyError):
+    """What was revoked would come into use."""
 
 
 class Revocable(Protocol):
@@ -114,10 +120,10 @@ def parse_revocations(data: bytes, where: str) -> tuple[Revocation, ...]:
             )
         entries = [Revocation(**entry) for entry in document["revoked"]]
         if not all(isinstance(word, str) for entry in entries for word in astuple(entry)):
-            raise TypeError("a word in it is no text")  # noqa: TRY301  told as the others are
+            raise ValueError("an entry has something other than text")  # noqa: TRY301  told as the others are
         return tuple(sorted(entries))
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"not a list of revocations: {error!r}", where=where) from None
+        raise StoreError(f"not a list of revocations: {what_is_wrong(error)}", where=where) from None
 
 
 def read_revocations(folder: Path) -> tuple[Revocation, ...]:
@@ -142,6 +148,15 @@ def known_revocations(home: Path) -> tuple[Revocation, ...]:
     folders = [home, *sorted((home / "trust").glob("*/"))]
     found = {entry for folder in folders for entry in read_revocations(folder)}
     return tuple(sorted(found.union(_of(home / STAGED))))
+
+
+def refuse_revoked(
+    what: Revocable, ref: str, revocations: Iterable[Revocation], *, hint: str, where: str | None = None
+) -> None:
+    """RevokedError when one of them concerns an image or a model, which is called `ref`."""
+    for entry in revocations:
+        if entry.concerns(what):
+            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", where=where, hint=hint)
 
 
 def change_revocations(

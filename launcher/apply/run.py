@@ -18,7 +18,6 @@ from launcher.apply.outcome import FailedError, RefusedError, Report
 from launcher.apply.steps import Context, carry_out, claimant_of, stop
 from launcher.apply.unpacked import is_idle, is_without_root
 from launcher.gpu.claims import confirm
-from launcher.observe.live import read_one
 from launcher.plan.difference import Step, step_for
 from launcher.plan.render import label
 from launcher.prepare import prepare
@@ -333,7 +332,7 @@ class _Run:
         end = time.monotonic() + _BACK_SECONDS
         while not self._stopping.is_set():
             with contextlib.suppress(IncusUnreachableError):
-                current = read_one(incus, step.key)
+                current = incus.find_object(step.key.object)
                 if step.key.kind == "models":
                     return step  # it looks itself at what is missing
                 if step.action == "create" and step.key.kind == "machine" and current is not None and is_idle(current):

@@ -10,11 +10,12 @@ import contextlib
 import os
 import re
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError, IncusUnreachableError
 from anklume_images.incus.remotes import image_source
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.seed import make_seeded_volume
 from launcher.apply.models import bring_models, make_with_models
@@ -91,10 +92,10 @@ def _publish(resource: Resource, incus: Incus, context: Context) -> None:
     image = resource.image
     assert image is not None  # noqa: S101 - an image's resource has it
     with context.store.lease() as lease:
-        lease.add([image.metadata.sha256, image.rootfs.sha256])
-        files = image_files(image, context.images, context.store)
+        lease.add(image.blobs())
         # By version only: other aliases may be somebody else's, and machines are made by fingerprint.
-        publish(replace(files, aliases=(f"{image.name}/{image.version}",)), incus)
+        aliases = aliases_of(image.name, image.version, ())
+        publish(image_files(image, context.images, context.store, aliases), incus)
 
 
 def _seed(resource: Resource, incus: Incus, context: Context) -> bool:

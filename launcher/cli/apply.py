@@ -32,7 +32,7 @@ _FORCE = click.option(
     "--force-protected", is_flag=True, help="Remove protected machines too (those not `ephemeral: true`)."
 )
 _DEEP = click.option(
-    "--deep", is_flag=True, help="Read every object whole, as apply does: it takes many times as long."
+    "--deep", is_flag=True, help="Read every object in full, as apply does: it takes many times as long."
 )
 _REPLACE = click.option(
     "--replace", is_flag=True, help="Recreate machines whose image has a newer version (volumes stay)."
@@ -47,7 +47,7 @@ class RefusedToAskError(AnklumeError):
 
 @click.command(name="apply")
 @INFRA
-@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, like `plan`.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the plan and change nothing, like `plan --deep`.")
 @YES
 @ONLY
 @TAGS
@@ -144,7 +144,7 @@ def destroy(
             sys.exit(3 if removal.keys else 0)
         refused = bool(removal.protected) and not force_protected  # what `remove` says
         if removal.keys and not yes and not refused:
-            _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where nobody can be asked")
+            _ask(f"Remove these {len(removal.keys)}?", "removing needs --yes where there is no terminal")
         remove(removal, incus, session.console, force_protected=force_protected)
     if as_json:
         session.console.json(_removal(removal.keys, removal.kept, removal.protected))
@@ -165,7 +165,7 @@ def _prepare(session: Session, file: Infra, incus: Any, options: dict[str, Any])
 
     chosen = {name: options[name] for name in ("only", "tags", "adopt", "replace")}
     if options.get("prune") and (chosen["only"] or chosen["tags"]):
-        raise click.UsageError("--prune is about the whole file: not together with --only or --tags")
+        raise click.UsageError("--prune is for the whole file: do not use it with --only or --tags")
     chosen |= {"prune": options["prune"], "deep": options.get("deep", True)}
     return prepare(file, session.images(), incus, models=session.models(), **chosen)
 
@@ -198,7 +198,7 @@ def _agree(session: Session, prepared: Prepared, *, yes: bool, as_json: bool) ->
         _ask("Go on?", "")
     elif plan.interrupts:
         raise RefusedToAskError(
-            "running machines would be stopped or removed, and nobody can be asked",
+            "running machines would be stopped or removed, and there is no terminal to ask at",
             hint="--yes agrees; --plan only shows",
         )
 

@@ -53,8 +53,7 @@ def chat(
 ) -> None:
     """Talk to a model of the file's machines from the terminal.
 
-    Without PROMPT it asks line by line until Ctrl-D, or, if input is no terminal, all of it at
-    once. Ctrl-C ends an answer.
+    Without PROMPT you type line by line, until Ctrl-D; piped input is sent as one question. Ctrl-C ends an answer.
     """
     from launcher.chat import begin, machine_to_ask
     from launcher.cli.machines import find_instance, find_instances, image_lookup

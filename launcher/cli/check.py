@@ -29,7 +29,7 @@ def check(session: Session, infra: Path, *, as_json: bool, yolo: bool) -> None:
     """
     from launcher.infra.load import check_infra
 
-    checked = check_infra(infra, session.catalog(), yolo=yolo)
+    checked = check_infra(infra, session.catalog, yolo=yolo)
     if as_json:
         session.console.json(checked.document())
     else:

@@ -18,7 +18,7 @@ def image_lookup(session: Session) -> ImageLookup:
     """What store and specs know of images."""
     from launcher.inspect.images import ImageLookup
 
-    return ImageLookup(session.images(), session.catalog())
+    return ImageLookup(session.images(), session.catalog)
 
 
 def find_instances(

@@ -1,7 +1,6 @@
 """The `anklume-launch` command: its options and the table of its commands.
 
-Without a command the first argument is an infra.yml, and the command is `apply`. Exit codes: 0 done; 1 failed; 2 usage
-or invalid file; 3 (`plan`, `--plan`) there are differences; 4 refused by policy.
+Without a command the first argument is an infra.yml, and the command is `apply`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from anklume_images import __version__
-from anklume_images.cli.program import CommandTable, run
+from anklume_images.cli.program import QUIET, SPECS, STORE, CommandTable, run
 from anklume_images.console import Console
+from launcher.cli.exit_codes import EXIT_CODES
 from launcher.cli.session import Session
 
 __all__ = ["cli", "main"]
@@ -71,21 +71,11 @@ def _infra_files(incomplete: str) -> list[str]:
     return []
 
 
-@click.group(cls=_Commands, table=_TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, table=_TABLE, codes=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anklume-launch")
-@click.option(
-    "--specs",
-    multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Additional spec directory (repeatable; the first match wins).",
-)
-@click.option(
-    "--store",
-    "home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Store folder (default: $ANKLUME_STORE, or the usual one).",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show results and errors only.")
+@SPECS
+@STORE
+@QUIET
 @click.pass_context
 def cli(context: click.Context, specs: tuple[Path, ...], home: Path | None, *, quiet: bool) -> None:
     """Launch the machines of an infra.yml on Incus: `anklume-launch infra.yml` is `anklume-launch apply infra.yml`."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from anklume_images.cli.session import JSON, StoreSession
+
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
-    from anklume_images.models.library import Models
     from anklume_images.pipeline import Pipeline
     from anklume_images.specs.catalog import Catalog
     from anklume_images.specs.stored import StoredSpec
-    from anklume_images.store.images import Images
-    from anklume_images.store.store import Store
     from launcher.infra.model import Infra
 
 __all__ = [
@@ -35,13 +35,14 @@ __all__ = [
 
 
 @dataclass
-class Session:
+class Session(StoreSession):
     """What the options before the command say."""
 
     specs: tuple[Path, ...]
     home: Path | None
     console: Console
 
+    @cached_property
     def catalog(self) -> Catalog:
         """The specs, the user's own folders first, and images of the store that have none."""
         from anklume_images.specs.catalog import Catalog, builtin_specs
@@ -58,27 +59,6 @@ class Session:
                 found[image.name] = spec
         return found
 
-    def store(self) -> Store:
-        """The store."""
-        from anklume_images.settings import store_home
-        from anklume_images.store.store import Store
-
-        return Store(self.home or store_home(os.environ))
-
-    def images(self) -> Images:
-        """The images of the store."""
-        from anklume_images.store.images import Images
-
-        return Images(self.store())
-
-    def models(self) -> Models:
-        """The language models of the same folders."""
-        from anklume_images.models.library import Models
-        from anklume_images.settings import load_settings
-        from anklume_images.specs.catalog import builtin_specs
-
-        return Models(self.store(), [*self.specs, builtin_specs()], load_settings(os.environ), self.console)
-
     def pipeline(self, *, offline: bool = False) -> Pipeline:
         """The pipeline that builds what the store lacks."""
         from anklume_images.architectures import host_architecture
@@ -88,7 +68,7 @@ class Session:
         settings = load_settings(os.environ)
         jobs = settings.jobs or os.cpu_count() or 1
         options = Options(host_architecture(), jobs=jobs, offline=offline, refresh_missing=not offline)
-        return Pipeline(self.store(), self.catalog(), settings, options, self.console)
+        return Pipeline(self.store(), self.catalog, settings, options, self.console)
 
     def own_options(self) -> tuple[str, ...]:
         """What our commands need before their name to use the same store and specs."""
@@ -111,7 +91,7 @@ class Session:
         from launcher.infra.load import load_infra
 
         facts = replace(HostFacts.read(), networks=(), routes=())
-        infra, warnings = load_infra(path, self.catalog(), yolo=yolo, host=facts)
+        infra, warnings = load_infra(path, self.catalog, yolo=yolo, host=facts)
         for warning in warnings if warn else ():
             self.console.warn(str(warning))
         return infra
@@ -154,7 +134,6 @@ def _named_so_far(context: click.Context) -> Infra | None:
 
 
 INFRA = click.argument("infra", type=click.Path(path_type=Path))
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask before changing anything.")
 YOLO = click.option("--yolo", is_flag=True, help="Allow privileged containers, with a warning.")
 REMOTE = click.option("--remote", help="A remote of the incus client's configuration.")

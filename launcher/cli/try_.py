@@ -116,7 +116,10 @@ def try_(
             version=f"incus-{version}",
             fake_gpus=fake_gpus,
             publish=ports,
-            models=tuple(stack.enter_context(model_file(model, session.models, offline=offline)) for model in models),
+            models=tuple(
+                stack.enter_context(model_file(model, session.models, session.console, offline=offline))
+                for model in models
+            ),
             only=only,
             own_options=session.own_options(),
             library=session.models(),

@@ -47,7 +47,8 @@ class ChatInterface:
 
     `path` takes a POST of what `body` makes of a question; it answers in lines, of which `piece` says what each brings,
     None for one that brings nothing. `models_path` lists the models: under the key `listed`, each with its name under
-    `named`. `default_model` is the variable that names one; empty where there is none.
+    `named`, and `short` is such a name without what people may leave out. `default_model` is the variable that names
+    one; empty where there is none.
     """
 
     path: str
@@ -57,3 +58,4 @@ class ChatInterface:
     listed: str
     named: str
     default_model: str = ""
+    short: Callable[[str], str] = str

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anklume_images.store.models import ModelFile
     from launcher.engines.chat import ChatInterface
     from launcher.engines.page import Connection
+    from launcher.engines.probe import GuestLike
     from launcher.engines.settings import Settings
 
 __all__ = ["Engine", "Journal", "Loaded", "StoreModels", "any_of"]
@@ -36,9 +37,11 @@ class Journal:
     `on_cpu`: it computes on the CPU. `reasons`: why it does, if it does; `hidden`: that a variable hides cards from it.
     `devices`: a line for each device that it uses, with the library as its group,
     which is `cpu` in either case where there is no other. `no_vram`: a card's memory is too small. `no_ram`: the
-    machine's is. `died`: the process that runs the model ended. `layers`: how many of a model's layers are on cards,
-    and of how many, as its groups. `shortage`: how much of a card's memory a model wants and how much is free.
-    `buffers`: a card's name and the MiB of a model that are on it.
+    machine's is. `died`: the process that runs the model ended. `model`: a model begins to be loaded, with its file as
+    the group. `layers`: how many of its layers are on cards, and of how many, as the groups. `shortage`: how much of a
+    card's memory a model wants and how much is free. `buffers`: a card's name and the MiB of a model that are on it.
+    `not_loaded`: a model could not be loaded, with the reason as its group. `unknown`: it is of a kind that the engine
+    does not know, which is its group. `damaged`: its file is damaged, or not whole.
     """
 
     on_cpu: re.Pattern[str] = _NEVER
@@ -48,9 +51,13 @@ class Journal:
     no_vram: re.Pattern[str] = _NEVER
     no_ram: re.Pattern[str] = _NEVER
     died: re.Pattern[str] = _NEVER
+    model: re.Pattern[str] = _NEVER
     layers: re.Pattern[str] = _NEVER
     shortage: re.Pattern[str] = _NEVER
     buffers: re.Pattern[str] = _NEVER
+    not_loaded: re.Pattern[str] = _NEVER
+    unknown: re.Pattern[str] = _NEVER
+    damaged: re.Pattern[str] = _NEVER
 
     @property
     def patterns(self) -> tuple[re.Pattern[str], ...]:
@@ -60,11 +67,15 @@ class Journal:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that an engine holds in memory; sizes in bytes, `in_vram` of `size`."""
+    """A model that an engine holds in memory; sizes in bytes, `in_vram` of `size`.
+
+    `file` is that of its weights, as the engine's journal names it; empty where that is not known.
+    """
 
     name: str
     size: int
     in_vram: int
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,9 @@ class Engine(Service):
     one by which `anklume-launch chat` does. `smaller_model` is advice for a card
     that is too small, as a part of a sentence. `model_store` is the path of its volume of models where these are of a
     form of its own; empty for one that serves GGUF files. `from_store` says how it is given models of the store, None
-    that it is not. `loaded_path` is where it tells which models it holds, and
-    `loaded` reads the JSON that it answers; empty where it tells nothing.
+    that it is not. `loaded_path` is where it tells which models it holds, and `loaded` reads the JSON that it answers;
+    empty where it tells nothing. `file_of` asks the server in a machine, at its address there, for the file of the
+    weights of a model of this name.
     """
 
     connection: Connection
@@ -105,6 +117,7 @@ class Engine(Service):
     from_store: StoreModels | None = None
     loaded_path: str = ""
     loaded: Callable[[Any], tuple[Loaded, ...]] = lambda _document: ()
+    file_of: Callable[[GuestLike, str, str], str] = lambda _inside, _url, _name: ""
 
     @property
     def host_variable(self) -> str:

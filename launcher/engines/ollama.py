@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.models.layout import as_manifest
-from anklume_images.specs.listen import OLLAMA_PORT
 from launcher.engines import ggml
 from launcher.engines.chat import ChatInterface, Piece, Question
 from launcher.engines.engine import Engine, Journal, Loaded, StoreModels, any_of
@@ -19,7 +18,7 @@ from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
 
 if TYPE_CHECKING:
-    from launcher.engines.probe import Probe
+    from launcher.engines.probe import GuestLike, Probe
 
 __all__ = ["ENGINE"]
 
@@ -50,9 +49,13 @@ _JOURNAL = Journal(
     no_ram=any_of(r"model requires more system memory"),
     # The runner is a process of its own, and this is what it or its server said last.
     died=any_of(r"(?:llama runner|llama-server) (?:process )?(?:has )?terminated", *ggml.DIED),
+    model=ggml.MODEL,
     layers=ggml.LAYERS,
     shortage=ggml.SHORTAGE,
     buffers=ggml.BUFFERS,
+    not_loaded=ggml.NOT_LOADED,
+    unknown=ggml.UNKNOWN,
+    damaged=any_of(*ggml.DAMAGED),
 )
 
 
@@ -94,8 +97,12 @@ def _explained(error: str) -> str:
 def _choose(default: str, models: tuple[str, ...]) -> str | None:
     if not default:
         return models[0] if models else None
-    # A name without a tag means `latest`.
-    return next((model for model in models if model in (default, f"{default}:latest")), None)
+    return next((model for model in models if _short(model) == _short(default)), None)
+
+
+def _short(name: str) -> str:
+    """A name without a tag means `latest`."""
+    return name.removesuffix(":latest")
 
 
 def _speed(document: dict[str, Any]) -> str:
@@ -112,6 +119,15 @@ def _loaded(document: Any) -> tuple[Loaded, ...]:
         Loaded(str(model.get("name")), int(model.get("size") or 0), int(model.get("size_vram") or 0))
         for model in models or ()
     )
+
+
+def _file_of(inside: GuestLike, url: str, name: str) -> str:
+    """POST /api/show answers with a Modelfile, whose first FROM is the file of the model's weights."""
+    reply = inside.request(f"{url}/api/show", {"model": name})
+    document = reply.json() if reply.ok else None
+    text = document.get("modelfile") if isinstance(document, dict) else None
+    found = re.search(r"^FROM (/.+)$", text, re.MULTILINE) if isinstance(text, str) else None
+    return found[1] if found else ""
 
 
 def _body(question: Question) -> dict[str, Any]:
@@ -153,6 +169,7 @@ _CHAT = ChatInterface(
     listed="models",
     named="name",
     default_model="ollama_default_model",
+    short=_short,
 )
 
 ENGINE = Engine(
@@ -160,7 +177,7 @@ ENGINE = Engine(
     title="Ollama",
     unit="ollama",
     prefix="ollama",
-    port=OLLAMA_PORT,
+    port=11434,
     listens_as="listen",
     connection=OLLAMA_API,
     chat=_CHAT,
@@ -171,4 +188,5 @@ ENGINE = Engine(
     from_store=StoreModels(("ollama_default_model", "ollama_extra_models"), as_manifest, pulls=True),
     loaded_path="/api/ps",
     loaded=_loaded,
+    file_of=_file_of,
 )

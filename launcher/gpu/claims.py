@@ -45,7 +45,6 @@ _MODE, _PART, _SINCE = f"{CLAIM}.mode", f"{CLAIM}.part", f"{CLAIM}.since"
 _PREFIX = "gpu-claim"
 _GRACE_SECONDS = 600.0  # a claim comes before its instance; until then it counts without one
 _ATTEMPTS = 10
-_ACLS = "network-acls"
 _TAKEN = ("already exists", "UNIQUE constraint failed")  # what Incus says when the name is another's
 _NAME = re.compile(rf"{_PREFIX}-.+-(\d+)", re.ASCII)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from launcher.gpu.driver import CardInformation
 
-__all__ = ["completed", "read_cards", "read_figures", "with_cuda"]
+__all__ = ["completed", "read_cards", "read_figures", "sysfs_figures", "with_cuda"]
 
 
 def read_cards(incus: Incus) -> tuple[Card, ...]:
@@ -63,6 +63,18 @@ def with_cuda(cards: Sequence[Card], figures: Mapping[str, Figures]) -> tuple[Ca
     return tuple(result)
 
 
+def sysfs_figures(incus: Incus, cards: Sequence[Card]) -> dict[str, Figures]:
+    """The memory of this host's cards whose drivers tell it in sysfs, which NVIDIA's does not; by PCI address."""
+    others = [card for card in cards if not card.is_nvidia and card.member in (ANYWHERE, incus.server.name)]
+    root = daemon_root(incus.address) if others else None
+    figures = {}
+    for card in others:
+        total, used = read_memory(root, card) if root is not None else (None, None)
+        if total is not None:
+            figures[card.pci] = Figures(card.pci, "", card.model, total, used, card.driver_version)
+    return figures
+
+
 def read_figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures], dict[str, str]]:
     """The memory of cards, and which card each MIG device is of; nothing for another host's cards.
 
@@ -71,13 +83,8 @@ def read_figures(incus: Incus, cards: Sequence[Card]) -> tuple[dict[str, Figures
     """
     if not incus.address.startswith("/"):
         return {}, {}
+    figures = sysfs_figures(incus, cards)
     here = [card for card in cards if card.member in (ANYWHERE, incus.server.name)]
-    root = daemon_root(incus.address) if any(not card.is_nvidia for card in here) else None
-    figures = {}
-    for card in here:
-        total, used = read_memory(root, card) if root is not None else (None, None)
-        if total is not None:
-            figures[card.pci] = Figures(card.pci, "", card.model, total, used, card.driver_version)
     if not any(card.is_nvidia for card in here):
         return figures, {}
     rows, parts = ask()

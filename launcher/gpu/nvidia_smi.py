@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
     from launcher.gpu.cards import Card
 
-__all__ = ["Figures", "ask", "ask_cuda", "matching", "nvidia_smi", "parse_cuda", "parse_mig"]
+__all__ = [
+    "PROCESSES",
+    "Figures",
+    "ask",
+    "ask_cuda",
+    "ask_processes",
+    "matching",
+    "nvidia_smi",
+    "parse_cuda",
+    "parse_mig",
+    "parse_processes",
+]
+
+PROCESSES = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader")
+"""The tool's arguments for the processes that compute."""
 
 _FIELDS = "pci.bus_id,uuid,name,memory.total,memory.used,driver_version"
 _SECONDS = 20.0  # a card that nobody uses takes some to wake up
@@ -73,6 +87,16 @@ def parse_cuda(text: str) -> str:
     return match[1] if match else ""
 
 
+def parse_processes(text: str) -> dict[int, int]:
+    """Bytes of cards' memory by process; of one whose memory it does not know, nothing."""
+    found: dict[int, int] = {}
+    for line in csv.reader(text.splitlines(), skipinitialspace=True):
+        held = _bytes(line[1]) if len(line) == 2 and line[0].isdecimal() else None
+        if held is not None:
+            found[int(line[0])] = found.get(int(line[0]), 0) + held
+    return found
+
+
 def matching(figures: Iterable[Figures], cards: Iterable[Card]) -> dict[str, Figures]:
     """The figures of these cards by PCI address; those of another host's cards at the same address are left out.
 
@@ -91,6 +115,11 @@ def ask() -> tuple[tuple[Figures, ...], dict[str, str]]:
 def ask_cuda() -> str:
     """Ask the tool for the driver's version of CUDA; empty where it is missing or fails."""
     return parse_cuda(_run("-q", "-d", "COMPUTE"))
+
+
+def ask_processes() -> dict[int, int]:
+    """Ask the tool for the processes that compute, as `parse_processes` has them; none where it is missing or fails."""
+    return parse_processes(_run(*PROCESSES))
 
 
 def _run(*arguments: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from launcher.gpu.images import ways_on
 from launcher.gpu.vendors import vendors_of
 from launcher.gpu.vendors.vendor import Obstacle
 
@@ -13,15 +14,19 @@ if TYPE_CHECKING:
     from launcher.gpu.cards import Card
     from launcher.gpu.grants import Grant
     from launcher.gpu.host_files import HostFiles
+    from launcher.gpu.images import Gpus
     from launcher.infra.model import Domain, Machine
 
 __all__ = ["Obstacle", "preflight"]
 
 
 def preflight(
-    machine: Machine, domain: Domain, grants: Iterable[Grant], host: HostFiles | None
+    machine: Machine, domain: Domain, grants: Iterable[Grant], host: HostFiles | None, gpus: Gpus = None
 ) -> tuple[Obstacle, ...]:
-    """What is in the way of a machine's cards; `host` is what the daemon's files say, None if out of reach."""
+    """What is in the way of a machine's cards; `host` is what the daemon's files say, None if out of reach.
+
+    `gpus` says how the machine's image computes on cards.
+    """
     grants = tuple(grants)
     cards = [grant.card for grant in grants]
     if machine.type == "vm":
@@ -30,7 +35,11 @@ def preflight(
         obstacle
         for vendor in vendors_of(cards)
         for obstacle in vendor.obstacles(
-            machine, domain, [grant for grant in grants if grant.card.vendor_id == vendor.pci_id], host
+            machine,
+            domain,
+            [grant for grant in grants if grant.card.vendor_id == vendor.pci_id],
+            host,
+            ways_on(gpus, vendor),
         )
     )
 

@@ -76,8 +76,8 @@ class ImageIndex:
             return frozenset()
         return frozenset(role for spec in self._catalog.chain(name) for role in spec.provides) | {BASE_ROLE}
 
-    def gpus(self, name: str | None) -> frozenset[str] | None:
-        """The makers of cards on which an image computes; None where no spec of it says."""
+    def gpus(self, name: str | None) -> Mapping[str, tuple[str, ...]] | None:
+        """How an image computes on cards, by their makers; None where no spec of it says."""
         return None if name is None or name not in self.specs else self._catalog.gpus(name)
 
     def providing(self, roles: Sequence[str]) -> list[str]:
@@ -134,7 +134,7 @@ def choose_images(
         choices[machine.name] = NO_IMAGE if refused else chosen.image
         if not machine.enabled or refused:
             continue
-        if machine.wants_gpu and shelf.gpus(chosen.image.store) == frozenset():
+        if machine.wants_gpu and shelf.gpus(chosen.image.store) == {}:
             message = f"'{machine.name}' gets a card, and the image '{chosen.image.store}' computes on none"
             report.warn(machine.path, "image-not-for-gpu", message, hint="name another image, or take the card from it")
         for finding in chosen.findings:

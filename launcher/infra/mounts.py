@@ -79,7 +79,7 @@ def check_mounts(machines: Sequence[WrittenMachine], shares: Shares, pool: str, 
             key = (machine.domain, volume.get("pool", pool), name)
             size, first = volumes.setdefault(key, (volume.get("size"), machine.name))
             if size != volume.get("size"):
-                message = f"the volume '{name}' of '{machine.name}' is that of '{first}', with another size"
+                message = f"'{first}' and '{machine.name}' share the volume '{name}' but give different sizes"
                 report.error((*machine.path, "storage_volumes", name), "volume-differs", message, key=True)
 
 

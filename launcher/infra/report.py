@@ -113,11 +113,9 @@ class Report:
         """Something that must be put right."""
         self.errors.append(self.source.problem(path, code, message, key=key, hint=hint))
 
-    def image_error(
-        self, path: KeyPath, code: Code, message: str, *, key: bool = False, hint: str | None = None
-    ) -> None:
+    def image_error(self, path: KeyPath, code: Code, message: str, *, hint: str | None = None) -> None:
         """Something about an image or its variables that must be put right."""
-        self.image_errors.append(self.source.problem(path, code, message, key=key, hint=hint))
+        self.image_errors.append(self.source.problem(path, code, message, hint=hint))
 
     def warn(self, path: KeyPath, code: Code, message: str, *, key: bool = False, hint: str | None = None) -> None:
         """Something that a person should know and may want."""

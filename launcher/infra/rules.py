@@ -193,7 +193,7 @@ def ai_access(
         message = "ai_access_policy: exclusive needs ai_access_default, the domain that has access"
         report.error(here, "ai-access-default", message, key=True)
     elif default == _AI_DOMAIN:
-        message = f"ai_access_default is a domain that uses '{_AI_DOMAIN}', and not that one itself"
+        message = f"ai_access_default must be another domain than '{_AI_DOMAIN}'"
         report.error(("global", "ai_access_default"), "ai-access-default", message)
     elif default is not None and default not in names:
         message, hint = f"no domain is called {shown(default)}", report.did_you_mean(default, names)

@@ -76,9 +76,9 @@ class _Reader:
     def _warn_of_environment(self, machine: WrittenMachine, variables: Mapping[str, Variable]) -> None:
         """systemd hands the environment that Incus gives it to no service; a profile's is told of once."""
         takers = [name for name, variable in variables.items() if variable.type == "environment"]
-        hint = f"vars: {{{takers[0]}: {{NAME: …}}}} reaches the service" if takers else None
+        hint = f"vars: {{{takers[0]}: {{NAME: …}}}} is seen by the service" if takers else None
         for key, path in machine.settings("environment.").items():
-            message = f"{shown(key)} reaches what 'incus exec' starts, and no service of the machine"
+            message = f"services of the machine do not see {shown(key)}; only 'incus exec' does"
             problem = self._report.source.problem(path, "environment-not-of-services", message, key=True, hint=hint)
             if hint or path not in self._environment:  # of the machines that have a profile, one may know a way
                 self._environment[path] = problem

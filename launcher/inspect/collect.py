@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
-from launcher.engines import PAGE, engines_of
+from launcher.engines import PAGE
 from launcher.gpu.grants import asked
-from launcher.gpu.host import read_cards
+from launcher.gpu.host import read_cards, sysfs_figures
 from launcher.gpu.host_files import host_files_of
 from launcher.gpu.images import makers, unusable
 from launcher.gpu.nvidia_smi import nvidia_smi
 from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.nvidia_driver import BOOT_STEP, UNIT, gives_driver
 from launcher.infra.names import NIC
-from launcher.inspect.cards import QUERY
+from launcher.inspect.cards import QUERY, asks_nvidia_smi, nodes_of, own_cards
 from launcher.inspect.facts import CommandResult, EngineTest, MachineFacts, Pool, ServerFacts
 from launcher.inspect.guest import NOT_FOUND, Guest
 from launcher.inspect.host_filters import read_filters
+from launcher.inspect.nodes import read_nodes
 from launcher.inspect.services import offered, settings_of, wants_gpu
 from launcher.inspect.status import AT_ONCE
 from launcher.inspect.vulkan import read_vulkan
@@ -30,13 +31,15 @@ from launcher.observe.live import read_leases
 from launcher.observe.watches import running_containers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anklume_images.incus.client import Incus, Result
     from launcher.engines.engine import Engine, Loaded
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
     from launcher.gpu.host_files import HostFiles
+    from launcher.gpu.images import Gpus
+    from launcher.gpu.nvidia_smi import Figures
     from launcher.infra.model import Infra
     from launcher.inspect.images import ImageLookup
     from launcher.observe.instances import InstanceState
@@ -112,48 +115,73 @@ def machine_facts(
 ) -> list[MachineFacts]:
     """What is seen of these machines, in parallel; `cards` are the host's."""
     host = host_files_of(incus)
+    figures = sysfs_figures(incus, cards)
+
+    def collected(seen: InstanceState) -> MachineFacts:
+        facts = book.facts(seen)
+        entry = MachineFacts(seen, offered(seen, facts), settings_of(seen, facts), wants_gpu(seen))
+        if entry.wants_gpu:
+            entry = _granted(entry, infra, cards, host, book)
+        if not seen.running:
+            return entry
+        inside = Guest(incus, seen)
+        if entry.wants_gpu:
+            entry = _with_cards(entry, inside, cards, figures, facts.gpus)
+        return _from_inside(entry, incus, inside)
+
     with ThreadPoolExecutor(AT_ONCE, "doctor") as pool:
-        evidence = list(pool.map(lambda seen: _machine(incus, seen, book), instances))
-    return [_with_cards(entry, infra, cards, host, book) if entry.wants_gpu else entry for entry in evidence]
+        return list(pool.map(collected, instances))
 
 
-def _with_cards(
+def _granted(
     entry: MachineFacts, infra: Infra, cards: Sequence[Card], host: HostFiles | None, book: ImageLookup
 ) -> MachineFacts:
+    """What the file gives the machine of the host's cards, and what is in the way of it."""
     machine = entry.seen.machine
     domain = infra.domains[machine.domain]
     grants, refusals = asked(machine, domain, cards)
+    granted = tuple(grant.card for grant in grants)
     facts = book.facts(entry.seen)
-    strange = unusable(facts.gpus, [grant.card for grant in grants])
+    strange = unusable(facts.gpus, granted)
+    own = (entry.seen.image or machine.image.ref).partition("@")[0]
+    able = book.computing_on(makers(strange or granted), facts.provides) if granted else ()
     return replace(
         entry,
+        granted=granted,
         refusals=refusals,
-        obstacles=preflight(machine, domain, grants, host),
+        obstacles=preflight(machine, domain, grants, host, facts.gpus),
         unusable=strange,
-        able_images=book.computing_on(makers(strange), facts.provides) if strange else (),
+        able_images=tuple(name for name in able if name != own),
     )
 
 
-def _machine(incus: Incus, seen: InstanceState, book: ImageLookup) -> MachineFacts:
-    facts = book.facts(seen)
-    services, settings, gpu = offered(seen, facts), settings_of(seen, facts), wants_gpu(seen)
-    if not seen.running:
-        return MachineFacts(seen, services, settings, gpu)
-    inside = Guest(incus, seen)
-    smi = inside.run(*QUERY) if gpu else None
-    engine = next(iter(engines_of(services)), None)
-    page = PAGE.role in services
-    return MachineFacts(
-        seen,
-        services,
-        settings,
-        gpu,
+def _with_cards(
+    entry: MachineFacts, inside: Guest, cards: Sequence[Card], figures: Mapping[str, Figures], gpus: Gpus
+) -> MachineFacts:
+    """How the machine's own cards look from inside; `figures` are of those that tell their memory on the host."""
+    own = own_cards(entry.seen, cards, entry.granted)
+    smi = inside.run(*QUERY) if asks_nvidia_smi(entry.seen, own) else None
+    told = nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else ()
+    others = [card for card in own if not card.is_nvidia and entry.seen.gpus and entry.seen.machine.type == "lxc"]
+    nodes = dict.fromkeys(node for card in others for node in nodes_of(card, gpus))
+    return replace(
+        entry,
         nvidia_smi=None if smi is None else CommandResult(smi.code, _said(smi)),
-        boot_step=_boot_step(inside) if gpu and any(map(gives_driver, seen.devices.values())) else None,
-        cards=nvidia_smi(smi.stdout.decode(errors="replace")) if smi is not None and smi.code == 0 else (),
+        nodes=read_nodes(inside, entry.engine.unit if entry.engine else "", nodes),
+        boot_step=_boot_step(inside) if any(map(gives_driver, entry.seen.devices.values())) else None,
+        cards=(*told, *(figures[card.pci] for card in own if card.pci in figures)),
+        vulkan=read_vulkan(inside, entry.engine.unit) if entry.engine else (),
+    )
+
+
+def _from_inside(entry: MachineFacts, incus: Incus, inside: Guest) -> MachineFacts:
+    """What its services say."""
+    seen, settings, engine = entry.seen, entry.settings, entry.engine
+    page = PAGE.role in entry.services
+    return replace(
+        entry,
         journal=inside.journal(engine.unit, *engine.journal.patterns) if engine else (),
         loaded=loaded_models(inside, engine, settings) if engine else (),
-        vulkan=read_vulkan(inside, engine.unit) if engine and gpu else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if page else (),
         no_administrator=PAGE.missing_administrator(inside, settings) if page else None,

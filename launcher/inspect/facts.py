@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from launcher.gpu.nvidia_smi import Figures
     from launcher.gpu.preflight import Obstacle
     from launcher.gpu_policy.refusals import Refusal
+    from launcher.inspect.nodes import NodeTest
     from launcher.inspect.vulkan import VulkanDriver
     from launcher.observe.instances import InstanceState
     from launcher.observe.live import Lease
@@ -123,8 +124,12 @@ class EngineTest:
 class MachineFacts:
     """A machine, and how it looks from inside when it runs.
 
-    `refusals` and `obstacles` say what is in the way of the cards that the file gives it, `unusable` are those on which
-    its image cannot compute, and `able_images` the images that can.
+    `granted` are the cards that the file gives it, `refusals` and `obstacles` say what is in the way of the cards that
+    the file gives it, `unusable` are those on which its image cannot compute, and `able_images` the other images that
+    do the same on its cards.
+
+    `nvidia_smi` is what that said, where the machine has a card of NVIDIA's; `nodes` are those by which programs get at
+    other cards of it. `cards` are the figures of the cards that tell theirs.
 
     `boot_step` is what linked the host's driver at its start: 127 where its image has no such thing, else 0 and its
     last words. `journal` are the lines of its engine since that was last started. `listening` are the addresses and
@@ -136,11 +141,13 @@ class MachineFacts:
     services: frozenset[str]
     settings: Settings
     wants_gpu: bool
+    granted: tuple[Card, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     unusable: tuple[Card, ...] = ()
     able_images: tuple[str, ...] = ()
     nvidia_smi: CommandResult | None = None
+    nodes: tuple[NodeTest, ...] = ()
     boot_step: CommandResult | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()

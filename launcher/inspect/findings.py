@@ -9,18 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from anklume_images.console import human_size
-from launcher.gpu.cards import computing, describe
+from launcher.gpu.cards import describe
 from launcher.gpu.images import why_unusable
-from launcher.gpu.nodes import by_selector
 from launcher.gpu.vendors import vendors_of
 from launcher.gpu.vendors.nvidia import LOST, is_lost
 from launcher.gpu.vendors.nvidia_driver import RUNTIME, driver_troubles, gives_driver
 from launcher.gpu.vendors.vendor import Diagnosis
 from launcher.inspect.administrator import administrator_findings
+from launcher.inspect.cards import asks_nvidia_smi, nodes_of, own_cards
 from launcher.inspect.connections import connection_findings
 from launcher.inspect.facts import Finding
 from launcher.inspect.guest import NOT_FOUND
+from launcher.inspect.models import model_findings
 from launcher.inspect.network import address_findings
+from launcher.inspect.nodes import node_trouble
 from launcher.inspect.vulkan import vulkan_trouble
 from launcher.observe.instances import MISSING, NOT_OURS
 
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
 
     from launcher.engines.engine import Engine, Journal
     from launcher.infra.model import Infra
-    from launcher.inspect.facts import MachineFacts, ServerFacts
+    from launcher.inspect.facts import CommandResult, MachineFacts, ServerFacts
 
 __all__ = ["machine_findings"]
 
 _SHOWN = 3  # lines of a journal in a finding
+_NODE = "gpu-node"
 
 
 def machine_findings(infra: Infra, machines: Sequence[MachineFacts], host: ServerFacts) -> list[Finding]:
@@ -46,8 +49,10 @@ def machine_findings(infra: Infra, machines: Sequence[MachineFacts], host: Serve
             continue
         findings += address_findings(machine)
         findings += _no_nvidia_smi(machine, host)
+        findings += _no_nodes(machine, host)
         if machine.engine is not None:
             findings += _on_cpu(machine, machine.engine, host)
+            findings += model_findings(machine, machine.engine)
             findings += _died(machine, machine.engine.journal, host)
             findings += _out_of_memory(machine, machine.engine)
         findings += administrator_findings(infra, machine)
@@ -93,9 +98,16 @@ def _not_running(machine: MachineFacts) -> Finding:
     return Finding("not-running", "warning", machine.name, what, (f"{where}: {state}",), cause, remedy)
 
 
+def _failed_smi(machine: MachineFacts, host: ServerFacts) -> CommandResult | None:
+    """What nvidia-smi came to in a machine in which it has to work, and does not."""
+    result, own = machine.nvidia_smi, own_cards(machine.seen, host.cards, machine.granted)
+    fails = result is not None and result.code != 0 and asks_nvidia_smi(machine.seen, own)
+    return result if fails else None
+
+
 def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
-    result = machine.nvidia_smi
-    if result is None or result.code == 0 or not (any(card.is_nvidia for card in host.cards) or not host.cards):
+    result = _failed_smi(machine, host)
+    if result is None:
         return
     missing = result.code == NOT_FOUND
     code, what = ("nvidia-smi-not-found", "nvidia-smi is not in the machine")
@@ -117,7 +129,10 @@ def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding
         evidence.append(f"{RUNTIME}: {seen.config.get(RUNTIME, 'not set')}; no folder of the host's driver")
     elif host.container_tools is False or host.lxc_hook is False:
         cause = "the host lacks what nvidia.runtime calls"
-        remedy = "see the finding about the host: libnvidia-container's tools and LXC's hook"
+        remedy = (
+            "on the host, install NVIDIA's libnvidia-container-tools and LXC's hooks (Debian: liblxc-common); "
+            "or let gpu_driver be host, and apply"
+        )
         evidence.append(f"nvidia-container-cli: {_there(host.container_tools)}; LXC hook: {_there(host.lxc_hook)}")
     elif not host.cards:
         cause, remedy = "the host has no card that Incus lists", "see that nvidia-smi works on the host"
@@ -126,6 +141,29 @@ def _no_nvidia_smi(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding
         remedy = "restart the machine; after an update of the driver, restart the host"
         evidence += [f"the host: {card.pci} ({card.model}), driver {card.driver_version}" for card in host.cards]
     yield Finding(code, "error", machine.name, what, tuple(evidence), cause, remedy)
+
+
+def _no_nodes(machine: MachineFacts, host: ServerFacts) -> Iterator[Finding]:
+    """Cards of makers whose driver is in the kernel alone: device nodes are all that a machine needs of them."""
+    seen = machine.seen
+    own = own_cards(seen, host.cards, machine.granted)
+    if not machine.wants_gpu or not own or (not seen.gpus and asks_nvidia_smi(seen, own)):
+        return
+    evidence = tuple(f"the host: {describe(card)}, driver {card.driver or 'none'}" for card in own)
+    evidence += tuple(map(str, machine.nodes))
+    bare = [describe(card) for card in own if not card.is_nvidia and not nodes_of(card, None)]
+    if not seen.gpus:
+        cause = "the instance has no gpu device"
+        remedy = "set gpu: true, or give it a profile with a gpu device, and apply"
+    elif bare and seen.machine.type == "lxc":
+        cause = f"the host's driver gives {', '.join(bare)} no render node"
+        remedy = "load the card's own driver on the host (AMD: amdgpu; Intel: xe or i915), then restart the machine"
+    elif (trouble := node_trouble(machine.nodes)) is not None:
+        cause, remedy = trouble
+    else:
+        return
+    what = "programs in the machine cannot get at its card"
+    yield Finding(_NODE, "error", machine.name, what, evidence, cause, remedy)
 
 
 def _host_driver(machine: MachineFacts, host: ServerFacts, evidence: list[str]) -> tuple[str, str]:
@@ -174,25 +212,36 @@ def _on_cpu(machine: MachineFacts, engine: Engine, host: ServerFacts) -> Iterato
         return
     reasons = [line for line in machine.journal if engine.journal.reasons.search(line)][-_SHOWN:]
     lines = [*reasons, *lines]
+    why, seen = _why_on_cpu(machine, engine, host, lines)
+    what = "the engine computes on the CPU although the machine has a card"
+    yield Finding(why.code, "error", machine.name, what, (*lines, *seen), why.cause, why.remedy)
+
+
+def _why_on_cpu(
+    machine: MachineFacts, engine: Engine, host: ServerFacts, lines: Sequence[str]
+) -> tuple[Diagnosis, tuple[str, ...]]:
+    """Why the engine is on the CPU, and what shows it beside these lines: what keeps all programs off comes first."""
     why = _diagnosis(machine, host, lines)
-    if any(map(engine.journal.hidden.search, reasons)):
-        why = Diagnosis(
+    if smi := _failed_smi(machine, host):
+        cause = "nvidia-smi does not work in the machine, so no program there can use the card"
+        remedy = "first the finding about nvidia-smi; then restart the machine"
+        return replace(why, cause=cause, remedy=remedy), (f"nvidia-smi ended with {smi.code}: {smi.text or 'no word'}",)
+    if any(finding.code == _NODE for finding in _no_nodes(machine, host)):
+        cause = "no program in the machine can get at the card"
+        return replace(why, cause=cause, remedy=f"first the finding {_NODE}; then restart the machine"), ()
+    if any(map(engine.journal.hidden.search, lines)):
+        return Diagnosis(
             "engine-on-cpu",
             "a variable of the engine's environment chooses the cards that it sees, and leaves none that it can use",
             "take that variable out of what the file sets for the engine's environment, and apply",
-        )
-    if machine.nvidia_smi is not None and machine.nvidia_smi.code != 0:
-        lines.append(f"nvidia-smi ended with {machine.nvidia_smi.code}: {machine.nvidia_smi.text or 'no word'}")
-        why = replace(
-            why,
-            cause="nvidia-smi does not work in the machine, so no program there can use the card",
-            remedy="first the finding about nvidia-smi; then restart the machine",
-        )
-    elif why.code == "engine-on-cpu" and (trouble := vulkan_trouble(machine.vulkan, machine.boot_step)):
-        why, seen = trouble
-        lines += seen
-    what = "the engine computes on the CPU although the machine has a card"
-    yield Finding(why.code, "error", machine.name, what, tuple(lines), why.cause, why.remedy)
+        ), ()
+    if why.code != "engine-on-cpu":
+        return why, ()
+    if trouble := vulkan_trouble(machine.vulkan, machine.boot_step):
+        return trouble
+    if others := ", ".join(machine.able_images):
+        why = replace(why, remedy=f"{why.remedy}; these images compute on such a card, too: {others}")
+    return why, ()
 
 
 def _since_on_card(machine: MachineFacts, engine: Engine) -> Sequence[str]:
@@ -207,8 +256,7 @@ def _since_on_card(machine: MachineFacts, engine: Engine) -> Sequence[str]:
 
 def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -> Diagnosis:
     """What the maker of the machine's card makes of these lines."""
-    chosen = [card for device in machine.seen.gpus for card in by_selector(host.cards, device)]
-    for vendor in vendors_of(chosen or computing(host.cards)):
+    for vendor in vendors_of(own_cards(machine.seen, host.cards, machine.granted)):
         return vendor.diagnose(lines)
     return Diagnosis(
         "engine-on-cpu",
@@ -220,7 +268,8 @@ def _diagnosis(machine: MachineFacts, host: ServerFacts, lines: Sequence[str]) -
 def _died(machine: MachineFacts, journal: Journal, host: ServerFacts) -> Iterator[Finding]:
     """A runner that ended while it computed: its own last words are the best that one can be told."""
     deaths = [line for line in machine.journal if journal.died.search(line)]
-    lines = [line for line in deaths if not journal.no_vram.search(line)][-_SHOWN:]
+    told = (journal.no_vram, journal.not_loaded)
+    lines = [line for line in deaths if not any(pattern.search(line) for pattern in told)][-_SHOWN:]
     if not lines:
         return
     why = _diagnosis(machine, host, lines)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
 from anklume_images.incus.client import Result
-from anklume_images.incus.streamed import run_streamed
 
 if TYPE_CHECKING:
     import re
@@ -129,6 +128,8 @@ class Guest:
 
         However long it takes: interrupting this ends the request.
         """
+        from anklume_images.incus.streamed import run_streamed
+
         options = ["--silent", "--show-error", "--no-buffer", "--connect-timeout", _CONNECT_SECONDS, "--noproxy", "*"]
         options += ["--globoff", "--write-out", "%{stderr}\n%{http_code}"]
         options += ["--header", "Content-Type: application/json", "--data-binary", "@-", "--url", url]

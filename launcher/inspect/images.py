@@ -10,7 +10,7 @@ from anklume_images.errors import AnklumeError, InvalidFileError, StoreError
 from anklume_images.specs.values import value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anklume_images.specs.catalog import Catalog
     from anklume_images.store.images import Image, Images
@@ -24,13 +24,13 @@ __all__ = ["Facts", "ImageLookup"]
 class Facts:
     """What is asked about an image; nothing of it is known of one that Incus itself got.
 
-    `gpus` are the makers of cards on which it computes.
+    `gpus` says how it computes on cards, by their makers; None where nobody knows.
     """
 
     healthcheck: tuple[str, ...] = ()
     provides: frozenset[str] = frozenset()
     defaults: Mapping[str, str] = field(default_factory=dict)
-    gpus: frozenset[str] | None = None
+    gpus: Mapping[str, Sequence[str]] | None = None
 
 
 class ImageLookup:
@@ -76,7 +76,7 @@ class ImageLookup:
         for name in self._catalog.names():
             with contextlib.suppress(InvalidFileError):
                 same = provides & set(self._catalog.get(name).provides)
-                if same and makers <= (self._catalog.gpus(name) or frozenset()):
+                if same and makers <= set(self._catalog.gpus(name) or ()):
                     names.append(name)
         return tuple(names)
 
@@ -85,5 +85,4 @@ def _stored(image: Image) -> Facts:
     spec = image.spec
     healthcheck = tuple((spec["healthcheck"] or {}).get("command", ()))
     defaults = {name: value_text(variable["default"]) for name, variable in spec["variables"].items()}
-    gpus = spec.get("gpus")  # older images do not say
-    return Facts(healthcheck, frozenset(spec["provides"]), defaults, None if gpus is None else frozenset(gpus))
+    return Facts(healthcheck, frozenset(spec["provides"]), defaults, spec.get("gpus"))  # older images do not say

@@ -17,7 +17,8 @@ from anklume_images.sanitize import sanitized
 from launcher.engines import services
 from launcher.engines.engine import Engine
 from launcher.engines.probe import Probe, failed
-from launcher.gpu.host import read_cards
+from launcher.gpu.host import read_cards, sysfs_figures
+from launcher.inspect.card_memory import card_memory
 from launcher.inspect.cards import check_cards
 from launcher.inspect.collect import loaded_models
 from launcher.inspect.guest import Guest
@@ -27,13 +28,14 @@ from launcher.inspect.status import AT_ONCE
 from launcher.observe.instances import RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from anklume_images.incus.client import Incus
     from launcher.engines.probe import Outcome
     from launcher.engines.service import Service
     from launcher.engines.settings import Settings
     from launcher.gpu.cards import Card
+    from launcher.gpu.nvidia_smi import Figures
     from launcher.inspect.images import Facts, ImageLookup
     from launcher.observe.instances import InstanceState
 
@@ -80,13 +82,20 @@ def verified(
     """
     instances = tuple(instances)
     cards = read_cards(incus) if any(wants_gpu(seen) for seen in instances) else ()
+    figures = sysfs_figures(incus, cards)
     with ThreadPoolExecutor(AT_ONCE, "verify") as pool:
-        results = pool.map(lambda seen: _machine(incus, seen, book, cards, prompt, seconds), instances)
+        results = pool.map(lambda seen: _machine(incus, seen, book, cards, figures, prompt, seconds), instances)
         return [check for checks in results for check in checks]
 
 
 def _machine(
-    incus: Incus, seen: InstanceState, book: ImageLookup, cards: tuple[Card, ...], prompt: str, seconds: int
+    incus: Incus,
+    seen: InstanceState,
+    book: ImageLookup,
+    cards: tuple[Card, ...],
+    figures: Mapping[str, Figures],
+    prompt: str,
+    seconds: int,
 ) -> list[Check]:
     facts = book.facts(seen)
     settings = settings_of(seen, facts)
@@ -95,24 +104,38 @@ def _machine(
         names = [check for check, _ in checks_of(seen, facts, settings)] or ["running"]
         return [Check(check, name, "failed", f"the machine is {seen.state}") for check in names]
     inside = Guest(incus, seen)
-    checks = [_timed(_GPU, name, lambda: check_cards(inside, cards))[0]] if wants_gpu(seen) else []
-    for service in _services(seen, facts):
+    services = _services(seen, facts)
+    checks = []
+    if wants_gpu(seen):
+        unit = next((service.unit for service in services if isinstance(service, Engine)), "")
+        look = partial(check_cards, inside, seen, cards, unit=unit, gpus=facts.gpus, figures=figures)
+        checks.append(_timed(_GPU, name, look)[0])
+    for service in services:
         url, key = service.own_url(settings), settings[service.key_variable]
         checks += _of_service(service, name, Probe(inside, settings, url, key, prompt, seconds))
         if isinstance(service, Engine) and wants_gpu(seen):
-            checks.append(_computes(service, name, inside, settings))  # after it was asked: then a model is loaded
+            # After it was asked: then a model is loaded.
+            checks.append(_computes(incus, seen, service, inside, settings, cards))
     return checks
 
 
-def _computes(engine: Engine, name: str, inside: Guest, settings: Settings) -> Check:
+def _computes(
+    incus: Incus, seen: InstanceState, engine: Engine, inside: Guest, settings: Settings, cards: tuple[Card, ...]
+) -> Check:
     """Whether the engine computes on the card that the machine has."""
+    name = seen.machine.name
     if not engine.enabled(settings):
         return Check(_COMPUTES, name, "skipped", _OFF)
 
     def look() -> Outcome:
         words = engine.journal
-        lines = inside.journal(engine.unit, words.layers, words.buffers, words.devices)
-        return placement(engine, lines, loaded_models(inside, engine, settings))
+        lines = inside.journal(engine.unit, words.model, words.layers, words.buffers, words.devices)
+        url = engine.own_url(settings)
+        loaded = [
+            replace(model, file=engine.file_of(inside, url, model.name))
+            for model in loaded_models(inside, engine, settings)
+        ]
+        return placement(engine, lines, loaded, card_memory(incus, inside, seen, engine.unit, cards))
 
     return _timed(_COMPUTES, name, look)[0]
 

@@ -93,7 +93,9 @@ def vulkan_trouble(
     cause = f"{first.file} names {first.library}, and that is not in the machine, so Vulkan finds no card by it"
     if not first.library:
         cause = f"{first.file} is not there, or names no library, so Vulkan finds no card by it"
-    remedy = "restart the machine, which links the host's driver anew; if it comes again, correct or remove that file"
+    remedy = "correct or remove that file"
+    if boot_step is not None:
+        remedy = f"restart the machine, which links the host's driver anew; if it comes again, {remedy}"
     if first.variable:
         remedy = f"take {first.variable} out of the service's environment, or let it name a driver that is there"
     if first.variable and usable:

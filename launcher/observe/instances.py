@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MISSING", "NOT_OURS", "RUNNING", "InstanceState", "Mount", "look", "seen"]
 
-RUNNING, STOPPED, MISSING, NOT_OURS = "running", "stopped", "missing", "not ours"
+RUNNING, MISSING, NOT_OURS = "running", "missing", "not ours"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class InstanceState:
 
     `state` is running, stopped, missing, `not ours`, or another word of Incus'. `config` and `devices` are the
     instance's with those of its profiles; they are empty unless the instance is ours. `image` is the mark that the
-    launcher left.
+    launcher left. `location` is its member of a cluster.
     """
 
     machine: Machine
@@ -48,6 +48,7 @@ class InstanceState:
     addresses: tuple[str, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    location: str = ""
 
     @property
     def running(self) -> bool:
@@ -98,4 +99,5 @@ def seen(machine: Machine, project: str, name: str, instance: Mapping[str, Any] 
         addresses=addresses_of(instance.get("state") or {}),
         config=config,
         devices=instance.get("expanded_devices") or {},
+        location=str(instance.get("location") or ""),
     )

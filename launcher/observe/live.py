@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anklume_images.incus.client import Incus
 
-__all__ = ["Lease", "Live", "addresses_of", "read_astray", "read_leases", "read_live", "read_one", "read_whole"]
+__all__ = ["Lease", "Live", "addresses_of", "read_astray", "read_leases", "read_live", "read_whole"]
 
 _PHYSICAL = frozenset({"physical", "bond", "vlan", "bridge"})
 
@@ -147,11 +147,6 @@ def _settled(read: Callable[[], dict[Key, Mapping[str, Any]]]) -> dict[Key, Mapp
         if all(network["status"] != "Pending" for network in ours) or time.monotonic() > end:
             return networks
         time.sleep(0.2)
-
-
-def read_one(incus: Incus, key: Key) -> Mapping[str, Any] | None:
-    """One object as it is now, or None."""
-    return incus.find_object(key.object)
 
 
 def read_leases(incus: Incus, network: str, project: str) -> list[Lease]:

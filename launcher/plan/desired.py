@@ -201,7 +201,8 @@ class _Builder:
         needs += [self._volume(domain, machine, volume, image) for volume in volumes]
         needs += self._models(domain, machine, volumes)
         grants = self.context.grants.get(machine.name, ())
-        granted, driver = gpu_config(machine, domain, grants, self.context.host_files)
+        gpus = image.spec.get("gpus") if image else None
+        granted, driver = gpu_config(machine, domain, grants, self.context.host_files, gpus)
         variables, plain = self._variables(machine, image)
         body: dict[str, Any] = {
             "description": machine.description,

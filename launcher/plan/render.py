@@ -59,7 +59,7 @@ def summary(plan: Plan) -> str:
     counts["remove"] = len(plan.removing)
     parts = [f"{count} to {word}" for word, count in counts.items() if count]
     unchanged = len(plan.steps) - len(plan.todo)
-    unread = f", {plan.unread} of them by their marks (--deep reads them)" if plan.unread else ""
+    unread = f", {plan.unread} of them not read (--deep reads them)" if plan.unread else ""
     return f"{', '.join(parts) or 'nothing to do'}; {unchanged} unchanged{unread}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import PolicyError
+from anklume_images.trust.revoked import RevokedError
 from launcher.infra.names import IMAGE
 from launcher.plan.changes import BASE_IMAGE, MODELS
 
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from launcher.observe.live import Live
     from launcher.plan.difference import Step
 
-__all__ = ["RevokedError", "heed"]
-
-
-class RevokedError(PolicyError):
-    """A machine or a volume would get what is not to be used any more."""
+__all__ = ["heed"]
 
 
 def heed(steps: Iterable[Step], live: Live, revocations: Iterable[Revocation]) -> list[str]:

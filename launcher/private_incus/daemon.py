@@ -38,6 +38,7 @@ _SUPERVISOR, _ENTER = "launcher.private_incus.supervisor", "launcher.private_inc
 _START_SECONDS = 60.0
 _END_SECONDS = 60.0
 _LOG_LINES = 20
+_ADDRESS = "10.209.0.1/24"  # of the bridge
 _PORT = 8443
 GIBIBYTE = 1 << 30
 
@@ -70,7 +71,6 @@ class PrivateIncus:
         fake_gpus: int = 0,
         borrowed: Mapping[str, str] | None = None,
         hostname: str = "trial",
-        address: str = "10.209.0.1/24",
     ) -> None:
         from launcher.private_incus.fake_gpu import MAXIMUM
 
@@ -83,7 +83,6 @@ class PrivateIncus:
         self._fake_gpus = fake_gpus
         self._borrowed = dict(borrowed or {})
         self._hostname = hostname
-        self._address = address
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
         self._pidfd: int | None = None
@@ -164,7 +163,7 @@ class PrivateIncus:
 
         assert self.home is not None  # noqa: S101 - entered
         cert, key, encoded = make_client_certificate(self.home / "tls")
-        address = f"{self._address.partition('/')[0]}:{_PORT}"
+        address = f"{_ADDRESS.partition('/')[0]}:{_PORT}"
         with self.client() as incus:
             incus.set_server_config({"core.https_address": address})
             incus.trust("trial", encoded)
@@ -172,12 +171,12 @@ class PrivateIncus:
             server_cert.write_text(incus.server.certificate, encoding="utf-8")
         return Endpoint(f"https://{address}", server_cert, cert, key)
 
-    def log_tail(self, lines: int = _LOG_LINES) -> list[str]:
+    def log_tail(self) -> list[str]:
         """The daemon's last lines."""
         assert self.home is not None  # noqa: S101 - entered
         with contextlib.suppress(FileNotFoundError), (self.home / "incusd.log").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 65536))
-            return log.read().decode(errors="replace").splitlines()[-lines:]
+            return log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
         return []
 
     # Starting
@@ -254,7 +253,7 @@ class PrivateIncus:
     def _set_up(self) -> None:
         from launcher.private_incus.storage import pool_config
 
-        bridge = {"ipv4.address": self._address, "ipv4.nat": "false", "ipv4.dhcp": "true", "ipv6.address": "none"}
+        bridge = {"ipv4.address": _ADDRESS, "ipv4.nat": "false", "ipv4.dhcp": "true", "ipv6.address": "none"}
         devices = {
             "root": {"type": "disk", "path": "/", "pool": "default"},
             "eth0": {"type": "nic", "name": "eth0", "network": "incusbr0"},

@@ -1,4 +1,4 @@
-"""Simulated NVIDIA cards for a private Incus, so that GPU policy can be tried on a machine without any.
+"""Simulated cards for a private Incus, NVIDIA's if not said otherwise, to try GPU policy on a machine without any.
 
 What Incus reads (/sys/class/drm, /sys/bus/pci/devices, /proc/driver/nvidia, nodes in /dev, `nvidia-container-cli`) is
 covered in the private mount namespace only. Every node is the null device, so nothing can be computed. The
@@ -10,7 +10,6 @@ where a library of the module's version is in the linker's path, and says what t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shutil
@@ -22,7 +21,6 @@ from anklume_images import linux
 from launcher.private_incus.stub_library import stub_library
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
@@ -36,8 +34,8 @@ __all__ = [
     "cards",
     "install",
     "install_driver",
+    "nvidia_smi",
     "remove_driver",
-    "unplugged",
 ]
 
 MAXIMUM = 8
@@ -130,7 +128,7 @@ def install_driver(root: Path, version: str = DRIVER, *, module: str | None = No
             (folder / soname).symlink_to(f"{name}.{version}")
     count = len(list((root / _STUFF / "proc/nvidia/gpus").iterdir()))
     program = root / SMI[1:]
-    program.write_text(_nvidia_smi(count, version, module), encoding="utf-8")
+    program.write_text(nvidia_smi(count, version, module), encoding="utf-8")
     program.chmod(0o755)
 
 
@@ -140,21 +138,10 @@ def remove_driver(root: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def unplugged(root: Path, index: int) -> Iterator[None]:
-    """A time in which one card is not there, as when it fell off its bus; its nodes in /dev stay."""
-    card, stuff, aside = FakeCard(index), root / _STUFF, root / _STUFF / f"unplugged-{index}"
-    aside.mkdir()
-    places = [stuff / "pci" / card.pci, stuff / "proc/nvidia/gpus" / card.pci]
-    places += [stuff / "class/drm" / node for node in card.drm]
-    for number, place in enumerate(places):
-        place.rename(aside / f"{number}")
-    try:
-        yield
-    finally:
-        for number, place in enumerate(places):
-            (aside / f"{number}").rename(place)
-        aside.rmdir()
+def _driven_by(function: Path, stuff: Path, driver: str) -> None:
+    (stuff / "driver" / driver).mkdir(exist_ok=True)
+    (function / "driver").unlink(missing_ok=True)
+    (function / "driver").symlink_to(f"/{_STUFF}/driver/{driver}")
 
 
 def _keep_unmasked(stuff: Path) -> None:
@@ -192,7 +179,7 @@ def _describe(card: FakeCard, stuff: Path) -> None:
     ):
         (function / name).write_text(text, encoding="utf-8")
     (function / "subsystem").symlink_to("/sys/bus/pci")
-    (function / "driver").symlink_to(f"/{_STUFF}/driver/nvidia")
+    _driven_by(function, stuff, "nvidia")
     information = stuff / "proc/nvidia/gpus" / card.pci
     information.mkdir()
     (information / "information").write_text(
@@ -233,7 +220,7 @@ def _write_stand_in(program: Path, count: int) -> None:
         f"{card.index},{card.index},{MODEL},GeForce,{card.uuid},0000{card.pci},8.9" for card in cards(count)
     )
     smi = program.parent.parent / "share/nvidia-smi-stand-in"
-    smi.write_text(_nvidia_smi(count, DRIVER), encoding="utf-8")
+    smi.write_text(nvidia_smi(count, DRIVER), encoding="utf-8")
     program.write_text(
         f"""#!/bin/sh
 for word in "$@"; do
@@ -261,18 +248,19 @@ exit 1
     program.chmod(0o755)
 
 
-def _nvidia_smi(count: int, version: str, module: str = "") -> str:
-    """A shell program that answers `-L`, one query of a container's cards (those with a node there), and a name.
+def nvidia_smi(count: int, version: str, module: str = "", dev: str = "/dev") -> str:
+    """A shell program that answers `-L`, `-q -d COMPUTE`, one query of cards (those with a node in `dev`), and a name.
 
     With `module` it first looks for its library as the real one does, by the linker's cache where there is one.
     """
     known = [
-        f"  test ! -e /dev/nvidia{card.index} || $show {card.index} {card.uuid} 0000{card.pci.upper()}"
+        f"  test ! -e {dev}/nvidia{card.index} || $show {card.index} {card.uuid} 0000{card.pci.upper()}"
         for card in cards(count)
     ]
     return f"""#!/bin/sh
 list() {{ echo "GPU $1: {MODEL} (UUID: $2)"; }}
 query() {{ echo "$3, $2, {MODEL}, {_MEMORY} MiB, 1 MiB, {version}"; }}
+compute() {{ printf 'GPU %s\n    %-51s: Default\n' "$3" 'Compute Mode'; }}
 each() {{
   show=$1
 {chr(10).join(known)}
@@ -283,6 +271,11 @@ case "$1" in
   --query-gpu=pci.bus_id,uuid,name,memory.total,memory.used,driver_version)
     echo "pci.bus_id, uuid, name, memory.total [MiB], memory.used [MiB], driver_version"
     each query;;
+  -q)
+    test "$2 $3" = "-d COMPUTE" || {{ echo "the stand-in for nvidia-smi does not know $*" >&2; exit 2; }}
+    printf '\n==============NVSMI LOG==============\n\n'
+    printf '%-55s: %s\n' 'Driver Version' {version} 'CUDA Version' {CUDA} 'Attached GPUs' "$(each list | wc -l)"
+    each compute;;
   "") echo "stand-in for nvidia-smi, driver {version}"; each list;;
   *) echo "the stand-in for nvidia-smi does not know $1" >&2; exit 2;;
 esac

@@ -55,7 +55,8 @@ def with_free_card(
     for card in cards:
         image = _image_for(card, machine, catalog, in_reach)
         asking = replace(machine, gpu=True, gpu_devices=(GpuSelector(pci=card.pci),), image=image or machine.image)
-        obstacles = [entry for entry in preflight(asking, domain, [Grant(card, "gpu0")], host) if entry.fatal]
+        gpus = catalog.gpus(asking.image.store) if asking.image.store else None
+        obstacles = [entry for entry in preflight(asking, domain, [Grant(card, "gpu0")], host, gpus) if entry.fatal]
         if card.pci in held:
             console.note(f"a machine of the host's own Incus has card {card.pci} ({card.model})")
         elif obstacles:

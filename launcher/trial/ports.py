@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import AnklumeError
 from anklume_images.nearest import nearest
 from anklume_images.specs.listen import listen
+from launcher.engines import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ __all__ = ["Publication", "PublishError", "environment_name", "parse", "publicat
 
 _PUBLISH = re.compile(r"([a-z0-9][a-z0-9-]*):([0-9]{1,5})(?:=([0-9]{1,5}))?")
 _HIGHEST = 65535
+_OF_ENGINES = {engine.host_variable: engine.port for engine in ENGINES.values()}
 
 
 class PublishError(AnklumeError):
@@ -75,13 +77,15 @@ def _declared(machine: Machine, spec: Mapping[str, Any]) -> list[int]:
     moved = {}
     for name, variable in spec.get("variables", {}).items():
         if name in machine.variables and variable["type"] in ("port", "listen"):
-            default = _port(variable["type"], str(variable.get("default") or ""))
-            moved[default] = _port(variable["type"], machine.variables[name])
+            unsaid = _OF_ENGINES.get(name, 0)
+            default = _port(variable["type"], str(variable.get("default") or ""), unsaid)
+            moved[default] = _port(variable["type"], machine.variables[name], unsaid or default)
     return list(dict.fromkeys(moved.get(port, port) for port in spec.get("ports", ())))
 
 
-def _port(kind: str, value: str) -> int:
-    return listen(value).port if kind == "listen" else int(value or 0)
+def _port(kind: str, value: str, unsaid: int) -> int:
+    """The port of a value; `unsaid` is the one at which a server listens where the value has none."""
+    return listen(value, unsaid).port if kind == "listen" else int(value or 0)
 
 
 def environment_name(machine: str) -> str:

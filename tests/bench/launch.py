@@ -21,7 +21,7 @@ from launcher.cli.session import Session
 from launcher.prepare import prepare
 from launcher.private_incus.daemon import GIBIBYTE, PrivateIncus
 from tests.bench.many import IMAGES, write_infra
-from tests.bench.measure import RUNS, figures, ratio, rounds, say, seconds
+from tests.bench.measure import RUNS, figures, ratio, record, rounds, say, seconds
 from tests.support.incus_images import make_rootfs
 from tests.support.launching import Launcher, clear
 from tests.support.tiny_store import put_tiny, write_specs
@@ -187,10 +187,9 @@ def offline(bench: Bench) -> None:
         what = f"{machines} machines in {domains} domains checked and planned offline, with imports"
         figures(what, goals[0], [row["seconds"] for row in rows])
         figures("  of that, on a CPU", "-", [row["cpu_seconds"] for row in rows])
-        peak = max(row["bytes"] for row in rows) / 1e6
-        say(f"  peak memory {peak:.0f} MB (goal {goals[1]}); {rows[0]['steps']} steps")
+        record(f"memory of planning {machines} machines offline", goals[1], [row["bytes"] / 1e6 for row in rows], "MB")
         medians[machines] = statistics.median(row["cpu_seconds"] for row in rows)
-    say(f"  ten times the machines take {medians[10_000] / medians[1_000]:.1f} times the CPU (goal: linear)")
+    record("10000 machines / 1000 machines, on a CPU", "≤ 11", [medians[10_000] / medians[1_000]], "")
 
 
 def _measured(argv: list[str]) -> dict[str, float]:

@@ -141,7 +141,7 @@ class Row:
         return "yes" if (self.median <= bound if match[1] in "≤<" else self.median >= bound) else "no"
 
     def _text(self, value: float) -> str:
-        return f"{value:.0f}" if self.unit == "MiB" else f"{value:.1f}" if self.unit == "%" else f"{value:.2f}"
+        return f"{value:.0f}" if self.unit in ("MiB", "MB") else f"{value:.1f}" if self.unit == "%" else f"{value:.2f}"
 
 
 ROWS: list[Row] = []

@@ -102,7 +102,7 @@ def test_promoting_into_a_folder_reads_the_delta(site: Site, programs: TreeProgr
         site.two, site.theirs.images, Images(site.far), site.far,
         channel="latest", why="", sign=None, progress=None, programs=programs,
     )  # fmt: skip
-    assert sent == site.delta + site.two.metadata.size
+    assert sent.bytes == site.delta + site.two.metadata.size
     assert site.has(site.two)
 
 
@@ -195,7 +195,7 @@ def test_where_packing_moves_everything_the_contents_are_sent(tmp_path: Path, pr
 
     def send() -> int:
         options = {"channel": "latest", "why": "", "sign": None, "progress": None, "programs": programs}
-        return into_store(two, theirs.images, Images(far), far, **options)
+        return into_store(two, theirs.images, Images(far), far, **options).bytes
 
     assert send() == less.size + two.metadata.size
     assert far.blobs.verify(two.rootfs.sha256)

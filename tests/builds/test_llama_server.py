@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from launcher.engines import ENGINES
+from launcher.inspect.findings import machine_findings
+from launcher.inspect.guest import Guest
 from launcher.inspect.placement import placement
 from launcher.trial.tiny_gguf import tiny_gguf
+from tests.unit import look
+from tests.unit.look import HOST, evidence, infra, seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,12 +104,32 @@ def test_a_model_by_name_and_one_that_is_not_there(machine: Machine) -> None:
     machine.output("rm", f"{MODELS}/b/second.gguf")
 
 
-def test_a_damaged_model_is_tried_again(machine: Machine) -> None:
-    machine.push(tiny_gguf()[:100_000], f"{MODELS}/0.gguf")
+def troubles(machine: Machine) -> list[str]:
+    """What `doctor` makes of the server's journal."""
+    place = replace(seen(look.machine(machine.name)), project="default")
+    engine = ENGINES["llama_server"]
+    journal = Guest(machine.host.client, place).journal(engine.unit, *engine.journal.patterns)
+    facts = evidence(place.machine, engine.role, journal=journal)
+    return [finding.code for finding in machine_findings(infra(place.machine), [facts], HOST)]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (tiny_gguf()[:100_000], "model-damaged"),
+        (tiny_gguf()[:2_000], "model-damaged"),
+        (tiny_gguf().replace(b"llama", b"zebra"), "model-unknown"),
+    ],
+    ids=["cut short", "cut within its description", "another kind"],
+)
+def test_a_model_that_cannot_be_loaded_is_found_and_tried_again(machine: Machine, content: bytes, code: str) -> None:
+    machine.push(content, f"{MODELS}/0.gguf")
     machine.restart()
+    machine.wait(lambda: troubles(machine) == [code], UNIT)
     machine.wait(lambda: machine.show(UNIT, "NRestarts") == "1", UNIT)
     machine.push(tiny_gguf(), f"{MODELS}/0.gguf")
     machine.wait(machine.healthy, UNIT)
+    assert troubles(machine) == []
     assert complete(machine) != ""
     machine.output("rm", f"{MODELS}/0.gguf")
 

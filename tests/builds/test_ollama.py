@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.builds.images",)
 HOME = "/root/.ollama"
 URL = "http://127.0.0.1:11434"
+ICDS = "/usr/share/vulkan/icd.d"
 REGISTRY = "10.209.0.1:5000"  # an address of the private network
 
 
@@ -47,8 +49,9 @@ def tarball(toolchain: Tree, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def images(tarball: bytes, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
-    """`ollama` and `ollama-cpu` of the stand-in, locked and built as the real ones are."""
-    return build_images(pipeline, tarball, tmp_path_factory.mktemp("release"), ("ollama", "ollama-cpu"))
+    """`ollama` and its variants of the stand-in, locked and built as the real ones are."""
+    names = ("ollama", "ollama-cpu", "ollama-mesa")
+    return build_images(pipeline, tarball, tmp_path_factory.mktemp("release"), names)
 
 
 @pytest.fixture(scope="session")
@@ -75,8 +78,9 @@ def contents(images: dict[str, Image], pipeline: Pipeline, toolchain: Tree, tmp_
 
 @pytest.fixture(scope="module")
 def machine(host: Host, images: dict[str, Image]) -> Iterator[Machine]:
-    """An instance that each test restarts with the settings that it needs."""
-    with host.launched(images["ollama"]) as machine:
+    """An instance that each test restarts with the settings that it needs; a stand-in of a card's node is in it."""
+    card = {"type": "unix-char", "source": "/dev/null", "path": "/dev/dri/renderD128", "gid": "44", "mode": "0660"}
+    with host.launched(images["ollama-mesa"], nodes={"card": card}) as machine:
         yield machine
 
 
@@ -116,6 +120,16 @@ def test_variant_cpu_has_no_gpu_runners(contents: Callable[[str], dict[str, str]
     assert found == everything - gpu
 
 
+def test_variant_mesa_has_the_drivers_of_amds_and_intels_cards_beside_all_the_rest(
+    contents: Callable[[str], dict[str, str]],
+) -> None:
+    everything, found = contents("ollama"), contents("ollama-mesa")
+    assert everything.keys() <= found.keys()
+    more = found.keys() - everything.keys()
+    drivers = {path.rpartition("/")[2].partition("_icd")[0] for path in more if path.startswith(f"{ICDS}/")}
+    assert {"radeon", "intel", "lvp"} <= drivers
+
+
 def test_no_key_is_in_the_image(contents: Callable[[str], dict[str, str]]) -> None:
     found = contents("ollama")
     assert found[HOME] == "drwx------ root/root"
@@ -136,7 +150,7 @@ def test_image_says_what_it_is(images: dict[str, Image]) -> None:
 
 
 def test_real_release_is_locked_by_its_pinned_hash(pipeline: Pipeline) -> None:
-    for name in ("ollama", "ollama-cpu"):
+    for name in ("ollama", "ollama-cpu", "ollama-mesa"):
         (file,) = pipeline.locks.get(name).files
         assert file.sha256 == PINNED[pipeline.options.architecture]
 
@@ -274,6 +288,18 @@ def test_wanted_models_are_pulled_once_they_can_be(host: Host, images: dict[str,
         machine.wait(lambda: f"{model} is there\n" in machine.journal("ollama-models"), "ollama-models")
         machine.wait(lambda: machine.show("ollama-models", "ActiveState") == "inactive", "ollama-models")
         assert machine.show("ollama-models", "Result") == "success"
+
+
+def test_variant_mesa_computes_on_a_card_by_its_driver(machine: Machine) -> None:
+    """What looks for driver and card is the stand-in; the drivers are Mesa's own, with all that they need."""
+    machine.restart()
+    machine.wait(machine.healthy, "ollama")
+    assert re.search(r'msg="inference compute".* library=Vulkan .*name=Vulkan0 ', machine.journal("ollama"))
+    for driver in ("radeon", "intel"):
+        library = json.loads(machine.output("sh", "-c", f"cat {ICDS}/{driver}_icd*.json"))["ICD"]["library_path"]
+        needed = machine.output("sh", "-c", f"ldd /usr/lib/*-linux-gnu/{library.rpartition('/')[2]}")
+        assert "libc.so.6 => /" in needed
+        assert "not found" not in needed
 
 
 def test_server_is_started_again_when_it_dies(machine: Machine) -> None:

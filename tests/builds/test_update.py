@@ -177,6 +177,8 @@ def test_newer_packages_of_debian(fresh: World) -> None:
         ("v0.33.0-rc1", "v0.33.0", False),
         ("b10488", "b10434", True),
         ("b10488", "b10488", False),
+        ("b9000", "b10434", False),
+        ("nightly", "b10434", True),
     ],
 )
 def test_tags(tag: str, than: str, newer: bool) -> None:

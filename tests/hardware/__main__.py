@@ -111,7 +111,7 @@ def _card(session: Session) -> tuple[str, str]:
         Path("/"),
         lambda: neighbours_of_host(session.console),
         session.console,
-        session.catalog(),
+        session.catalog,
         lambda _image: True,
     )
     if card is None:
@@ -138,7 +138,7 @@ def _text(path: str) -> str:
 
 def _image(session: Session, engine: str, vendor: str, options: Options) -> str:
     """The engine's image for this maker's cards, built where the store lacks it."""
-    catalog = session.catalog()
+    catalog = session.catalog
     name = engine if vendor in (catalog.gpus(engine) or ()) else f"{engine}-mesa"
     try:
         results = session.pipeline(offline=options.offline).build([name])

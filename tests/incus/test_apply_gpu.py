@@ -12,6 +12,7 @@ import pytest
 
 from anklume_images.ship.publish import ImageFiles, publish
 from launcher.private_incus import fake_gpu as fakegpu
+from tests.support.fake_cards import unplugged
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
     tiny.write(MACHINE % ("lab", "box", FIRST), head=EXCLUSIVE)
     terminal = Terminal(tiny.argv("apply"), env=tiny.environment())
     terminal.read_until(r"Go on\?")
-    with fakegpu.unplugged(Path(f"/proc/{tiny.incus.pid}/root"), 0):
+    with unplugged(Path(f"/proc/{tiny.incus.pid}/root"), 0):
         terminal.type("y\n")
         assert terminal.end() == 1
         assert "machine box (project lab): Failed to start device" in terminal.text
@@ -152,6 +153,7 @@ def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
     tiny.settled()
 
 
+@pytest.mark.both_versions
 def test_two_files_race_for_one_card(tiny: Launcher, tmp_path: Path) -> None:
     """Eight launchers at once, each with a file of its own: exactly one gets the card, the others are told."""
     files = []

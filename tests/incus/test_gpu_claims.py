@@ -324,7 +324,10 @@ def race(
     return passed, kept
 
 
-@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale-claim"])
+@pytest.mark.parametrize(
+    "stale",
+    [pytest.param(False, marks=pytest.mark.both_versions, id="free"), pytest.param(True, id="stale-claim")],
+)
 def test_of_eight_launchers_at_one_card_one_keeps_it(
     incus: PrivateIncus, client: Incus, image: ImageFiles, *, stale: bool
 ) -> None:

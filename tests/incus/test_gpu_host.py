@@ -149,6 +149,7 @@ def test_holders_in_other_projects_and_through_profiles(client: Incus, project: 
     )
 
 
+@pytest.mark.both_versions
 def test_granted_card_is_all_that_a_container_gets(
     incus: PrivateIncus, client: Incus, project: Incus, image: ImageFiles
 ) -> None:
@@ -312,12 +313,14 @@ def test_command_says_what_a_file_would_get(
 
 
 def test_a_try_counts_the_machines_of_the_hosts_own_incus(
-    project: Incus, image: ImageFiles, incus: PrivateIncus, monkeypatch: pytest.MonkeyPatch
+    project: Incus, image: ImageFiles, incus: PrivateIncus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Even one that is called as the file's own would be."""
+    """Even one that is called as the file's own would be, and whatever the client's default remote is."""
     publish(image, project.within("default"))
     create_instance(project, "c1", fingerprint=image.fingerprint, devices={"gpu": gpu(pci=FIRST)})
     monkeypatch.setenv("INCUS_SOCKET", str(incus.socket))
+    monkeypatch.setenv("INCUS_CONF", str(tmp_path))
+    (tmp_path / "config.yml").write_text("default-remote: far\nremotes: {far: {addr: 'https://127.0.0.1:9'}}\n")
     neighbours = neighbours_of_host(Console())
     file = infra(machine("c1", gpu=True, gpu_devices=(GpuSelector(pci=FIRST),)))
     (refusal,) = decide(file, read_cards(project), neighbours, place).refusals

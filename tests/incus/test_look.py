@@ -133,6 +133,9 @@ def test_verify_proves_card_models_page_and_answers(world: World) -> None:
     assert evidence["brain", "ollama-inference"] == "tiny:latest: 'stand-in: hello' (4 tokens, 2000.0 a second)"
     assert evidence["llama", "llama-models"] == "/v1/models: HTTP 200, models: tiny"
     assert evidence["llama", "llama-inference"].startswith(("tiny: '", 'tiny: "'))  # the toy may say a quote itself
+    assert evidence["brain", "gpu-compute"] == (
+        "tiny:latest: 31 of 31 layers on a card (CUDA0 87.7 MiB), 310.6 MiB of 310.6 MiB in its memory (/api/ps)"
+    )
     assert "title 'Open WebUI'" in evidence["webui", "webui-page"]
     assert evidence["webui", "webui-engine"] == (
         "http://10.131.1.1:11434/api/tags: HTTP 200; http://10.131.1.2:8080/v1/models: HTTP 200"

@@ -18,7 +18,8 @@ import pytest
 
 from anklume_images.cli.main import main
 from anklume_images.errors import IncusError, StoreError
-from anklume_images.ship.publish import AliasChange, ImageFiles, publish
+from anklume_images.ship.naming import AliasChange
+from anklume_images.ship.publish import ImageFiles, publish
 from anklume_images.store.store import Store
 from launcher.private_incus.certificate import make_client_certificate
 from tests.support.incus_images import make_image
@@ -135,6 +136,41 @@ def test_alias_moves_to_the_newer_image(client: Incus, image: ImageFiles, tiny_r
     report = publish(newer, client)
     assert report.aliases_changed == (AliasChange("tiny/latest", image.fingerprint, newer.fingerprint),)
     assert client.aliases() == {"tiny": image.fingerprint, "tiny/latest": newer.fingerprint}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["nameless", "named by another"])
+def test_when_an_alias_cannot_be_moved_all_stay_and_what_was_sent_goes(
+    client: Incus, image: ImageFiles, tiny_rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Unless somebody else has named it meanwhile: then it is theirs."""
+    publish(image, client)
+    newer = make_image(tmp_path, tiny_rootfs, aliases=("new", "tiny/latest", "tiny"))
+    before, real = client.aliases(), client.set_alias
+
+    def set_alias(name: str, fingerprint: str, description: str = "") -> str | None:
+        if (name, fingerprint) == ("tiny", newer.fingerprint):
+            if named:
+                real("theirs", fingerprint)
+            raise IncusError("the database is locked")
+        return real(name, fingerprint, description)
+
+    monkeypatch.setattr(client, "set_alias", set_alias)
+    with pytest.raises(IncusError, match="locked"):
+        publish(newer, client)
+    assert client.aliases() == before | ({"theirs": newer.fingerprint} if named else {})
+    assert (client.image(newer.fingerprint) is not None) == named
+
+
+def test_a_dry_run_says_what_a_run_then_does(
+    client: Incus, image: ImageFiles, tiny_rootfs: Path, tmp_path: Path
+) -> None:
+    publish(image, client)
+    before = client.aliases()
+    newer = make_image(tmp_path, tiny_rootfs, aliases=("tiny/latest", "new"))
+    would = publish(newer, client, dry_run=True)
+    assert (client.aliases(), client.image(newer.fingerprint)) == (before, None)
+    assert publish(newer, client) == would
+    assert publish(newer, client, dry_run=True) == dataclasses.replace(would, imported=False, aliases_changed=())
 
 
 @pytest.mark.parametrize("part", ["metadata", "rootfs"])

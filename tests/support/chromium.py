@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.apt import TreeApt
-from anklume_images.builder.trees import ensure_tree, tree_digest
+from anklume_images.builder.trees import ensure_tree, stored_tree
 from anklume_images.inputs.debian import DebianRequest, Suite, resolve
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import Lock
@@ -51,6 +51,6 @@ def _unpacked(pipeline: Pipeline) -> Path:
     with pipeline.leased() as lease, store.scratch("chromium") as scratch:
         found = resolve(_REQUEST, sources.bases, TreeApt(pipeline.toolchain().root, scratch), access=sources.access)
         lock = Lock("chromium", _REQUEST.architecture, "", found.epoch, "tree", found.indexes, found.debs)
-        lease.add([tree_digest(lock)[:32], *(entry.sha256 for entry in lock)])
+        lease.add([stored_tree(lock, store.home).folder.name, *(entry.sha256 for entry in lock)])
         fetch(lock, store.blobs, sources)
         return ensure_tree(lock, store.blobs, store.home).root

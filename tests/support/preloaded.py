@@ -26,12 +26,17 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from anklume_images.cli.exit_codes import ANY, codes_of
+from anklume_images.cli.main import cli as images
+from launcher.cli.main import cli as launch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("anklume_images", "launcher")
 _AT_START = ("PYTHON", "LC_", "LANG")
+_CODES = {"anklume_images": (images.table, images.codes), "launcher": (launch.table, launch.codes)}
 
 
 def run(
@@ -46,7 +51,9 @@ def run(
     argv = [sys.executable, "-m", module, *arguments]
     environment = dict(os.environ if env is None else env)
     if any(name.startswith(_AT_START) and os.environ.get(name) != value for name, value in environment.items()):
-        return subprocess.run(argv, env=environment, cwd=cwd, input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, env=environment, cwd=cwd, input=text, capture_output=True, text=True, check=False)
+        assert_declared(module, arguments, done.returncode)
+        return done
     with contextlib.ExitStack() as stack:
         given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(text.encode())
@@ -57,7 +64,21 @@ def run(
         connection.sendall(json.dumps([module, list(arguments), environment, str(cwd or os.getcwd())]).encode())
         connection.shutdown(socket.SHUT_WR)
         code = int(connection.makefile().read())
+        assert_declared(module, arguments, code)
         return subprocess.CompletedProcess(argv, code, _read(out), _read(err))
+
+
+def assert_declared(module: str, arguments: Sequence[str], code: int) -> None:
+    """A command ends with a code that its page has, unless a signal ended it."""
+    if module not in _CODES or code < 0:
+        return
+    table, own = _CODES[module]
+    words = iter(arguments)
+    command = next((word for word in words if word in table), "apply")
+    if command in ("bundle", "channel", "models", "trust"):
+        command = f"{command} {next(words, '')}"
+    codes = codes_of(command, own)
+    assert str(code) in codes or ANY in codes, f"{command} ended with {code}, which is not declared"
 
 
 _PROGRAM = """\

@@ -1,4 +1,4 @@
-"""What docs/reference has from declarations: tables of keys, and the images with their variables.
+"""What docs/reference has from declarations: tables of keys, exit codes, and the images with their variables.
 
 `make reference` writes it anew. In a page it stands between `<!-- keys: NAME -->` and `<!-- end of keys -->`.
 """
@@ -6,26 +6,30 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
+from anklume_images.cli.exit_codes import EXIT_CODES, OF_EVERY_COMMAND
 from anklume_images.settings import SETTINGS
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.values import value_text
+from launcher.cli.exit_codes import EXIT_CODES as LAUNCH_CODES
 from launcher.infra.keys import Keys, Read
 from launcher.infra.schema import SECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic.fields import FieldInfo
 
+    from anklume_images.cli.exit_codes import Codes
     from anklume_images.specs.model import Spec
     from launcher.infra.keys import KeyInfo
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 EXAMPLES = REFERENCE.parents[1] / "examples/specs"
-PAGES = [REFERENCE / "infra.md", REFERENCE / "settings.md", REFERENCE / "variables.md"]
+PAGES = [REFERENCE / f"{name}.md" for name in ("infra", "settings", "variables", "commands", "launch-commands")]
 _TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end of keys -->\n)", re.DOTALL)
 
 
@@ -86,7 +90,23 @@ def _variables(spec: Spec) -> Iterator[str]:
         yield f"| `{name}` | {kind} | {f'`{default}`' if default else '-'} | {variable.description} |"
 
 
-OTHERS: dict[str, Callable[[], str]] = {"settings": table_of_settings, "images": variables_of_images}
+def exit_codes(own: Mapping[str, Codes]) -> str:
+    """The codes of every command, and those of single ones."""
+    rows = {(code, text): ["every command"] for code, text in OF_EVERY_COMMAND.items()}
+    for command, codes in own.items():
+        for code, text in codes.items():
+            rows.setdefault((code, text), []).append(f"`{command}`")
+    ordered = sorted(rows, key=lambda row: int(row[0]) if row[0].isdigit() else 200)
+    lines = [f"| {code} | {', '.join(rows[code, text])} | {text} |" for code, text in ordered]
+    return "\n".join(["| code | of | meaning |", "|---|---|---|", *lines]) + "\n"
+
+
+OTHERS: dict[str, Callable[[], str]] = {
+    "settings": table_of_settings,
+    "images": variables_of_images,
+    "exit-codes-of-images": partial(exit_codes, EXIT_CODES),
+    "exit-codes-of-launch": partial(exit_codes, LAUNCH_CODES),
+}
 """What is no section of an infra.yml, by its name in the pages."""
 
 
@@ -102,7 +122,7 @@ def table(section: type[Keys]) -> str:
             lines.append(f"| `{name}` | {kind} | {_default(info, fields[name])} | {new}{info.meaning} |")
     foreign = ", ".join(f"`{name}`" for name, info in infos.items() if info.foreign)
     if foreign:
-        lines.append(f"| {foreign} | | - | the framework's own: accepted, and named in one notice |")
+        lines.append(f"| {foreign} | | - | for the anklume framework only: accepted, and named in one notice |")
     return "\n".join(lines) + "\n"
 
 

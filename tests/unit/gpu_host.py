@@ -54,6 +54,20 @@ def amd(index: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def intel(index: int, **more: Any) -> dict[str, Any]:
+    return {
+        "driver": "xe",
+        "driver_version": "6.12",
+        "drm": nvidia(index)["drm"],
+        "pci_address": address(index),
+        "vendor": "Intel Corporation",
+        "vendor_id": "8086",
+        "product": "Arc B580",
+        "product_id": "e20b",
+        **more,
+    }
+
+
 def console_chip(index: int) -> dict[str, Any]:
     return {
         "driver": "ast",

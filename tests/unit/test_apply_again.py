@@ -31,6 +31,9 @@ class Server:
     def within(self, _project: str | None) -> Server:
         return self
 
+    def find_object(self, _what: object) -> dict[str, str]:
+        return {"status": "Running"}
+
     def set_instance_state(self, _what: object, state: str) -> None:
         self.calls.append(state)
 
@@ -54,7 +57,6 @@ def carried_out(
     monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
     monkeypatch.setattr(run, "label", lambda resource: resource.key.name)
     monkeypatch.setattr(run, "carry_out", step_once)
-    monkeypatch.setattr(run, "read_one", lambda *_arguments: {"status": "Running"})
     monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "none"))
     monkeypatch.setattr(run, "wait_until_healthy", wait)
     monkeypatch.setattr(run, "stop", lambda incus, _key: incus.calls.append("stop"))
@@ -100,7 +102,7 @@ def test_a_machine_that_the_old_daemon_had_noted_after_all(monkeypatch: pytest.M
 
     monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
     monkeypatch.setattr(run, "carry_out", step_once)
-    monkeypatch.setattr(run, "read_one", lambda *_arguments: seen.pop(0))
+    monkeypatch.setattr(Server, "find_object", lambda *_arguments: seen.pop(0))
     monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "create"))
     step = Step(BOX, "create")
     context = Context("demo", cast("Store", None), cast("Images", None))

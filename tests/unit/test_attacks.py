@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anklume_images.errors import AnklumeError, FetchError, StoreError
-from anklume_images.ship.pull import RevokedError, pull
+from anklume_images.ship.pull import pull
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
 from anklume_images.trust.contents import signed_contents
@@ -21,7 +21,7 @@ from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import Repository
-from anklume_images.trust.revoked import Revocation, write_revocations
+from anklume_images.trust.revoked import Revocation, RevokedError, write_revocations
 from anklume_images.trust.roles import ONE, ROLES
 from tests.support.publisher import FIRST, Publisher
 from tests.support.stored_images import put

@@ -124,21 +124,27 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "what", "about"),
     [
-        ["biuld"],
-        ["build", "--frobnicate"],
-        ["show"],
-        ["show", "a", "b"],
-        ["--arch", "m68k", "list"],
-        ["build", "--jobs", "0"],
-        ["build", "--jobs", "many"],
-        ["--store"],
+        (["biuld"], "no such command 'biuld' (did you mean 'build'?)", ""),
+        (["bundle", "inspekt"], "no such command 'inspekt' (did you mean 'inspect'?)", " bundle"),
+        (["build", "--frobnicate"], "no such option '--frobnicate'", " build"),
+        (["show"], "missing argument 'REF'", " show"),
+        (["show", "a", "b"], "got unexpected extra argument (b)", " show"),
+        (["--arch", "m68k", "list"], "invalid value for '--arch': 'm68k' is not one of ", ""),
+        (["build", "--jobs", "0"], "invalid value for '--jobs': ", " build"),
+        (["build", "--jobs", "many"], "invalid value for '--jobs': ", " build"),
+        (["verify", "--from", "mirrors"], "--from is for --repair", " verify"),
+        (["--store"], "option '--store' requires an argument", None),
     ],
 )
-def test_wrong_usage_is_2(arguments: list[str], home: Path) -> None:
+def test_wrong_usage_is_2(arguments: list[str], what: str, about: str | None, home: Path) -> None:
+    """And is told as other errors are; `about` is the command whose help is pointed to."""
     result = run("--store", str(home), *arguments, rc=2) if arguments != ["--store"] else run(*arguments, rc=2)
-    assert "Error: " in result.stderr
+    first, *hints = result.stderr.splitlines()
+    assert first.startswith(f"error: {what}")
+    options = f" --store {home}" if about else ""
+    assert hints == ([] if about is None else [f"  hint: anklume-images{options}{about} --help"])
     assert result.stdout == ""
     assert not home.exists()
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 import click
@@ -23,6 +23,7 @@ from anklume_images.models.lock import ModelLock
 from anklume_images.models.spec import ModelDocument
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import SpecDocument
+from anklume_images.specs.values import VariableType
 from launcher.cli.main import cli as launch
 from launcher.engines import services
 from launcher.inspect import doctor, status, verify
@@ -316,6 +317,26 @@ def test_the_reference_has_every_key_of_a_spec() -> None:
     assert {"packages", "exclude", "secret", "timeout"} <= keys
     missing = {key for key in keys if f"`{key}`" not in text and f"{{{key}: " not in text}
     assert not missing
+
+
+def test_pages_have_every_type_of_a_variable() -> None:
+    types = list(get_args(VariableType))
+    (row,) = re.findall(r"^\| `type` \| required \| (.*) \|$", text_of("reference/spec.md"), re.MULTILINE)
+    assert re.findall(r"`([a-z]+)`", row) == types
+    (told,) = re.findall(r"'prt' is not one of (.*) \(did you mean", text_of("how-to/add-an-image.md"))
+    assert re.findall(r"'([a-z]+)'", told) == types
+
+
+OF_EVERY_PROGRAM = {"HOME", "PATH", "SHELL", "SUDO_USER", "TERM", "XDG_CONFIG_DIRS", "XDG_RUNTIME_DIR"}
+
+
+def test_the_settings_have_every_variable_that_is_read() -> None:
+    read = set()
+    for path in (path for package in ("anklume_images", "launcher") for path in (ROOT / package).rglob("*.py")):
+        read |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', path.read_text()))
+    assert {"ANKLUME_STORE", "INCUS_SOCKET", "HOME"} <= read
+    text = text_of("reference/settings.md")
+    assert {name for name in read - OF_EVERY_PROGRAM if f"`{name}`" not in text and name != "PIP_CONFIG_FILE"} == set()
 
 
 CODE_AT = {"_add": 1, "problem": 1, "_problem": 1, "_at_from": 1, "_invalid": 2, "Problem": 3}  # its place in a call

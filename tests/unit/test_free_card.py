@@ -98,7 +98,6 @@ def test_without_a_card_nobody_is_asked(tmp_path: Path) -> None:
 
 def test_a_card_of_amd_comes_with_an_image_that_computes_on_it(tmp_path: Path) -> None:
     sysfs(tmp_path, SECOND, "1002", 16 << 30)
-    write(tmp_path, "/dev/kfd")
     file, card = chosen(tmp_path)
     assert card is not None
     assert (card.pci, card.model, card.driver, card.drm_id) == (SECOND, "AMD 1002:744c", "amdgpu", "1")
@@ -107,6 +106,19 @@ def test_a_card_of_amd_comes_with_an_image_that_computes_on_it(tmp_path: Path) -
     assert (llm.gpu_devices, llm.image.store) == ((GpuSelector(pci=SECOND),), "llama-server-mesa")
     assert webui.gpu is False
     assert chosen(tmp_path, lambda: [holder(SECOND)]) == (FILE, None)
+
+
+def test_a_card_of_amd_for_rocm_needs_its_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sysfs(tmp_path, SECOND, "1002", 16 << 30)
+    file = infra(replace(LLM, image=ImageChoice("llama-server-hip")))
+
+    def found() -> Card | None:
+        return with_free_card(file, "llm", tmp_path, list, Console(), CATALOG, lambda _image: True)[1]
+
+    assert found() is None
+    assert "/dev/kfd" in capsys.readouterr().err
+    write(tmp_path, "/dev/kfd")
+    assert getattr(found(), "pci", None) == SECOND
 
 
 def test_a_card_of_intel_by_the_memory_of_its_tiles(tmp_path: Path) -> None:
@@ -119,7 +131,6 @@ def test_a_card_of_intel_by_the_memory_of_its_tiles(tmp_path: Path) -> None:
 def test_nvidias_cards_come_first_and_keep_the_image(tmp_path: Path) -> None:
     host(tmp_path, SECOND)
     sysfs(tmp_path, FIRST, "1002", 16 << 30)
-    write(tmp_path, "/dev/kfd")
     file, card = chosen(tmp_path)
     assert (card and card.pci, next(file.machines()).image.store) == (SECOND, "llama-server")
 
@@ -134,6 +145,5 @@ def test_a_processors_graphics_and_other_devices_are_no_cards_to_take(tmp_path: 
 
 def test_without_an_image_in_reach_a_card_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sysfs(tmp_path, FIRST, "1002", 16 << 30)
-    write(tmp_path, "/dev/kfd")
     assert chosen(tmp_path, in_reach=lambda image: image == "llama-server") == (FILE, None)
     assert f"card {FIRST} (AMD 1002:744c) is left out" in capsys.readouterr().err

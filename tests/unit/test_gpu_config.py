@@ -18,12 +18,13 @@ from launcher.gpu.preflight import preflight
 from launcher.gpu.vendors.vendor import VIDEO
 from launcher.infra.model import GpuSelector, ImageChoice, Profile
 from launcher.observe.daemon import daemon_root
-from tests.unit.gpu_host import address, amd, gpu, host, infra, machine, nvidia, place
+from tests.unit.gpu_host import address, amd, gpu, host, infra, intel, machine, nvidia, place
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from launcher.gpu.cards import Card
+    from launcher.gpu.images import Gpus
     from launcher.gpu.preflight import Obstacle
     from launcher.infra.model import Machine
 
@@ -33,12 +34,16 @@ WITHOUT_CARD = gpu(gputype="physical")
 
 
 def made(
-    entry: Machine, cards: tuple[Card, ...] | None = None, files: HostFiles | None = None, **profiles: Profile
+    entry: Machine,
+    cards: tuple[Card, ...] | None = None,
+    files: HostFiles | None = None,
+    gpus: Gpus = None,
+    **profiles: Profile,
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     file = infra(entry, profiles=profiles)
     decision = decide(file, cards or host(nvidia(0), nvidia(1)), [], place)
     decision.check()
-    return gpu_config(entry, file.domains[entry.domain], decision.grants.get(entry.name, ()), files)
+    return gpu_config(entry, file.domains[entry.domain], decision.grants.get(entry.name, ()), files, gpus)
 
 
 # Devices and config
@@ -266,15 +271,41 @@ def test_mig_device() -> None:
     assert config == RUNTIME
 
 
-def test_amd_container_gets_kfd() -> None:
-    devices, config = made(machine("a"), host(amd(0)))
-    assert devices == {
-        "gpu0": {"type": "gpu", "gputype": "physical", "pci": FIRST, **VIDEO},
-        "kfd": {"type": "unix-char", "source": "/dev/kfd", "path": "/dev/kfd", **VIDEO},
-    }
-    assert config == {}
+# Other makers' cards, whose driver is in the kernel alone
+
+ROCM, VULKAN = {"amd": ("hip",)}, {"amd": ("vulkan",), "intel": ("vulkan",)}
+KFD = {"type": "unix-char", "source": "/dev/kfd", "path": "/dev/kfd", **VIDEO}
+
+
+@pytest.mark.parametrize("card", [amd(0), intel(0)], ids=["amd", "intel"])
+def test_a_cards_nodes_open_to_more_than_root(card: dict[str, Any]) -> None:
+    """To the group that services of images are in, unless the file says otherwise."""
+    expected = {"type": "gpu", "gputype": "physical", "pci": FIRST, "gid": "44", "mode": "0660"}
+    assert made(machine("a"), host(card), gpus=VULKAN) == ({"gpu0": expected}, {})
+    own = {"gpu0": gpu(gid="105", mode="0666")}
+    (device,) = made(machine("a", devices=own), host(card), gpus=VULKAN)[0].values()
+    assert (device["gid"], device["mode"]) == ("105", "0666")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "files", "given"),
+    [
+        (ROCM, HostFiles(kfd=True), True),
+        (ROCM, None, True),
+        (ROCM, HostFiles(), True),  # which the preflight refuses
+        (VULKAN, HostFiles(kfd=True), False),
+        ({"nvidia": ("cuda",)}, HostFiles(kfd=True), False),
+        (None, HostFiles(kfd=True), True),  # an image of others: it may be ROCm
+        (None, HostFiles(), False),
+        (None, None, True),
+    ],
+)
+def test_rocms_node_is_for_images_that_compute_by_it(gpus: Gpus, files: HostFiles | None, given: bool) -> None:
+    devices, config = made(machine("a"), host(amd(0)), files, gpus)
+    assert devices.pop("gpu0") == {"type": "gpu", "gputype": "physical", "pci": FIRST, **VIDEO}
+    assert (devices, config) == ({"kfd": KFD} if given else {}, {})
     own = {"rocm": {"type": "unix-char", "path": "/dev/kfd"}}
-    assert set(made(machine("a", devices=own), host(amd(0)))[0]) == {"gpu0"}
+    assert set(made(machine("a", devices=own), host(amd(0)), files, gpus)[0]) == {"gpu0"}
 
 
 def test_vm_gets_its_card_and_nothing_else() -> None:
@@ -301,10 +332,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def obstacles(entry: Machine, root: Path | None, card: dict[str, Any] | None = None) -> tuple[Obstacle, ...]:
+def obstacles(
+    entry: Machine, root: Path | None, card: dict[str, Any] | None = None, gpus: Gpus = None
+) -> tuple[Obstacle, ...]:
     file = infra(entry)
     decision = decide(file, host(card or nvidia(0)), [], place)
-    return preflight(entry, file.domains["ai"], decision.grants[entry.name], root and read_host_files(root))
+    return preflight(entry, file.domains["ai"], decision.grants[entry.name], root and read_host_files(root), gpus)
 
 
 def test_nothing_is_in_the_way(root: Path) -> None:
@@ -381,10 +414,15 @@ def test_vm_needs_an_iommu(root: Path) -> None:
     assert "IOMMU" in found.cause
 
 
-def test_amd_needs_kfd(root: Path) -> None:
+def test_rocm_needs_kfd_and_nothing_else_does(root: Path) -> None:
+    assert obstacles(machine("a"), root, amd(0), ROCM) == ()
     (root / "dev/kfd").unlink()
-    (found,) = obstacles(machine("a"), root, amd(0))
-    assert "/dev/kfd" in found.cause
+    (found,) = obstacles(machine("a"), root, amd(0), ROCM)
+    assert (found.fatal, "/dev/kfd" in found.cause) == (True, True)
+    for gpus in (VULKAN, None, {}, {"nvidia": ("vulkan",)}):
+        assert obstacles(machine("a"), root, amd(0), gpus) == ()
+    assert obstacles(machine("a"), root, intel(0), VULKAN) == ()
+    assert obstacles(machine("a"), None, amd(0), ROCM) == ()
 
 
 def test_root_of_the_process_behind_a_socket(tmp_path: Path) -> None:

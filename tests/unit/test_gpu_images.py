@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,10 +12,14 @@ from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.model import NAME
 from launcher.gpu.cards import Card
 from launcher.gpu.grants import Grant
-from launcher.gpu.images import makers, unusable, why_unusable
+from launcher.gpu.images import makers, unusable, ways_on, why_unusable
 from launcher.gpu.memory import too_large
 from launcher.gpu.vendors import VENDORS
 from launcher.infra.models import MachineModels, WantedModel
+from launcher.inspect.cards import nodes_of
+
+if TYPE_CHECKING:
+    from launcher.gpu.images import Gpus
 
 NVIDIA, AMD, INTEL, OTHER = (
     Card(f"0000:0{number}:00.0", vendor) for number, vendor in enumerate(("10de", "1002", "8086", "1d17"))
@@ -24,12 +30,12 @@ NVIDIA, AMD, INTEL, OTHER = (
     ("gpus", "cards"),
     [
         (None, ()),
-        ((), (NVIDIA, AMD, INTEL)),
-        (("nvidia",), (AMD, INTEL)),
-        (("nvidia", "amd", "intel"), ()),
+        ({}, (NVIDIA, AMD, INTEL)),
+        ({"nvidia": ("cuda",)}, (AMD, INTEL)),
+        (dict.fromkeys(("nvidia", "amd", "intel"), ("vulkan",)), ()),
     ],
 )
-def test_cards_that_an_image_cannot_use(gpus: tuple[str, ...] | None, cards: tuple[Card, ...]) -> None:
+def test_cards_that_an_image_cannot_use(gpus: Gpus, cards: tuple[Card, ...]) -> None:
     assert unusable(gpus, (NVIDIA, AMD, INTEL, OTHER)) == cards
 
 
@@ -53,17 +59,37 @@ def test_a_spec_can_name_every_maker() -> None:
     ("image", "gpus"),
     [
         ("debian", None),
-        ("llama-server", {"nvidia"}),
-        ("llama-server-mesa", {"nvidia", "amd", "intel"}),
-        ("llama-server-cuda", {"nvidia"}),
-        ("llama-server-hip", {"amd"}),
-        ("ollama", {"nvidia"}),
-        ("ollama-mesa", {"nvidia", "amd", "intel"}),
-        ("ollama-cpu", set()),
+        ("llama-server", {"nvidia": ("vulkan",)}),
+        ("llama-server-mesa", dict.fromkeys(("nvidia", "amd", "intel"), ("vulkan",))),
+        ("llama-server-cuda", {"nvidia": ("cuda", "vulkan")}),
+        ("llama-server-hip", {"amd": ("hip",)}),
+        ("ollama", {"nvidia": ("cuda", "vulkan")}),
+        ("ollama-mesa", {"nvidia": ("cuda", "vulkan"), "amd": ("vulkan",), "intel": ("vulkan",)}),
+        ("ollama-cpu", {}),
     ],
 )
-def test_what_our_images_can_use(image: str, gpus: set[str] | None) -> None:
-    assert Catalog.load([builtin_specs()]).gpus(image) == gpus
+def test_what_our_images_can_use(image: str, gpus: Gpus) -> None:
+    found = Catalog.load([builtin_specs()]).gpus(image)
+    assert found == gpus
+    for vendor in VENDORS:
+        assert ways_on(found, vendor) == (None if gpus is None else tuple(gpus.get(vendor.name.lower(), ())))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "gpus", "nodes"),
+    [
+        ("1002", {"amd": ("vulkan",)}, ["/dev/dri/renderD129"]),
+        ("1002", {"amd": ("hip",)}, ["/dev/dri/renderD129", "/dev/kfd"]),
+        ("1002", {"nvidia": ("cuda",)}, ["/dev/dri/renderD129"]),
+        ("1002", None, ["/dev/dri/renderD129"]),
+        ("8086", {"intel": ("vulkan",)}, ["/dev/dri/renderD129"]),
+        ("1d17", None, ["/dev/dri/renderD129"]),
+    ],
+)
+def test_nodes_by_which_an_image_computes_on_a_card(vendor: str, gpus: Gpus, nodes: list[str]) -> None:
+    card = Card("0000:01:00.0", vendor, drm=("card1", "renderD129"))
+    assert list(nodes_of(card, gpus)) == nodes
+    assert nodes_of(replace(card, drm=("card1",)), None) == ()
 
 
 GIB = 1 << 30

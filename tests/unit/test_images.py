@@ -69,10 +69,15 @@ def test_what_is_not_there_is_told_with_what_is(store: Store, images: Images) ->
     assert caught.value.hint == f"there are: prod, {ONE}"
     with pytest.raises(StoreError, match="the store has no debain for amd64") as caught:
         images.resolve("debain", "amd64")
-    assert str(caught.value.hint).startswith("did you mean 'debian'? Else build it: anklume-images build debain; or ")
+    assert str(caught.value.hint).startswith(
+        "did you mean 'debian'? If it has a spec, build it: anklume-images build debain; or "
+    )
     with pytest.raises(StoreError) as caught:
         images.resolve("ollama", "amd64")
-    assert caught.value.hint == "build it: anklume-images build ollama; or bring it: anklume-images pull, bundle import"
+    assert (
+        caught.value.hint
+        == "if it has a spec, build it: anklume-images build ollama; or bring it: anklume-images pull, bundle import"
+    )
 
 
 def test_the_same_version_with_the_same_files_is_left_as_it_is(store: Store, images: Images) -> None:

@@ -34,7 +34,7 @@ OLLAMA = [
 
 @pytest.mark.parametrize(("text", "host", "port", "served", "url"), OLLAMA)
 def test_what_ollama_takes(text, host, port, served, url):
-    found = listen(text)
+    found = listen(text, 11434)
     assert (found.hosts, found.port, found.served, found.own_url) == ((host,), port, served, url)
     assert value_problem("listen", text) is None
 
@@ -59,7 +59,7 @@ def test_the_image_asks_its_ollama_at_the_same_address(text, url, tmp_path):
 )
 def test_what_ollama_does_not_take(text):
     with pytest.raises(ListenError):
-        listen(text)
+        listen(text, 11434)
     assert value_problem("listen", text)
 
 

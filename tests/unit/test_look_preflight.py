@@ -193,7 +193,7 @@ def nodes(*modules: str) -> Iterator[ast.AST]:
 def test_the_page_has_every_code() -> None:
     judges = [
         f"inspect/{name}"
-        for name in ("preflight", "findings", "connections", "administrator", "network", "firewall", "vulkan")
+        for name in ("preflight", "findings", "connections", "administrator", "network", "firewall", "vulkan", "models")
     ]
     words = [node.value for node in nodes(*judges) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     used = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}

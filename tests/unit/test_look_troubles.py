@@ -22,6 +22,7 @@ from launcher.gpu_policy.refusals import Refusal
 from launcher.infra.model import Policy
 from launcher.inspect.facts import CommandResult
 from launcher.inspect.findings import machine_findings
+from launcher.inspect.nodes import NodeTest
 from launcher.inspect.vulkan import VulkanDriver, read_vulkan
 from launcher.observe.live import Lease
 from tests.unit.look import CARD, HOST, engine_test, evidence, infra, machine, seen
@@ -115,12 +116,79 @@ def test_nvidia_smi_that_fails_is_another_trouble() -> None:
     assert "restart the host" in finding.remedy
 
 
-def test_other_makers_cards_need_no_nvidia_smi() -> None:
-    amd = replace(CARD, vendor_id="1002", nvidia=None)
-    assert found(brain(nvidia_smi=NOT_FOUND), host=replace(HOST, cards=(amd,))) == []
+def test_the_tools_of_nvidia_runtime_are_named_where_they_are_missing() -> None:
+    """No finding about the host speaks of them, as most machines do without."""
+    (finding,) = found(brain(nvidia_smi=NOT_FOUND), host=replace(HOST, container_tools=False))
+    assert "libnvidia-container-tools" in finding.remedy
+    assert "finding" not in finding.remedy
 
 
-# 2. on the CPU
+# 2. cards of other makers
+
+AMD = Card("0000:03:00.0", "1002", vendor="AMD", driver="amdgpu", drm=("card1", "renderD129"))
+INTEL = replace(AMD, vendor_id="8086", vendor="Intel", driver="xe")
+OTHER = replace(AMD, vendor_id="1d17", vendor="Zhaoxin", driver="zx")
+NODE = "/dev/dri/renderD129"
+OPENS, ABSENT = NodeTest(NODE, "root"), NodeTest(NODE, "root", there=False, opened=False)
+CLOSED = NodeTest(NODE, "llama-server", opened=False, said="cannot open it: Permission denied")
+FREED = seen(BRAIN, devices={"gpu0": {"type": "gpu", "pci": AMD.pci}})
+
+
+def freed(*journal: str, **keys: object) -> MachineFacts:
+    """A machine with the card 03:00.0, in which nobody could find an nvidia-smi."""
+    keys.setdefault("nodes", (OPENS,))
+    keys.setdefault("seen", FREED)
+    return brain(nvidia_smi=NOT_FOUND, journal=journal, **keys)
+
+
+BESIDE = pytest.mark.parametrize("beside", [(), (CARD,)], ids=["alone", "beside-nvidia"])
+
+
+@BESIDE
+@pytest.mark.parametrize("card", [AMD, INTEL, OTHER], ids=["amd", "intel", "other"])
+def test_a_machine_with_another_makers_card_needs_no_nvidia_smi(card: Card, beside: tuple[Card, ...]) -> None:
+    host = replace(HOST, cards=(*beside, card))
+    assert found(freed("offloaded 31/31 layers to GPU"), host=host) == []
+    without = evidence(BRAIN, OLLAMA, seen=FREED, nodes=(OPENS,))
+    assert found(without, host=host) == []
+
+
+def test_a_machine_with_nvidias_card_hears_of_nvidia_smi_beside_another_makers() -> None:
+    host = replace(HOST, cards=(CARD, AMD))
+    assert [finding.code for finding in found(brain(nvidia_smi=NOT_FOUND), host=host)] == ["nvidia-smi-not-found"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "cause", "remedy"),
+    [
+        ({"nodes": (ABSENT,)}, f"does not have {NODE}", "restart it"),
+        ({"nodes": (CLOSED,)}, f"llama-server, as whom the engine runs, cannot open {NODE}", 'gid: "44", mode: "0660"'),
+        ({"seen": seen(BRAIN), "nodes": (), "granted": (AMD,)}, "no gpu device", "set gpu: true"),
+    ],
+)
+def test_a_card_whose_nodes_the_engine_cannot_open(keys: dict[str, Any], cause: str, remedy: str) -> None:
+    first, second = found(freed(CPU_LINES[0], **keys), host=replace(HOST, cards=(CARD, AMD)))
+    assert (first.code, first.severity, first.subject) == ("gpu-node", "error", "brain")
+    assert cause in first.cause
+    assert remedy in first.remedy
+    assert any(AMD.pci in line for line in first.evidence)
+    assert (second.code, "the finding gpu-node" in second.remedy) == ("engine-on-cpu", True)
+
+
+def test_a_card_whose_driver_makes_no_node() -> None:
+    bare = replace(AMD, driver="vfio-pci", drm=())
+    (finding,) = found(freed(nodes=()), host=replace(HOST, cards=(bare,)))
+    assert (finding.code, "no render node" in finding.cause) == ("gpu-node", True)
+    assert any("vfio-pci" in line for line in finding.evidence)
+
+
+def test_memory_of_another_makers_card_is_shown() -> None:
+    figures = Figures(AMD.pci, "", "Navi 31", 16 * GIB, 15 * GIB, "")
+    (finding,) = found(freed(VRAM_LINES[4], cards=(figures,)), host=replace(HOST, cards=(AMD,)))
+    assert finding.evidence == (VRAM_LINES[4], f"{AMD.pci}: 15.0 GiB of 16.0 GiB are in use")
+
+
+# 3. on the CPU
 
 CPU_LINES = [
     'time=2025-01-01T10:00:00Z level=INFO source=types.go:42 msg="inference compute" id=cpu library=cpu compute=""',
@@ -211,19 +279,22 @@ def test_a_runner_that_died_is_quoted() -> None:
     assert [finding.code for finding in found(brain(journal=(out_of_memory,)))] == ["out-of-vram"]
 
 
-@pytest.mark.parametrize("vendor", ["1002", "8086", "1d17"])
-def test_other_makers_cards_never_hear_of_cuda(vendor: str) -> None:
-    host = replace(HOST, cards=(Card("0000:03:00.0", vendor, driver="amdgpu"),))
-    quiet = brain(journal=(CPU_LINES[0], "no usable GPU found"))
-    (finding,) = machine_findings(infra(BRAIN), [quiet], host)
+@BESIDE
+@pytest.mark.parametrize("card", [AMD, INTEL, OTHER], ids=["amd", "intel", "other"])
+def test_other_makers_cards_never_hear_of_nvidia(card: Card, beside: tuple[Card, ...]) -> None:
+    """Nor of a finding that there is not: the one that there is names its cause itself."""
+    one = freed(CPU_LINES[0], "no usable GPU found", able_images=("ollama-mesa",))
+    (finding,) = found(one, host=replace(HOST, cards=(*beside, card)))
     assert finding.code == "engine-on-cpu"
-    assert not re.search("CUDA|NVIDIA", f"{finding.cause} {finding.remedy}", re.IGNORECASE)
+    text = f"{finding.cause} {finding.remedy} {' '.join(finding.evidence)}"
+    assert not re.search("CUDA|NVIDIA|the finding", text, re.IGNORECASE)
+    assert card is OTHER or card.vendor in finding.cause
+    assert "ollama-mesa" in finding.remedy
 
 
 def test_rocms_own_words_for_no_card() -> None:
-    amd = replace(HOST, cards=(Card("0000:03:00.0", "1002", driver="amdgpu"),))
     line = "ggml_cuda_init: failed to initialize ROCm: no ROCm-capable device is detected"
-    (finding,) = machine_findings(infra(BRAIN), [brain(journal=(line,))], amd)
+    (finding,) = found(freed(line), host=replace(HOST, cards=(AMD,)))
     assert (finding.code, finding.evidence) == ("engine-on-cpu", (line,))
 
 
@@ -281,20 +352,25 @@ RIGHT = VulkanDriver("/usr/share/vulkan/icd.d/lvp_icd.json", "libvulkan_lvp.so",
 @pytest.mark.parametrize(
     ("drivers", "cause", "remedy"),
     [
-        ((WRONG,), "/etc/wrong.json names libgone.so.1", "restart the machine"),
+        ((WRONG,), "/etc/wrong.json names libgone.so.1", "correct or remove that file"),
         ((WRONG, RIGHT), "/etc/wrong.json names libgone.so.1", "correct or remove that file"),
         (tuple(replace(one, variable="VK_DRIVER_FILES") for one in (WRONG, RIGHT)), "libgone.so.1", RIGHT.file),
         ((replace(WRONG, variable="VK_DRIVER_FILES"),), "/etc/wrong.json", "take VK_DRIVER_FILES out"),
-        ((replace(WRONG, library=""),), "/etc/wrong.json is not there", "restart the machine"),
+        ((replace(WRONG, library=""),), "/etc/wrong.json is not there", "correct or remove that file"),
     ],
 )
-def test_vulkan_without_its_driver(drivers: tuple[VulkanDriver, ...], cause: str, remedy: str) -> None:
-    (finding,) = found(llm(NO_DEVICES, vulkan=drivers))
+@pytest.mark.parametrize("linked", [None, CommandResult(0, "fine")])
+def test_vulkan_without_its_driver(
+    drivers: tuple[VulkanDriver, ...], cause: str, remedy: str, linked: CommandResult | None
+) -> None:
+    (finding,) = found(llm(NO_DEVICES, vulkan=drivers, boot_step=linked))
     assert (finding.code, finding.severity, finding.subject) == ("vulkan-driver-missing", "error", "llm")
     assert cause in finding.cause
     assert remedy in finding.remedy
     assert finding.evidence[0] == NO_DEVICES
     assert len(finding.evidence) == 2
+    by_variable = any(driver.variable for driver in drivers)
+    assert ("links the host's driver anew" in finding.remedy) == (linked is not None and not by_variable)
 
 
 def test_vulkan_on_a_host_whose_driver_came_without_it() -> None:
@@ -362,7 +438,7 @@ def test_libraries_that_drivers_name_are_looked_for_as_the_loader_does(tmp_path:
     ]
 
 
-# 3. Open WebUI and its engine
+# 4. Open WebUI and its engine
 
 
 def webui(url: str = URL, *services: str, code: int = 7, status: int = 0, **keys: object) -> MachineFacts:
@@ -446,7 +522,7 @@ def test_something_else_that_answers() -> None:
     assert "wants a key" in cause_of(webui(code=0, status=401), brain())
 
 
-# 4. out of memory
+# 5. out of memory
 
 VRAM_LINES = [
     "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 6000.00 MiB on device 0: cudaMalloc failed: out of memory",

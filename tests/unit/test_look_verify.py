@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,11 +12,17 @@ from anklume_images.incus.client import Result
 from launcher.engines import ENGINES, PAGE
 from launcher.engines.probe import Outcome, Probe
 from launcher.engines.settings import Settings
+from launcher.gpu.cards import Card, Nvidia
+from launcher.gpu.nvidia_smi import Figures
 from launcher.inspect.cards import check_cards
 from launcher.inspect.guest import Answer
 from launcher.inspect.images import Facts
 from launcher.inspect.verify import Check, as_json, as_text, checks_of
 from tests.unit.look import CARD, machine, seen
+
+if TYPE_CHECKING:
+    from launcher.gpu.images import Gpus
+    from launcher.observe.instances import InstanceState
 
 CSV = (
     "pci.bus_id, uuid, name, memory.total [MiB], memory.used [MiB], driver_version\n"
@@ -131,8 +137,12 @@ def test_engines_that_open_webui_was_given() -> None:
 # the card
 
 
+BRAIN = machine("brain", gpu=True)
+GPU0 = {"type": "gpu", "pci": CARD.pci}
+
+
 def test_the_hosts_card_inside_is_proof() -> None:
-    found = check_cards(StandIn(), (CARD,))
+    found = check_cards(StandIn(), seen(BRAIN, devices={"gpu0": GPU0}), (CARD,))
     assert (found.state, CARD.pci in found.evidence) == ("ok", True)
 
 
@@ -146,9 +156,105 @@ def test_the_hosts_card_inside_is_proof() -> None:
     ],
 )
 def test_anything_else_is_none(result: Result, evidence: str) -> None:
-    found = check_cards(StandIn(result=result), (CARD,))
+    found = check_cards(StandIn(result=result), seen(BRAIN, devices={"gpu0": GPU0}), (CARD,))
     assert found.state == "failed"
     assert evidence in found.evidence
+
+
+def test_another_card_of_the_host_is_not_the_machines_own() -> None:
+    other = replace(CARD, pci="0000:02:00.0", nvidia=Nvidia("GPU-2", "NVIDIA A100", "12.4"))
+    found = check_cards(StandIn(), seen(BRAIN, devices={"gpu0": GPU0 | {"pci": other.pci}}), (CARD, other))
+    assert (found.state, "does not list 0000:02:00.0" in found.evidence) == ("failed", True)
+
+
+# cards of other makers, which their device nodes show
+
+AMD = Card("0000:02:00.0", "1002", vendor="AMD", product="Navi 31", driver="amdgpu", drm=("card1", "renderD129"))
+INTEL = replace(AMD, vendor_id="8086", vendor="Intel", product="Arc", driver="xe")
+MESA, ROCM = {"amd": ("vulkan",), "intel": ("vulkan",)}, {"amd": ("hip",)}
+FREED = seen(BRAIN, devices={"gpu0": GPU0 | {"pci": AMD.pci}})
+UNIT = "User=llama-server\nGroup=llama-server\nSupplementaryGroups=video\n"
+
+
+@dataclass
+class Nodes:
+    """A stand-in for the inside of a machine without nvidia-smi: nodes that are not there (3), or do not open (2)."""
+
+    codes: dict[str, int] = field(default_factory=dict)
+    unit: str = UNIT
+    opened: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, *command: str) -> Result:
+        if command[0] == "systemctl":
+            return Result(0, self.unit.encode(), b"")
+        if command[0] == "id":
+            return Result(0, b"999 27\n", b"")
+        assert command[0] in ("sh", "setpriv"), command
+        self.opened.append(command)
+        code = self.codes.get(command[-1], 0)
+        return Result(code, b"", b"sh: 1: cannot open it: Permission denied" if code == 2 else b"")
+
+    def request(self, url: str, *_body: object, **_options: object) -> Answer:
+        raise AssertionError(url)
+
+
+@pytest.mark.parametrize("card", [AMD, INTEL], ids=["amd", "intel"])
+@pytest.mark.parametrize("beside", [(), (CARD,)], ids=["alone", "beside-nvidia"])
+def test_a_node_that_opens_as_the_engines_user_is_proof(card: Card, beside: tuple[Card, ...]) -> None:
+    inside = Nodes()
+    figures = {card.pci: Figures(card.pci, "", card.model, 16 << 30, 1 << 30, "")}
+    found = check_cards(inside, FREED, (*beside, card), unit="llama-server", gpus=MESA, figures=figures)
+    assert found.state == "ok"
+    for words in (card.pci, "/dev/dri/renderD129 opens for llama-server", "1.0 GiB of 16.0 GiB"):
+        assert words in found.evidence
+    (command,) = inside.opened
+    assert command[:7] == ("setpriv", "--reuid", "llama-server", "--regid", "llama-server", "--groups", "999,27,video")
+
+
+@pytest.mark.parametrize("unit", ["", "User=\nGroup=\n"])
+def test_an_engine_of_root_opens_nodes_as_root(unit: str) -> None:
+    inside = Nodes(unit=unit)
+    assert check_cards(inside, FREED, (AMD,), unit="ollama", gpus=MESA).state == "ok"
+    assert [command[0] for command in inside.opened] == ["sh"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "gpus", "state", "words"),
+    [
+        ({"/dev/dri/renderD129": 3}, MESA, "failed", "/dev/dri/renderD129 is not there"),
+        ({"/dev/dri/renderD129": 2}, MESA, "failed", "Permission denied"),
+        ({"/dev/kfd": 3}, ROCM, "failed", "/dev/kfd is not there"),
+        ({"/dev/kfd": 3}, MESA, "ok", "renderD129 opens"),
+        ({"/dev/kfd": 3}, None, "ok", "renderD129 opens"),
+    ],
+)
+def test_nodes_that_the_engine_cannot_use(codes: dict[str, int], gpus: Gpus, state: str, words: str) -> None:
+    found = check_cards(Nodes(codes), FREED, (AMD,), unit="llama-server", gpus=gpus)
+    assert (found.state, words in found.evidence) == (state, True)
+
+
+def test_a_machine_with_cards_of_two_makers_shows_both() -> None:
+    class Both(Nodes):
+        def run(self, *command: str) -> Result:
+            return Result(0, CSV.encode(), b"") if command[0] == "nvidia-smi" else super().run(*command)
+
+    both = seen(BRAIN, devices={"gpu0": GPU0, "gpu1": GPU0 | {"pci": AMD.pci}})
+    found = check_cards(Both(), both, (CARD, AMD), unit="llama-server", gpus=MESA)
+    assert (found.state, "GPU-1" in found.evidence, "renderD129" in found.evidence) == ("ok", True, True)
+    assert check_cards(Both({"/dev/dri/renderD129": 3}), both, (CARD, AMD)).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("one", "cards", "state"),
+    [
+        (seen(BRAIN), (CARD, AMD), "failed"),  # no gpu device
+        (FREED, (CARD,), "failed"),  # the card is gone
+        (FREED, (replace(AMD, drm=("card1",)),), "failed"),
+        (seen(replace(BRAIN, type="vm"), devices=FREED.devices), (AMD,), "skipped"),
+    ],
+)
+def test_where_no_node_can_be_opened(one: InstanceState, cards: tuple[Card, ...], state: str) -> None:
+    assert check_cards(Nodes(), one, cards).state == state
 
 
 # models

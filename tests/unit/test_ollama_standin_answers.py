@@ -67,6 +67,19 @@ def _(stand_in: StandIn) -> None:
     assert stand_in.command("list").stdout == "tiny:1b\n"
 
 
+@holds("show")
+def _(stand_in: StandIn) -> None:
+    stand_in.give("tiny")
+    stand_in.start()
+    (weights,) = [line for line in shown(stand_in) if line.startswith("FROM ")]
+    digest = hashlib.sha256(b"GGUF of a stand-in").hexdigest()
+    assert weights == f"FROM {stand_in.models}/blobs/sha256-{digest}"
+
+
+def shown(stand_in: StandIn) -> list[str]:
+    return str(stand_in.ask("/api/show", {"model": "tiny"}).json()["modelfile"]).splitlines()
+
+
 @holds("openai-models")
 def _(stand_in: StandIn) -> None:
     stand_in.give("tiny")
@@ -271,6 +284,16 @@ def _(stand_in: StandIn) -> None:
     assert loaded(stand_in) == (325708676, 325708676, "100% GPU")
     assert "load_tensors: offloaded 31/31 layers to GPU\n" in stand_in.log()
     assert re.search(r"Vulkan0 model buffer size = +87\.74 MiB", stand_in.log())
+
+
+@holds("names-its-file")
+def _(stand_in: StandIn) -> None:
+    stand_in.put(*CARD)
+    stand_in.give("tiny")
+    stand_in.start()
+    assert loaded(stand_in) == (325708676, 325708676, "100% GPU")
+    (named,) = re.findall(r"loaded meta data with .* from (.+) \(version ", stand_in.log())
+    assert f"FROM {named}" in shown(stand_in)
 
 
 @holds("ps-partly")

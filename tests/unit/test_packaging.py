@@ -17,7 +17,9 @@ from launcher.cli.main import cli as launch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAMS: dict[str, click.Group] = {"anklume-images": cli, "anklume-launch": launch}
+    from anklume_images.cli.program import CommandTable
+
+PROGRAMS: dict[str, CommandTable] = {"anklume-images": cli, "anklume-launch": launch}
 
 
 def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -32,7 +34,11 @@ def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Com
 
 
 EVERY = [pytest.param(*each, id=each[0]) for each in chain(*(commands(*program) for program in PROGRAMS.items()))]
-PAGES = {file: text for name, program in PROGRAMS.items() for file, text in man_pages(program, name, "1.2").items()}
+PAGES = {
+    file: text
+    for name, program in PROGRAMS.items()
+    for file, text in man_pages(program, name, "1.2", program.exit_codes).items()
+}
 
 
 def test_every_command_has_a_page_and_no_other() -> None:
@@ -53,9 +59,32 @@ def test_a_page_says_what_help_says(call: str, command: click.Command) -> None:
     assert "\n-h, --help\n" in text
 
 
+@pytest.mark.parametrize(
+    ("page", "codes"),
+    [
+        ("anklume-images-list", {"0", "1", "2", "130", "141"}),
+        ("anklume-images-build", {"0", "1", "2", "3", "130", "141"}),
+        ("anklume-images-bundle-import", {"0", "1", "2", "4", "130", "141"}),
+        ("anklume-images-enter", {"0", "1", "2", "130", "141", "any other"}),
+        ("anklume-launch-apply", {"0", "1", "2", "3", "4", "130", "141"}),
+        ("anklume-launch-check", {"0", "1", "2", "130", "141"}),
+    ],
+)
+def test_a_page_has_the_codes_of_its_command(page: str, codes: set[str]) -> None:
+    section = PAGES[f"{page}.1"].partition(".SH EXIT STATUS\n")[2].partition(".SH")[0]
+    assert set(re.findall(r"^\\fB(.*)\\fR$", section, re.MULTILINE)) == codes
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_codes_are_declared_of_commands_that_are_there(name: str) -> None:
+    program = PROGRAMS[name]
+    there = {call for call, _ in commands(name, program)}
+    assert {f"{name} {command}" for command in program.codes} <= there
+
+
 def test_what_reads_like_a_macro_is_text() -> None:
     command = click.Command("odd", help=".SH of `.x`\n'quoted' and \\fB", params=[])
-    (page,) = man_pages(command, "odd", "1").values()
+    (page,) = man_pages(command, "odd", "1", lambda _: {"0": "done"}).values()
     description = page.partition(".SH DESCRIPTION\n")[2].partition(".SH OPTIONS")[0]
     assert description == "\\&.SH of \\fB.x\\fR\n\\&'quoted' and \\efB\n"
 

@@ -99,6 +99,18 @@ def test_a_base_that_is_there_ends_the_search(pipeline: Pipeline) -> None:
     assert list(pipeline.wanted(["app"])) == ["middle", "app"]
 
 
+@pytest.mark.parametrize("refreshing", [False, True])
+def test_explain_says_what_is_wrong_with_a_lock(pipeline: Pipeline, refreshing: bool) -> None:
+    """Also where a build would make it anew."""
+    store(pipeline, "middle")
+    path = pipeline.locks.path("app")
+    path.write_text(path.read_text().replace(pipeline.locks.request("app"), "0" * 64))
+    pipeline.options = replace(pipeline.options, refresh_missing=refreshing)
+    present, stale = explain(pipeline, ["app"])
+    assert (present["name"], present["state"], stale["name"], stale["state"]) == ("middle", "present", "app", "invalid")
+    assert stale["changes"]
+
+
 class TestAnswers:
     """`build` asked again the same of the same."""
 

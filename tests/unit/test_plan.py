@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anklume_images.store.images import Image, StoredFile
 from anklume_images.store.models import ModelFile
-from anklume_images.trust.revoked import Revocation
+from anklume_images.trust.revoked import Revocation, RevokedError
 from launcher.infra.model import (
     Domain,
     ImageChoice,
@@ -30,7 +30,7 @@ from launcher.observe.live import Live
 from launcher.plan.desired import PlanContext, desired
 from launcher.plan.difference import difference, owned, step_for
 from launcher.plan.render import document, lines
-from launcher.plan.revoked import RevokedError, _is_of, heed
+from launcher.plan.revoked import _is_of, heed
 from launcher.resources import Key, Resource
 
 if TYPE_CHECKING:

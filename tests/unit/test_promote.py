@@ -15,7 +15,7 @@ import pytest
 from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
-from anklume_images.ship.between_incus import names_of
+from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import SshError, host_of, piped
@@ -112,6 +112,15 @@ def test_a_signed_target_is_signed_again_or_its_channel_goes_back(
     reader = Cli(tmp_path / "reader")
     reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
     assert f"box@{FIRST}" in reader("--arch", "amd64", "pull", "box@prod").stdout
+
+
+def test_a_damaged_file_of_the_target_is_sent_again(dev: Store, prod: Store) -> None:
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home))
+    Cli(dev.home)(*asked, "--channel", "dev")
+    rootfs = Images(dev).resolve("box", "amd64").rootfs
+    prod.blobs.path(rootfs.sha256).write_bytes(b"x" * rootfs.size)
+    Cli(dev.home)(*asked, "--channel", "prod")
+    assert Cli(prod.home)("verify").returncode == 0
 
 
 @pytest.mark.parametrize("before", [None, SECOND])
@@ -413,9 +422,9 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
 
 
 def test_what_an_incus_calls_an_image() -> None:
-    assert names_of("box", FIRST, "latest", []) == [f"box/{FIRST}", "box/latest", "box"]
-    assert names_of("box", FIRST, "prod", []) == [f"box/{FIRST}", "box/prod"]
-    assert names_of("box", FIRST, "prod", ["box"]) == [f"box/{FIRST}", "box/prod", "box"]
+    assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
+    assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
+    assert aliases_of("box", FIRST, ["prod"], ["box"]) == (f"box/{FIRST}", "box/prod", "box")
 
 
 @pytest.fixture
@@ -446,7 +455,7 @@ def test_another_builders_word_counts_when_it_is_theirs_and_about_these_bytes(
     add_attestation(dev.home, other, json.dumps(forged).encode(), "file")
     with pytest.raises(GateError):
         reproduced(other, dev.home, known)
-    with pytest.raises(AnklumeError, match="no attestation"):
+    with pytest.raises(AnklumeError, match="not an attestation"):
         read_attestation(b"{}", "file")
     assert KeyRing(ring.folder).labelled("builder").public_key.keyid == known[0].keyid
 
@@ -487,6 +496,36 @@ def test_a_gate_that_lacks_what_it_judges_by(dev: Store, prod: Store, options: t
     target = "two:" if "one:" in options else str(prod.home)
     said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", target, *options, check=False)
     assert said.returncode == 2, said.stderr
+
+
+IMAGES_ALONE = ("--channel", "--why", "--gate")
+IGNORED = ("--builder", "--db", "--severity", "--fingerprint")
+
+
+@pytest.mark.parametrize(
+    ("option", "model"),
+    [*((option, ()) for option in IGNORED), *((one, ("--model",)) for one in IMAGES_ALONE + IGNORED)],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    dev: Store, prod: Store, tmp_path: Path, option: str, model: tuple[str, ...]
+) -> None:
+    """Also where its value is the default one."""
+    put_model(dev, "box")
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    values = {"--severity": "medium", "--gate": "healthcheck", "--builder": str(file), "--db": str(file)}
+    options = ("--dry-run", option, values.get(option, "prod"), *model)
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, option in said.stderr) == (2, True), said.stderr
+
+
+@pytest.mark.parametrize("gate", ["healthcheck", "scan"])
+def test_what_another_gate_judges_by_is_refused(dev: Store, prod: Store, tmp_path: Path, gate: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    options = ("--gate", gate, "--builder", str(file), *(("--db", str(file)) if gate == "scan" else ()))
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", "--to", str(prod.home), *options, check=False)
+    assert (said.returncode, "--builder" in said.stderr) == (2, True), said.stderr
 
 
 SSH = """#!/bin/sh

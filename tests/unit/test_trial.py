@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anklume_images.console import Console
+from anklume_images.errors import AnklumeError
 from launcher import quickstart
 from launcher.cli.main import main
 from launcher.infra.model import ImageChoice, Machine
 from launcher.trial.browser import find_chromium
+from launcher.trial.models import model_file
+from launcher.trial.neighbours import neighbours_of_host
 from launcher.trial.ports import Publication, PublishError, environment_name, parse, publications
+from launcher.trial.tiny_gguf import tiny_gguf
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +32,9 @@ WEB = {
     },
 }
 OLLAMA = {"ports": [11434], "variables": {"ollama_host": {"type": "listen", "default": "0.0.0.0:11434"}}}
+
+BARE = {"ports": [11434], "variables": {"ollama_host": {"type": "listen", "default": "0.0.0.0"}}}
+OTHER = {"ports": [5000], "variables": {"other_host": {"type": "listen", "default": "0.0.0.0:5000"}}}
 
 
 def machine(name: str, **variables: str) -> Machine:
@@ -47,6 +54,11 @@ def machine(name: str, **variables: str) -> Machine:
         (OLLAMA, {"ollama_host": ":80"}, [80]),
         (OLLAMA, {"ollama_host": "::"}, [11434]),
         (OLLAMA, {"ollama_host": "http://0.0.0.0"}, [80]),
+        # Of a server that is known here, the port that it takes is the server's own; of another one, the spec's.
+        (BARE, {"ollama_host": "0.0.0.0"}, [11434]),
+        (BARE, {"ollama_host": "0.0.0.0:9999"}, [9999]),
+        (OTHER, {"other_host": "127.0.0.1"}, [5000]),
+        (OTHER, {"other_host": "127.0.0.1:9999"}, [9999]),
         ({}, {}, []),
     ],
 )
@@ -124,3 +136,57 @@ def test_without_a_chromium_there_is_no_picture_and_that_is_said(
     program.touch()
     program.chmod(stat.S_IRWXU)
     assert find_chromium() == str(program)
+
+
+# Who has the host's cards
+
+
+@pytest.mark.parametrize("set_by", ["the file", "the environment"])
+def test_the_hosts_own_socket_is_asked_whatever_the_default_remote(
+    set_by: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Nobody answers at either: the note says which was asked."""
+    remotes = "remotes: {far: {addr: 'https://127.0.0.1:9', protocol: incus}}\n"
+    (tmp_path / "config.yml").write_text(remotes + ("default-remote: far\n" if set_by == "the file" else ""))
+    for name in ("client.crt", "client.key"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("INCUS_CONF", str(tmp_path))
+    monkeypatch.setenv("INCUS_SOCKET", str(tmp_path / "nobody.socket"))
+    monkeypatch.delenv("INCUS_REMOTE", raising=False)
+    if set_by == "the environment":
+        monkeypatch.setenv("INCUS_REMOTE", "far")
+    assert neighbours_of_host(Console()) == []
+    said = capsys.readouterr().err
+    assert "is not known" in said
+    assert str(tmp_path / "nobody.socket") in said
+
+
+# Models
+
+
+def nothing_of_the_store() -> Any:
+    raise AssertionError("a file needs no store")
+
+
+def test_a_kind_of_model_that_no_engine_may_know_is_told_and_taken(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    known, strange = tmp_path / "known.gguf", tmp_path / "strange.gguf"
+    known.write_bytes(tiny_gguf())
+    strange.write_bytes(tiny_gguf().replace(b"llama", b"zebra"))
+    with model_file(known, nothing_of_the_store, Console(), offline=True):
+        assert capsys.readouterr().err == ""
+    with model_file(strange, nothing_of_the_store, Console(), offline=True) as file:
+        said = capsys.readouterr().err
+        assert said.startswith("warning: strange.gguf: it is of the kind 'zebra'")
+        assert said.count("\n") == 1
+        assert file.source == strange
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(tiny_gguf()[:-1])
+    with (
+        pytest.raises(AnklumeError, match="cut short"),
+        model_file(tmp_path / "cut.gguf", nothing_of_the_store, Console(), offline=True),
+    ):
+        pass

@@ -380,7 +380,7 @@ def test_documents_that_nobody_has_stay_and_are_said(full: Full, other: Full) ->
 
 def test_an_image_that_a_channel_names_is_taken_from_another_store(full: Full, other: Full) -> None:
     image = image_of(full)
-    shutil.rmtree(full.images.folder(*image.key))
+    shutil.rmtree(full.images.folder(*image.key).parents[1])
     full.store.blobs.remove(image.rootfs.sha256)
     (left,) = mend(full).values()
     assert "`channel rm`" in left

@@ -15,8 +15,8 @@ __all__ = ["VENDOR"]
 def _diagnose(_lines: Sequence[str]) -> Diagnosis:
     return Diagnosis(
         "engine-on-cpu",
-        "the engine has no way to compute on this Intel card: the image brings no Vulkan driver for it",
-        "use an image whose engine has one; ls /dev/dri in the machine shows what it was given",
+        "nothing in the image finds a way to compute on this Intel card: it has no Vulkan driver that knows the card",
+        "ls -l /dev/dri in the machine shows what it was given; a newer image may know the card",
     )
 
 

@@ -108,7 +108,13 @@ def _reached(grants: Sequence[Grant], host: HostFiles) -> bool:
     return all(grant.card.member in (ANYWHERE, host.member) for grant in grants)
 
 
-def extras(machine: Machine, domain: Domain, grants: Sequence[Grant], host: HostFiles | None) -> Extras:
+def extras(
+    machine: Machine,
+    domain: Domain,
+    grants: Sequence[Grant],
+    host: HostFiles | None,
+    _ways: Sequence[str] | None,
+) -> Extras:
     """The devices or the config of the way that is taken; nothing where the way cannot be gone."""
     written = merged_config(machine, domain)
     way = way_of(machine, domain, grants, host)
@@ -158,7 +164,13 @@ def _environment(driver: Driver) -> dict[str, str]:
 # What is in the way
 
 
-def obstacles(machine: Machine, domain: Domain, grants: Sequence[Grant], host: HostFiles | None) -> Iterator[Obstacle]:
+def obstacles(
+    machine: Machine,
+    domain: Domain,
+    grants: Sequence[Grant],
+    host: HostFiles | None,
+    _ways: Sequence[str] | None,
+) -> Iterator[Obstacle]:
     """What is in the way of the driver, by the way that is taken."""
     way = way_of(machine, domain, grants, host)
     if way == "none":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from launcher.gpu.host_files import HostFiles
     from launcher.infra.model import Domain, Machine
 
-__all__ = ["VIDEO", "Diagnosis", "Extras", "Obstacle", "Vendor"]
+__all__ = ["VIDEO", "Diagnosis", "Extras", "Obstacle", "Vendor", "render_nodes"]
 
 # The group `video` has this number in every Debian (base-passwd) and Ubuntu; services of images are in it.
 VIDEO: Mapping[str, str] = {"gid": "44", "mode": "0660"}
@@ -56,6 +56,11 @@ class Extras:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
+def render_nodes(card: Card, _ways: Sequence[str] | None) -> tuple[str, ...]:
+    """The node by which programs compute on a card without drawing: all that Vulkan wants."""
+    return tuple(f"/dev/dri/{name}" for name in card.drm if name.startswith("render"))
+
+
 @dataclass(frozen=True)
 class Vendor:
     """One maker of cards.
@@ -63,22 +68,24 @@ class Vendor:
     `name` is one word, by which specs name the maker in small letters. `pci_id` is its number on the PCI bus, four
     hexadecimal digits. `diagnose` reads the lines of an engine's journal that say that it computes on the CPU; each
     code that it has is in docs/how-to/troubles.md. `extras` and `obstacles` are told the machine, its domain, what it
-    is granted of this maker's cards, and what the host's files say, None where they are out of reach. `shared_node` is
-    a device node that all its cards share and need. `major` is the number of its driver's own nodes, `node` their path
-    with the minor number as its group, and `minor` that of a card by its place among its maker's cards. `opened_by` are
-    keys of a container's gpu device that let more than root open its nodes. `selected_by` names variables of a
-    container's environment that choose cards, and what each value chooses.
+    is granted of this maker's cards, what the host's files say, None where they are out of reach, and the ways by which
+    the machine's image computes on these cards, None where nobody knows. `nodes` are those that a container has to open
+    to compute on a card by these ways. `shared_node` is a device node that all its cards share. `major` is the number
+    of its driver's own nodes, `node` their path with the minor number as its group, and `minor` that of a card by its
+    place among its maker's cards. `opened_by` are keys of a container's gpu device that let more than root open its
+    nodes. `selected_by` names variables of a container's environment that choose cards, and what each value chooses.
     """
 
     name: str
     pci_id: str
     diagnose: Callable[[Sequence[str]], Diagnosis]
-    extras: Callable[[Machine, Domain, Sequence[Grant], HostFiles | None], Extras] = (
-        lambda _machine, _domain, _grants, _host: Extras()
+    extras: Callable[[Machine, Domain, Sequence[Grant], HostFiles | None, Sequence[str] | None], Extras] = (
+        lambda _machine, _domain, _grants, _host, _ways: Extras()
     )
-    obstacles: Callable[[Machine, Domain, Sequence[Grant], HostFiles | None], Iterator[Obstacle]] = (
-        lambda _machine, _domain, _grants, _host: iter(())
-    )
+    obstacles: Callable[
+        [Machine, Domain, Sequence[Grant], HostFiles | None, Sequence[str] | None], Iterator[Obstacle]
+    ] = lambda _machine, _domain, _grants, _host, _ways: iter(())
+    nodes: Callable[[Card, Sequence[str] | None], tuple[str, ...]] = render_nodes
     shared_node: str = ""
     major: str = ""
     node: re.Pattern[str] | None = None

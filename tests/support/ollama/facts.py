@@ -102,6 +102,7 @@ FACTS = (
     Fact("interface", "version", "GET /api/version tells it, GET / that it runs"),
     Fact("interface", "not-found", "a path that is none is 404, a model that is not there 404 with an error", "told"),
     Fact("interface", "tags", "GET /api/tags has name, size, digest (the manifest's sha256) and details"),
+    Fact("interface", "show", "POST /api/show has a Modelfile whose FROM is the file of the weights", "told"),
     Fact("interface", "openai-models", "GET /v1/models lists the same names", "told"),
     Fact("interface", "foreign-origin", "another origin gets 403 with an empty body"),
     Fact("interface", "origins-added", "OLLAMA_ORIGINS adds to the defaults"),
@@ -135,6 +136,7 @@ FACTS = (
     ),
     Fact("answers", "ps-cpu", "/api/ps on the CPU: size 287246908, size_vram 0; `ollama ps` says 100% CPU"),
     Fact("answers", "ps-card", "on a card size = size_vram = 325708676, 100% GPU, `offloaded 31/31 layers to GPU`"),
+    Fact("answers", "names-its-file", "on a card a load begins with `loaded meta data … from FILE (version`", "read"),
     Fact(
         "answers",
         "ps-partly",

@@ -93,7 +93,7 @@ def serve_release(folder: Path, tarball: bytes) -> Iterator[str]:
 
 
 def build_images(pipeline: Pipeline, tarball: bytes, folder: Path, names: Sequence[str]) -> dict[str, Image]:
-    """Images of the stand-in, `ollama` and `ollama-cpu`, locked and built as the real ones are."""
+    """Images of the stand-in, `ollama` or its variants, locked and built as the real ones are."""
     with serve_release(folder / "upstream", tarball) as address:
         catalog = Catalog.load([copy_spec(folder / "specs", tarball), builtin_specs()])
         settings = load_settings()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from anklume_images.bundle.gather import gather
 from anklume_images.bundle.index import BundleError, header
 from anklume_images.bundle.needs import read_inventory, take_inventory
-from anklume_images.bundle.parts import PartsSink, Source, check_name, check_parts, parts_of
+from anklume_images.bundle.parts import PartsSink, Source, check_parts, check_path, parts_of
 from anklume_images.bundle.reader import BundleReader
 from anklume_images.bundle.writer import write_bundle
 from anklume_images.errors import AnklumeError, PolicyError, StoreError
@@ -24,12 +25,12 @@ from anklume_images.trust.attest import add_attestation, attest, attested_by
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.place import Place
 from tests.conftest import Cli
+from tests.support.blobs import put_blob
 from tests.support.publisher import Publisher
 from tests.unit.bundle.bundling import FIRST, MODEL, QUIET, SECOND, Far, everything, make, refused, revoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def test_it_comes_out_as_it_went_in(theirs: Publisher, far: Far, site: Path) -> None:
@@ -191,7 +192,22 @@ def test_a_damaged_part_and_a_missing_one_are_named(parts: list[Path], believing
 @pytest.mark.parametrize("name", ["a:b", "con.anklume", "x.", "what?", "a\\b", "LPT1", "x" * 300])
 def test_names_that_fat_and_ntfs_do_not_take(name: str) -> None:
     with pytest.raises(AnklumeError, match="FAT and NTFS"):
-        check_name(name)
+        check_path(Path("/nowhere") / name)
+
+
+@pytest.mark.parametrize("folder", ["/", "there"])
+def test_a_folder_in_place_of_a_file(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(AnklumeError, match="is a folder"):
+        check_path(tmp_path / folder)
+
+
+def test_a_damaged_file_of_the_host_is_no_reason_to_leave_it_out(theirs: Publisher, far: Far, site: Path) -> None:
+    image = theirs.images.resolve("box", "amd64")
+    put_blob(far.store.blobs, theirs.store.blobs.path(image.rootfs.sha256).read_bytes())
+    far.store.blobs.path(image.rootfs.sha256).write_bytes(b"x" * image.rootfs.size)
+    assert far.take(site, theirs.repository.identity).bytes == image.metadata.size + image.rootfs.size + len(MODEL)
+    assert far.store.blobs.verify(image.rootfs.sha256)
 
 
 def test_no_parts_stay_of_one_that_failed(theirs: Publisher, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_document_that_is_too_large_and_sizes_that_lie(site: Path, believing: 
     contents, files = members_of(site)
     first = contents.members[0]
     large = contents.model_copy(update={"members": (first.model_copy(update={"size": 1 << 30}), *contents.members[1:])})
-    assert "too large" in str(refused(believing, forged(large, files, tmp_path / "w", honest=False)))
+    assert "larger than allowed" in str(refused(believing, forged(large, files, tmp_path / "w", honest=False)))
     blob = contents.members[-1]
     short = contents.model_copy(
         update={"members": (*contents.members[:-1], blob.model_copy(update={"size": blob.size - 1}))}

@@ -22,11 +22,10 @@ from anklume_images.canonical import canonical
 from anklume_images.cli.bundle_import import inspect
 from anklume_images.cli.session import Session
 from anklume_images.console import Console
-from anklume_images.ship.pull import RevokedError
 from anklume_images.store.models import ModelRecord, ModelRecords
 from anklume_images.trust.origin import UntrustedError
 from anklume_images.trust.origins import Origins
-from anklume_images.trust.revoked import Revocation, write_revocations
+from anklume_images.trust.revoked import Revocation, RevokedError, write_revocations
 from tests.unit.bundle.bundling import FIRST, QUIET, SECOND, Far, forged, make, members_of, refused, signed
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def test_documents_that_would_fill_a_disk_before_a_signature_is_read(
     contents, files = members_of(site)
     many = (Member(path=f"metadata/{n}.root.json", sha256="0" * 64, size=32 << 20) for n in range(1, 34))
     wrong = forged(contents.model_copy(update={"members": tuple(many)}), files, tmp_path / "w", honest=False)
-    assert "too large for what they are" in str(refused(believing, wrong))
+    assert "larger than allowed" in str(refused(believing, wrong))
 
 
 def test_names_in_an_index_that_nobody_signed_move_no_cursor(site: Path, believing: Far, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_an_image_that_was_only_received_is_known_by_its_manifest(tmp_path: Path
 
     def ask(machine: str) -> Checked:
         file.write_text(HEAD + machine + "\n")
-        return check_infra(file, session.catalog(), host=HostFacts())
+        return check_infra(file, session.catalog, host=HostFacts())
 
     checked = ask("{roles: [wiki], vars: {wiki_name: ours}}")
     assert image(checked) == "wiki@latest"

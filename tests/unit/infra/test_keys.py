@@ -231,6 +231,15 @@ def editor() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
+def test_what_an_editor_shows_of_a_key_can_be_read_alone() -> None:
+    schema = json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    shown = {name: entry["description"] for section in sections for name, entry in section["properties"].items()}
+    assert len(shown) > 50
+    assert not {name: text for name, text in shown.items() if text.startswith("see ") or "](" in text}
+    assert not {name: text for name, text in shown.items() if len(text.split()) < 2}
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if file.name.startswith("valid-")], ids=lambda file: file.stem)
 def test_editors_find_nothing_wrong_in_a_valid_file(file: Path, editor: jsonschema.Draft202012Validator) -> None:
     assert [error.message for error in editor.iter_errors(yaml.safe_load(file.read_text("utf-8")))] == []

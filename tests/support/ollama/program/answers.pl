@@ -28,6 +28,9 @@ sub load {
                 . "memory\n";
             ($layers, $size, $on_card) = (10, 3246145640, 1069977435);
         }
+        my %known = listed();
+        print STDERR "llama_model_loader: loaded meta data with 35 key-value pairs and 272 tensors from "
+            . weights($known{$name}{manifest}) . " (version GGUF V3 (latest))\n";
         print STDERR "load_tensors: offloaded $layers/31 layers to GPU\n";
         print STDERR "load_tensors:   CPU_Mapped model buffer size =    28.12 MiB\n";
         printf STDERR "load_tensors:      %s0 model buffer size =    %.2f MiB\n", $device, $layers == 31 ? 87.74 : 28.3;

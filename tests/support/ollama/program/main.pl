@@ -86,7 +86,8 @@ sub show {
     my $name = $body->{model} // $body->{name} // "";
     my %known = listed();
     my $found = $known{ canonical($name) } or return refuse(404, "model '$name' not found");
-    reply(200, encode_json(object(details => details($found->{manifest}))));
+    my $said = "# To build a new Modelfile based on this, replace FROM with:\n# FROM " . canonical($name);
+    reply(200, encode_json(object(modelfile => "$said\n\nFROM " . weights($found->{manifest}) . "\n", details => details($found->{manifest}))));
 }
 
 sub receive_blob {

@@ -41,6 +41,9 @@ sub layer {
     return $found;
 }
 
+# The file of a model's weights.
+sub weights { return blob((layer($_[0], "model") // {})->{digest} // "") }
+
 # The models that it knows: by their manifests, with the blob of the config, or once listed with it since the start.
 sub listed {
     my %found;
