@@ -87,16 +87,26 @@ def forget(session: Session, place: str) -> None:
 
 @click.command(name="allow-expired")
 @_KNOWN
-@click.option("--until", required=True, metavar="YYYY-MM-DD", help="The last day on which it is accepted.")
-@click.option("--why", required=True, help="The reason; it is kept and shown.")
+@click.option("--until", metavar="YYYY-MM-DD", help="The last day on which it is accepted.")
+@click.option("--why", help="The reason; it is kept and shown.")
+@click.option("--never", is_flag=True, help="Do not accept it any more.")
 @click.pass_obj
-def allow_expired(session: Session, place: str, until: str, why: str) -> None:
+def allow_expired(session: Session, place: str, until: str | None, why: str | None, *, never: bool) -> None:
     """Accept a store's expired metadata for a while, for a host that is rarely in contact with it.
 
-    Each use is reported, with your name and reason.
+    Each use is reported and logged, with your name and reason.
     """
     from anklume_images.trust.origins import Origins
 
+    if never:
+        if until or why:
+            raise click.UsageError("--never stands alone")
+        origins = Origins(session.store())
+        origins.forbid_expired(origins.known(place))
+        session.console.result(f"{place}: expired metadata is not accepted any more")
+        return
+    if not until or not why:
+        raise click.UsageError("say --until and --why, or --never")
     try:
         day = date.fromisoformat(until)
     except ValueError:

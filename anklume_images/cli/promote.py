@@ -222,6 +222,9 @@ def _sign_record(session: Session, keys: Path | None) -> None:
     repository = session.repository(keys)
     current = repository.current("targets") if repository.exists else None
     if current is None:
+        session.console.note(
+            "this store is not signed, so the record of it is not either: anklume-images trust sign signs both"
+        )
         return
     if repository.staged("targets") is not None:
         session.console.warn("the record of it is signed with what waits for signatures: anklume-images trust sign")

@@ -15,6 +15,7 @@ from anklume_images.trust.roles import ROLES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anklume_images.trust.origins import Accepted, Origins
     from anklume_images.trust.outcome import Outcome
     from anklume_images.trust.repository import Repository
 
@@ -176,7 +177,8 @@ def show(session: Session, keys: Path | None, *, as_json: bool) -> None:
 
     repository = session.repository(keys)
     own = _own(repository) if repository.exists else None
-    accepted = [asdict(one) for one in Origins(session.store())]
+    origins = Origins(session.store())
+    accepted = [asdict(one) | {"expired": _expired(origins, one)} for one in origins]
     if as_json:
         session.console.json({"own": own, "accepted": accepted})
         return
@@ -188,10 +190,29 @@ def show(session: Session, keys: Path | None, *, as_json: bool) -> None:
             signed = f"version {role['version']}, until {role['expires'][:10]}" if role["version"] else "not signed yet"
             waits = f", {role['waiting']} more wanted" if role["waiting"] else ""
             lines.append(f"{role['role']:<11}  {signed}; {role['threshold']} of {held}{waits}")
-    lines += [f"believed     {one['place']} ({one['identity'][:16]}…) since {one['since'][:10]}" for one in accepted]
+    for one in accepted:
+        lines.append(f"believed     {one['place']} ({one['identity'][:16]}…) since {one['since'][:10]}")
+        if allowed := one["expired"]:
+            used = (
+                f"used {allowed['uses']} times, last on {allowed['last'][:10]}" if allowed["uses"] else "not used yet"
+            )
+            lines.append(
+                f"             even if expired, until {allowed['until']}, by {allowed['by']}: {allowed['why']}; {used}"
+            )
     session.console.result("\n".join(lines))
     for line in ending_in_words(repository) if own else ():
         session.console.warn(line)
+
+
+def _expired(origins: Origins, accepted: Accepted) -> dict[str, Any] | None:
+    """Until when a store's expired metadata is accepted, and how often it was."""
+    from dataclasses import asdict
+
+    override = origins.override(accepted)
+    if override is None:
+        return None
+    uses = [use for use in origins.uses(accepted) if use.time >= override.since]
+    return asdict(override) | {"uses": len(uses), "last": uses[-1].time if uses else None}
 
 
 def _own(repository: Repository) -> dict[str, Any]:

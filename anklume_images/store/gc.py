@@ -225,7 +225,7 @@ def _left(store: Store, leased: set[str], locks: contextlib.ExitStack) -> Iterat
     """Kept sandboxes, half-removed images; half-unpacked trees, downloads and locks that no process holds."""
     yield from (place for place in store.home.glob("failed/*") if f"failed/{place.name}" not in leased)
     yield from (place for place in store.home.glob("images/*/*/*") if not (place / "manifest.json").exists())
-    for pattern in (".schema.*", "history/.channels.*", "history/.promotions.*", "channels/*/*/.*"):
+    for pattern in (".schema.*", "history/.*.*", "channels/*/*/.*"):
         yield from store.home.glob(pattern)  # files that were yet to be renamed; who writes them holds gc.lock
     for pattern in ("trees/.*.new", "partial/*", "building/*"):
         for place in store.home.glob(pattern):

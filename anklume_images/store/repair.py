@@ -11,6 +11,7 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.files import CHUNK, fsync_directory, open_regular
 from anklume_images.inputs.lockfile import Deb, ReleaseFile, Wheel
 from anklume_images.store.images import Images
+from anklume_images.store.override_log import OverrideLog
 from anklume_images.store.promotion_log import PromotionLog
 from anklume_images.store.sums import damaged_files
 
@@ -172,10 +173,10 @@ def _channel(store: Store, images: Images, place: Place) -> Repaired:
 
 
 def _log(store: Store, images: Images, name: str) -> Repaired:
-    promotions = PromotionLog(store)
-    if store.home / name == promotions.chain.path:
-        promotions.begin_anew()
-        return Repaired("put aside, and another begun")
+    for log in (PromotionLog(store), OverrideLog(store)):
+        if store.home / name == log.chain.path:
+            log.begin_anew()
+            return Repaired("put aside, and another begun")
     with store.guarded():
         images.log.begin(command=_COMMAND, why="the log before was damaged")
     return Repaired("put aside, and another begun with the channels as they are")

@@ -20,6 +20,7 @@ from anklume_images.files import CHUNK
 from anklume_images.inputs.lockfile import load_locks
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.noted import noted_problems
+from anklume_images.store.override_log import OverrideLog
 from anklume_images.store.promotion_log import PromotionLog
 from anklume_images.store.summaries import damaged_summaries
 from anklume_images.store.sums import SUMS, damaged_files
@@ -247,13 +248,15 @@ def _channels(store: Store, images: Images) -> list[Damage]:
     return damage + [Damage(f"channel {place} is missing", channel=place) for place in gone]
 
 
-def _promotions(store: Store, _images: Images) -> list[Damage]:
-    """The log of promotions against its chain."""
-    log = PromotionLog(store)
-    with log.chain.still():
-        _, breaks = log.read()
-    name = log.chain.path.relative_to(store.home)
-    return [Damage(f"{name}: line {one.line} {one.problem}", log=str(name)) for one in breaks]
+def _logs(store: Store, _images: Images) -> list[Damage]:
+    """The logs of promotions, and of expired metadata that was accepted, against their chains."""
+    damage = []
+    for log in (PromotionLog(store), OverrideLog(store)):
+        with log.chain.still():
+            _, breaks = log.read()
+        name = log.chain.path.relative_to(store.home)
+        damage += [Damage(f"{name}: line {one.line} {one.problem}", log=str(name)) for one in breaks]
+    return damage
 
 
 def _locks(store: Store, _images: Images) -> list[Damage]:
@@ -289,7 +292,7 @@ def _noted(store: Store, _images: Images) -> list[Damage]:
     ]
 
 
-_OTHERS = (_channels, _promotions, _locks, _models, _noted)
+_OTHERS = (_channels, _logs, _locks, _models, _noted)
 
 
 def _listed_trees(store: Store) -> list[Path]:

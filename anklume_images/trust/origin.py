@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
     from anklume_images.store.models import ModelRecord
 
-__all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError"]
+__all__ = ["OVERRIDE", "Origin", "Override", "UntrustedError", "read_override"]
 
 OVERRIDE = "expired.json"
 _LIMIT = 64 << 20  # bytes of one document
@@ -94,6 +94,14 @@ class Override:
     since: str
 
 
+def read_override(folder: Path) -> Override | None:
+    """That of the store of which a folder below `trust/` tells; None where nothing was allowed."""
+    try:
+        return Override(**json.loads((folder / OVERRIDE).read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
 class Origin:
     """A store whose metadata was verified; `warnings` are to be told to whoever asked."""
 
@@ -101,6 +109,7 @@ class Origin:
         self.place = place
         self.identity = identity
         self.warnings: list[str] = []
+        self.override: Override | None = None  # by which expired metadata was accepted
         self._folder = folder
         with (folder / ".lock").open("a", encoding="utf-8") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -121,6 +130,7 @@ class Origin:
                 if override is not None:
                     # The library has no public way to say at which time metadata is looked at.
                     updater._trusted_set.reference_time = datetime.min.replace(tzinfo=UTC)  # noqa: SLF001
+                    self.override = override
                     self.warnings.append(
                         f"the metadata of {self.place} is past its time, and accepted until {override.until} by "
                         f"{override.by}: {override.why}"
@@ -137,11 +147,8 @@ class Origin:
         return dict(signed.targets)
 
     def _override(self) -> Override | None:
-        try:
-            override = Override(**json.loads((self._folder / OVERRIDE).read_bytes()))
-        except FileNotFoundError:
-            return None
-        return override if override.until >= now()[:10] else None
+        override = read_override(self._folder)
+        return override if override and override.until >= now()[:10] else None
 
     def _told(self, error: RepositoryError | DownloadError) -> StoreError | FetchError:
         if isinstance(error, DownloadError) and isinstance(error.__cause__, FetchError | UntrustedError):

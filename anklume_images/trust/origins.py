@@ -19,8 +19,9 @@ from tuf.api.exceptions import RepositoryError
 from anklume_images.errors import StoreError
 from anklume_images.files import write_atomic
 from anklume_images.store.noted import noted, write_noted
+from anklume_images.store.override_log import ALLOWED, USED, WITHDRAWN, OverrideLine, OverrideLog
 from anklume_images.trust.clock import now
-from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError
+from anklume_images.trust.origin import OVERRIDE, Origin, Override, UntrustedError, read_override
 from anklume_images.trust.place import Place
 from anklume_images.trust.repository import FOLDER, identity_of
 
@@ -133,10 +134,33 @@ class Origins:
         self._file(accepted).unlink()
 
     def allow_expired(self, accepted: Accepted, until: str, why: str, by: str) -> None:
-        """Accept its expired metadata until a day (YYYY-MM-DD), which is told at each contact."""
+        """Accept its expired metadata until a day (YYYY-MM-DD), which is told and logged at each contact."""
         override = Override(until, why, by, now())
-        path = self.folder / accepted.identity[:32] / OVERRIDE
+        self._log(ALLOWED, accepted, accepted.place, override)
+        path = self._file(accepted).with_name(OVERRIDE)
         write_noted(self._store.home, path, json.dumps(asdict(override), indent=1).encode() + b"\n")
+
+    def forbid_expired(self, accepted: Accepted) -> None:
+        """Accept its expired metadata no more; StoreError where that was not allowed."""
+        override = self.override(accepted)
+        if override is None:
+            raise StoreError("its expired metadata is not accepted here", where=str(Place(accepted.place)))
+        with noted(self._store.home, path := self._file(accepted).with_name(OVERRIDE)):
+            path.unlink()
+        self._log(WITHDRAWN, accepted, accepted.place, override)
+
+    def override(self, accepted: Accepted) -> Override | None:
+        """Until when its expired metadata is accepted, or was; None where that was never allowed, or was withdrawn."""
+        return read_override(self._file(accepted).parent)
+
+    def uses(self, accepted: Accepted) -> list[OverrideLine]:
+        """Each time that its expired metadata was accepted, as the log has it."""
+        lines, _ = OverrideLog(self._store).read()
+        return [line for line in lines if line.what == USED and line.identity == accepted.identity]
+
+    def _log(self, what: str, accepted: Accepted, place: str, override: Override) -> None:
+        line = OverrideLine(what, accepted.identity, place, override.until, override.why, override.by)
+        OverrideLog(self._store).add(line)
 
     def place(self, where: str) -> Place:
         """A place, whose server may show only the certificate that was kept when it was accepted, if one was."""
@@ -166,4 +190,7 @@ class Origins:
     def _origin(self, accepted: Accepted, place: Place) -> Origin:
         folder = self._file(accepted).parent
         with noted(self._store.home, folder):
-            return Origin(folder, place, accepted.identity)
+            origin = Origin(folder, place, accepted.identity)
+        if origin.override is not None:
+            self._log(USED, accepted, str(place), origin.override)
+        return origin

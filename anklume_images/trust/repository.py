@@ -133,14 +133,15 @@ class Repository:
         waits with signatures of others gets those of the keys here first, so that theirs are not lost.
         """
         with self._locked():
+            current = self.current("targets")
             with revocations_unchanged(self._home):
                 entries = dict(contents())
-                if sha256 := _revocations_of(entries):
-                    keep_copy(self._home, sha256)
+                for named in (entries, current.signed.targets if current else {}):
+                    if sha256 := _revocations_of(named):
+                        keep_copy(self._home, sha256)
             root, staged = self.root(), self._waiting()
             if staged is not None and staged.signed.targets == entries:
                 return self._take_targets(staged, root)
-            current = self.current("targets")
             fresh = current is not None and self._is_fresh("targets", current, root)
             if current is not None and fresh and not renew and current.signed.targets == entries:
                 (self.folder / "staged/targets.json").unlink(missing_ok=True)

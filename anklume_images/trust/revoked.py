@@ -199,7 +199,7 @@ def signed_revocations(home: Path, sha256: str) -> bytes | None:
 def keep_copy(home: Path, sha256: str) -> None:
     """Let those who read metadata that names this list have it, whatever becomes of the others."""
     data = signed_revocations(home, sha256)
-    if data is not None and not (home / copy_path(sha256)).exists():
+    if data is not None and _bytes(home / copy_path(sha256)) != data:
         write_atomic(home / copy_path(sha256), data)
 
 
@@ -209,9 +209,9 @@ def settle_revocations(home: Path, sha256: str) -> None:
         data, before = _bytes(home / copy_path(sha256)), _bytes(home / FILE)
         if data is None:
             return
-        if before is None or (before != data and (home / copy_path(_digest(before))).exists()):
+        if before is None or (before != data and _bytes(home / copy_path(_digest(before))) == before):
             write_noted(home, home / FILE, data)
-        if _bytes(home / STAGED) == data:
+        if _bytes(home / STAGED) == _bytes(home / FILE) == data:
             (home / STAGED).unlink()
 
 

@@ -289,6 +289,19 @@ def test_the_store_that_it_is_done_with_has_a_record_of_it_which_is_signed(
     assert cli("channel", "history", "box", check=False).returncode == 1
 
 
+def test_a_store_that_is_not_signed_says_that_its_record_is_not_either(
+    dev: Store, prod: Store, keys: dict[str, str]
+) -> None:
+    cli, note = Cli(dev.home), "this store is not signed, so the record of it is not either"
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), "--channel", "prod")
+    assert note not in cli(*asked, "--dry-run", env=keys).stderr
+    assert note in cli(*asked, env=keys).stderr
+    assert cli.json("channel", "history", "box")["signed"] is None
+    cli("trust", "sign", env=keys)
+    assert cli.json("channel", "history", "box")["signed"] == {"moves": 1, "promotions": 2}
+    assert note not in cli(*asked, env=keys).stderr
+
+
 def test_a_gate_that_is_not_passed_stops_it_and_is_told(
     dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:

@@ -15,8 +15,10 @@ from tuf.api.metadata import Metadata
 
 from anklume_images.errors import FetchError, StoreError
 from anklume_images.ship.pull import pull, pull_model
+from anklume_images.store.chain import caller
 from anklume_images.store.images import Images, StoredFile
 from anklume_images.store.models import ModelRecords, model_path
+from anklume_images.store.override_log import OverrideLog
 from anklume_images.store.store import Store
 from anklume_images.trust.attest import add_attestation, attest, attested_by
 from anklume_images.trust.contents import signed_contents
@@ -137,8 +139,8 @@ def test_an_older_state_is_refused_once_a_newer_one_was_seen(
         origins.contact(str(old))
 
 
-def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
-    theirs: Publisher, origins: Origins
+def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told_and_logged(
+    theirs: Publisher, origins: Origins, mine: Store
 ) -> None:
     theirs.now -= timedelta(days=91)
     theirs.sign(renew=True)
@@ -150,8 +152,34 @@ def test_metadata_past_its_time_is_refused_but_for_an_override_that_is_told(
     assert origin.resolve("box")[0].version == FIRST
     assert "no network until Monday" in origin.warnings[0]
     assert until in origin.warnings[0]
+    origins.contact(here(theirs))
+    first, second = origins.uses(origins.only())
+    assert (first.place, first.until, first.why, first.by) == (
+        here(theirs),
+        until,
+        "no network until Monday",
+        "me@here",
+    )
+    assert first.user == caller()
+    assert second.previous != first.previous
     origins.allow_expired(origins.only(), "2020-01-01", "long ago", "me@here")
     with pytest.raises(UntrustedError, match="past its time"):
+        origins.contact(here(theirs))
+    origins.forbid_expired(origins.only())
+    with pytest.raises(StoreError, match="is not accepted here"):
+        origins.forbid_expired(origins.only())
+    assert len(origins.uses(origins.only())) == 2
+    lines, breaks = OverrideLog(mine).read()
+    assert [line.what for line in lines] == ["allowed", "used", "used", "allowed", "withdrawn"]
+    assert breaks == ()
+
+
+def test_what_is_not_logged_is_not_accepted(theirs: Publisher, origins: Origins, mine: Store) -> None:
+    theirs.now -= timedelta(days=91)
+    theirs.sign(renew=True)
+    origins.allow_expired(origins.only(), "2999-12-31", "for ever", "me@here")
+    (mine.home / "history/expired.jsonl").write_bytes(b"")
+    with pytest.raises(StoreError, match="the log of expired metadata is damaged"):
         origins.contact(here(theirs))
 
 
@@ -559,6 +587,20 @@ def test_revocations_of_an_earlier_program_or_in_a_bundle_have_their_name_only(
     path.write_bytes(path.read_bytes().replace(b"sshd", b"nginx"))
     with pytest.raises(UntrustedError, match=r"revoked\.json is not what was signed"):
         origins.contact(here(theirs))
+
+
+def test_a_store_that_an_earlier_program_signed_loses_no_revocation(theirs: Publisher, origins: Origins) -> None:
+    """It has its list by the name only, which is taken for a signed one all the same."""
+    revoke(theirs, entry_of(theirs.images.resolve("box")))
+    theirs.sign()
+    for second in ("another", "a third"):
+        for copy in theirs.store.home.glob("metadata/*.revoked.json"):
+            copy.write_bytes(b"damaged") if second == "another" else copy.unlink()
+        revoke(theirs, entry_of(theirs.images.resolve("box"), second))
+        theirs.sign()
+        assert read_revocations(theirs.store.home) == origins.contact(here(theirs)).revocations
+        assert not list(theirs.store.home.glob("metadata/staged/*"))
+    assert len(known_revocations(theirs.store.home)) == 3
 
 
 def test_lists_that_no_metadata_names_any_more_go(theirs: Publisher) -> None:

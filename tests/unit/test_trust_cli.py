@@ -6,21 +6,20 @@ import os
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.store import Store
+from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing
 from anklume_images.trust.repository import Repository
 from tests.conftest import Cli
 from tests.support.stored_images import put, put_model
 from tests.support.terminal import Terminal
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FIRST, SECOND = "1.0-00000000000a", "2.0-00000000000b"
 
@@ -291,5 +290,19 @@ def test_expired_metadata_by_name_and_date(theirs: Cli, mine: Cli, keys: dict[st
     for until, code in (("soon", 2), ("2020-01-01", 2), ("2999-12-31", 0)):
         said = mine("trust", "allow-expired", str(theirs.store), "--until", until, "--why", "no network", check=False)
         assert said.returncode == code, said.stderr
+    assert "even if expired, until 2999-12-31" in mine("trust", "show").stdout
+    (one,) = mine.json("trust", "show")["accepted"]
+    assert (one["expired"]["why"], one["expired"]["uses"], one["expired"]["last"]) == ("no network", 0, None)
+    earlier = Repository(theirs.store, KeyRing(Path(keys["ANKLUME_KEYS"])), lambda: datetime.now(UTC) - timedelta(91))
+    earlier.publish(lambda: signed_contents(Store(theirs.store), Images(Store(theirs.store))), renew=True)
+    for _ in range(2):
+        assert "accepted until 2999-12-31" in mine(*arch("pull", "box")).stderr
+    assert mine.json("trust", "show")["accepted"][0]["expired"]["uses"] == 2
+    assert "used 2 times, last on" in mine("trust", "show").stdout
+    assert mine("trust", "allow-expired", str(theirs.store), check=False).returncode == 2
+    mine("trust", "allow-expired", str(theirs.store), "--never")
+    assert mine.json("trust", "show")["accepted"][0]["expired"] is None
+    assert mine(*arch("pull", "box"), check=False).returncode == 1
+    assert mine("verify").returncode == 0
     shutil.rmtree(theirs.store)
     assert mine(*arch("pull", "box"), check=False).returncode == 1

@@ -25,6 +25,7 @@ from anklume_images.store.deltas import Delta, write_delta
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecord, ModelRecords
 from anklume_images.store.noted import noted, write_noted
+from anklume_images.store.promotion_log import Promotion, PromotionLog
 from anklume_images.store.repair import locked_files, repair
 from anklume_images.store.store import Store
 from anklume_images.store.sums import write_tree_sums
@@ -52,7 +53,7 @@ KINDS = {
     "blobs/": lambda path: path.name,
     "images/": lambda path: path.parts[-3],
     "channels/": lambda path: f"{path.parts[-3]}@{path.name}",
-    "history/": lambda _: "history/channels.jsonl",
+    "history/": lambda path: f"history/{path.stem}.jsonl",
     "locks/": lambda path: path.name,
     "trees/": lambda _: TREE,
     "models/": lambda path: path.name,
@@ -118,6 +119,8 @@ def whole(full: Full, tmp_path: Path) -> Full:
     origins, place = Origins(store), Place(str(theirs.store.home))
     accepted = origins.accept(place, theirs.repository.identity, "me@here")
     origins.allow_expired(accepted, "2999-12-31", "no network", "me@here")
+    with PromotionLog(store).recorded(Promotion(f"app@{ONE}", "amd64", image_of(full).fingerprint, "a", "b", "prod")):
+        pass
     write_revocations(theirs.store.home, [Revocation("box", ONE, "amd64", "0" * 64, "a hole", now)])
     theirs.sign()
     origins.contact(place.url)
@@ -139,6 +142,9 @@ def test_one_flipped_bit_at_200_places_is_found_and_named(whole: Full) -> None:
     """In each file once at least. Every kind that the page on the store names is there, but for logs and work."""
     chance, home, paths = seeded(), whole.store.home, whole.files("")
     there = {path.relative_to(home).parts[0] for path in paths}
+    assert {path.name for path in paths if path.parent == home / "history"} == {
+        f"{log}.{kind}" for log in ("channels", "promotions", "expired") for kind in ("jsonl", "head")
+    }
     assert there == {begin.rstrip("/") for begin in KINDS}
     page = (ROOT / "docs/reference/store.md").read_text().partition("\nA version is")[0]
     work = {"partial", "logs", "failed", "building", "leases", "scratch", "gc.lock", "index.lock"}

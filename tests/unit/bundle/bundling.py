@@ -27,6 +27,7 @@ from anklume_images.ship.by_delta import SignedDelta, keep_deltas
 from anklume_images.store.images import Images
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.noted import write_noted
+from anklume_images.trust.attest import add_attestation, attest
 from anklume_images.trust.origins import Origins
 from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.support.blobs import put_blob
@@ -109,6 +110,7 @@ def full(theirs: Publisher, path: Path) -> tuple[Contents, str]:
     keep_deltas(store, [delta])
     other = Revocation("box", "0.9", "amd64", "0" * 64, "its sshd is open", "2026-01-02T03:04:05Z")
     write_revocations(store.home, [other])
+    add_attestation(store.home, image, attest(image, theirs.ring.labelled("builder"), {}), "file")
     theirs.sign()
     chosen = everything(theirs)
     return make(theirs, path, Chosen(chosen.images, chosen.models, ("lab",), tool, (delta,))), image.rootfs.sha256

@@ -42,7 +42,7 @@ def test_one_flipped_bit_at_200_places(theirs: Publisher, believing: Far, tmp_pa
     session = Session((), believing.store.home, "amd64", QUIET)
     places = [chance.randrange(first, last) for first, last in pairwise(offsets)]
     assert {one.path.partition("/")[0] for one in contents.members} == {
-        *("metadata", "revoked.json", "images", "models", "infra", "tool", "deltas", "blobs")
+        *("metadata", "revoked.json", "images", "models", "infra", "tool", "deltas", "attestations", "blobs")
     }
     places += chance.sample(range(len(sound)), 200 - len(places))
     for number, place in enumerate(places):
