@@ -15,10 +15,14 @@ from pydantic import BeforeValidator, model_validator
 from launcher.infra import readers
 from launcher.infra.keys import GONE, Anything, Keys, ListOf, MappingOf, OrEmpty, Read, Written, key, one_of
 from launcher.infra.model import (
+    SHARED_PATH,
+    CpuLimit,
+    Division,
     Domain,
     GpuPolicy,
     Machine,
     MachineType,
+    MemoryLimit,
     PersistentData,
     Policy,
     Protocol,
@@ -86,14 +90,14 @@ class _Reserve(Keys):
 
 class _ResourcePolicy(Keys):
     host_reserve: _Reserve = key(made=_Reserve, meaning="CPUs and memory kept for the host")
-    mode: Annotated[str, one_of("proportional", "equal")] = key(
+    mode: Annotated[str, one_of(*get_args(Division))] = key(
         ResourcePolicy.mode, "how the rest is divided: by `weight`, or equally"
     )
-    cpu_mode: Annotated[str, one_of("allowance", "count")] = key(
+    cpu_mode: Annotated[str, one_of(*get_args(CpuLimit))] = key(
         ResourcePolicy.cpu_mode,
         "limit a machine to a share of the CPU time (`allowance`), or to a number of CPUs (`count`)",
     )
-    memory_enforce: Annotated[str, one_of("soft", "hard")] = key(
+    memory_enforce: Annotated[str, one_of(*get_args(MemoryLimit))] = key(
         ResourcePolicy.memory_enforce,
         "`soft` lets a container use more memory than its share while nobody else needs it",
     )
@@ -239,8 +243,9 @@ class _Machine(Keys):
         changing="restart",
     )
     profiles: ListOf[Word] = key(
+        made=lambda: list(Machine.profiles),
         meaning="profiles of its domain; there is always a `default`",
-        default="`[default]`",
+        default=f"`[{', '.join(Machine.profiles)}]`",
         numbered=True,
         changing="restart",
     )
@@ -330,7 +335,7 @@ class _NetworkPolicy(Keys):
 
 class _SharedVolume(Keys):
     source: Folder = key(meaning="folder of the host", default="`<shared_volumes_base>/<name>`")
-    path: Mount = key(meaning="where the folder is in the machines", default="`/shared/<name>`")
+    path: Mount = key(meaning="where the folder is in the machines", default=f"`{SHARED_PATH}`")
     shift: Bool = key(SharedMount.shift, _SHIFT)
     propagate: Bool = key(value=False, meaning="machines with `security.nesting` get it too, writable")
     consumers: MappingOf[Consumer, Annotated[str, one_of("ro", "rw")]] = key(
