@@ -29,6 +29,7 @@ from anklume_images.specs.model import (
     SpecDocument,
     StaticFile,
     Template,
+    TreeDocument,
     Variable,
 )
 from anklume_images.specs.values import VariableType
@@ -336,6 +337,11 @@ def test_a_table_of_the_specs_reference_has_the_keys_that_there_are(title: str) 
     told = re.findall(r"^\| `([a-z0-9_]+)` \|", table, re.MULTILINE)
     fields = (field for model in TABLES_OF_A_SPEC[title] for field in model.model_fields.items())
     assert sorted(told) == sorted({info.alias or name for name, info in fields})
+
+
+def test_the_reference_has_the_keys_of_a_tree() -> None:
+    section = text_of("reference/lock.md").partition("## tree.yml")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z]+)` \|", section, re.MULTILINE) == list(TreeDocument.model_fields)
 
 
 def test_the_reference_has_every_key_of_a_spec() -> None:
