@@ -30,11 +30,15 @@ class ShiftedFolder:
 def shifted_folders(infra: Infra, chosen: Collection[str]) -> Iterator[ShiftedFolder]:
     """Those of the chosen machines; a privileged container has the host's user IDs anyway."""
     for machine in infra.machines():
-        privileged = is_privileged(merged_config(machine, infra.domains[machine.domain]))
-        if machine.name not in chosen or machine.type != "lxc" or privileged:
-            continue
-        for kind, entries in (("persistent data", machine.persistent_data), ("shared volume", machine.shares)):
-            yield from (ShiftedFolder(machine, kind, entry.name, entry.source) for entry in entries if entry.shift)
+        folders = [
+            ShiftedFolder(machine, kind, entry.name, entry.source)
+            for kind, entries in (("persistent data", machine.persistent_data), ("shared volume", machine.shares))
+            for entry in entries
+            if entry.shift
+        ]
+        if folders and machine.type == "lxc" and machine.name in chosen:
+            privileged = is_privileged(merged_config(machine, infra.domains[machine.domain]))
+            yield from () if privileged else folders
 
 
 def check_folders(folders: Iterable[ShiftedFolder], unable: Mapping[str, str]) -> None:
