@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.builder.trees import load_tree_spec, tree_names
 from anklume_images.errors import LockError
-from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, resolve
+from anklume_images.inputs.debian import DebianRequest, HostApt, resolve
 from anklume_images.inputs.from_host import host_package
 from anklume_images.inputs.lockfile import Lock, load_locks, save_lock
 from anklume_images.inputs.mirrors import PYPI
@@ -158,10 +158,7 @@ class Locks:
         lock = Lock(name, self.architecture, self.request(name), 0, "", base=self._base_content(name))
         installed = self._installed(spec)
         if spec.debian:
-            suites: dict[Suite, None] = {}
-            for link in chain:
-                for suite in link.debian.suites if link.debian else ():
-                    suites[Suite(suite.archive, suite.suite, suite.components, suite.pin)] = None
+            suites = dict.fromkeys(suite for link in chain if link.debian for suite in link.debian.suites)
             provided = tuple(package.control for link in chain if (package := host_package(link)))
             request = DebianRequest(tuple(suites), spec.packages, self.architecture, installed, provided)
             resolution = self._debs(request, sources, runner)

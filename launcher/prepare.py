@@ -28,6 +28,7 @@ from launcher.observe.volumes import look_at_models
 from launcher.observe.watches import crowded, running_containers
 from launcher.plan.desired import PlanContext, desired, volumes_of
 from launcher.plan.difference import Plan, Step, difference, owned
+from launcher.plan.folders import check_folders, shifted_folders
 from launcher.plan.limits import capacity_of, limits_of
 from launcher.plan.removal import Removal, removal_of
 from launcher.plan.revoked import heed
@@ -185,7 +186,7 @@ def prepare(
     notices += heed(plan.steps, live, known_revocations(images.home))
     notices += _watches(plan, live, incus)
     notices += _routes(plan, incus)
-    _check_folders([machine for machine in infra.machines() if machine.name in chosen], incus)
+    _check_folders(infra, chosen, incus)
     orphans = (*removal.keys, *plan.orphans) if everything else ()
     unread = sum(step.key in live.unread for step in plan.steps)
     plan = Plan(plan.steps, (), orphans, removal.keys, plan.waiting, tuple(notices), unread)
@@ -303,29 +304,13 @@ def _watches(plan: Plan, live: Live, incus: Incus) -> list[str]:
     return [notice] if notice else []
 
 
-def _check_folders(machines: Iterable[Machine], incus: Incus) -> None:
+def _check_folders(infra: Infra, chosen: Collection[str], incus: Incus) -> None:
     """Folders of the host whose owners cannot be shown as the machines' own are refused, each with its file system."""
-    folders = [
-        (machine, kind, entry)
-        for machine in machines
-        if machine.type == "lxc" and machine.config.get("security.privileged") != "true"
-        for kind, entries in (("persistent data", machine.persistent_data), ("shared volume", machine.shares))
-        for entry in entries
-        if entry.shift
-    ]
+    folders = list(shifted_folders(infra, chosen))
     root = daemon_root(incus.address) if folders else None
-    if root is None:
-        return
-    types = {source: filesystem_of(root, source) for source in {entry.source for _, _, entry in folders}}
-    problems = [
-        f"{machine.where}: the {kind} {entry.name} of {machine.name} is on {filesystem} ({entry.source}), "
-        "which does not support ID-mapped mounts"
-        for machine, kind, entry in folders
-        if (filesystem := types[entry.source]) is not None and not shifts(filesystem)
-    ]
-    if problems:
-        hint = "shift: false there leaves owners as they are on the host; or put the folder on ext4, xfs or btrfs"
-        raise AnklumeError("\n".join(problems), hint=hint)
+    if root is not None:
+        types = {source: filesystem_of(root, source) for source in {folder.source for folder in folders}}
+        check_folders(folders, {source: kind for source, kind in types.items() if kind and not shifts(kind)})
 
 
 def _routes(plan: Plan, incus: Incus) -> list[str]:

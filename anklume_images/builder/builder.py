@@ -20,7 +20,7 @@ from anklume_images.evidence.provenance import make_provenance
 from anklume_images.evidence.sbom import digests_of, make_sbom
 from anklume_images.inputs.from_host import host_package
 from anklume_images.store.blobs import hash_file
-from anklume_images.store.images import Image, Package, StoredFile, fingerprint
+from anklume_images.store.images import SPEC_KEYS, Image, Package, StoredFile, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,9 +304,8 @@ def _image(prepared: Prepared, built: Built, tree: Tree) -> Image:
             packages.remove(Package("deb", stand_in.name, stand_in.version))
             packages += [Package("host", name, version) for name, version in stand_in.provides.items()]
     spec = prepared.recipe["spec"]
-    kept = ("tags", "variables", "volumes", "healthcheck", "ports", "distribution", "release", "variant")
     specs = [link.recipe["spec"] for link in prepared.lineage()]
-    merged = {key: spec[key] for key in kept}
+    merged = {key: spec[key] for key in SPEC_KEYS if key in spec}
     merged["provides"] = list(dict.fromkeys(role for each in specs for role in each["provides"]))
     merged |= next(({"gpus": each["gpus"]} for each in specs if "gpus" in each), {})
     merged["variables"] = {k: v for each in reversed(specs) for k, v in each["variables"].items()}

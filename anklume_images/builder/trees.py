@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.canonical import canonical
 from anklume_images.errors import LockError, StoreError
-from anklume_images.inputs.debian import DebianRequest, Suite
+from anklume_images.inputs.debian import DebianRequest
 from anklume_images.store.store import tree_path
 from anklume_images.store.sums import write_tree_sums
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.inputs.lockfile import Lock
+    from anklume_images.specs.model import Suite
     from anklume_images.store.blobs import Blobs
 
 __all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "stored_tree", "tree_digest", "tree_names"]
@@ -90,8 +91,7 @@ def load_tree_spec(name: str) -> TreeSpec:
     if not (folder / "tree.yml").is_file():
         raise LockError(f"no tree is called {name}", hint=f"there are: {', '.join(tree_names())}")
     document = load_tree_document(folder / "tree.yml")
-    suites = tuple(Suite(entry.archive, entry.suite, entry.components, entry.pin) for entry in document.suites)
-    return TreeSpec(document.name, suites, document.packages, folder)
+    return TreeSpec(document.name, document.suites, document.packages, folder)
 
 
 def tree_digest(lock: Lock) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anklume_images.evidence.changes import Entry, PackageChange, package_changes
+from anklume_images.store.images import SPEC_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageDiff", "SettingChange", "compare", "folded"]
 
-# Of the manifest: what counts in instances, that of the bases included.
-_MERGED = ("distribution", "release", "variant", "provides", "gpus", "tags", "variables", "volumes", "ports")
 # Of the image's own spec: what it puts in beside packages.
 _OWN = ("description", "files", "templates", "contents")
 _KEYED_BY = ("path", "name")  # what names the entry of a list
@@ -78,7 +77,7 @@ def _entries(image: Image, contents: Contents) -> Iterator[Entry]:
 
 def _configuration(image: Image, recipe: Mapping[str, Any]) -> dict[str, Any]:
     own = recipe.get("spec") or {}
-    found = {key: image.spec.get(key) for key in (*_MERGED, "healthcheck")} | {key: own.get(key) for key in _OWN}
+    found = {key: image.spec.get(key) for key in SPEC_KEYS} | {key: own.get(key) for key in _OWN}
     found["base"] = f"{image.base['name']}@{image.base['version']}" if image.base else None
     found["toolchain"] = image.toolchain[:12]
     found["definition"] = recipe.get("definition")  # what the shared parts of templates do shows here only

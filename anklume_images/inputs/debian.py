@@ -29,22 +29,13 @@ if TYPE_CHECKING:
 
     from anklume_images.inputs.access import Access
     from anklume_images.inputs.apt_reach import AptReach
+    from anklume_images.specs.model import Suite
 
-__all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "Suite", "list_name", "parse_stanza", "resolve"]
+__all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "list_name", "parse_stanza", "resolve"]
 
 _KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
 _QUOTED = '\\|{}[]<>"^~_=!@#$%&*'
 _MERGED_USR = {"bookworm": ("usr-is-merged", "usrmerge-")}  # before trixie the merge was a package of its own
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A suite of an archive; `pin` is an apt_preferences(5) priority for everything in it."""
-
-    archive: str
-    suite: str
-    components: tuple[str, ...] = ("main",)
-    pin: int | None = None
 
 
 @dataclass(frozen=True)

@@ -102,32 +102,18 @@ class _Reader:
         contents = dict(self._texts(checked))
         if len(self.problems) > before:
             return None
-        return Spec(
-            name=checked.name if variant is None else f"{checked.name}-{variant}",
-            folder=self.folder,
-            variant=variant,
-            description=checked.description,
-            version=checked.version,
-            base=checked.base,
-            distribution=checked.distribution,
-            release=checked.release,
-            default=checked.default and variant is None,
-            provides=checked.provides,
-            gpus=None if checked.gpus is None else dict(checked.gpus),
-            tags=checked.tags,
-            architectures=checked.architectures,
-            archives=dict(checked.archives),
-            debian=checked.inputs.debian,
-            python=checked.inputs.python,
-            release_files=checked.inputs.files,
-            files=checked.files,
-            templates=checked.templates,
-            variables=dict(checked.variables),
-            volumes=checked.volumes,
-            healthcheck=checked.healthcheck,
-            ports=checked.ports,
-            contents=contents,
-        )
+        as_written = {name: value for name, value in checked if name in Spec.__dataclass_fields__}
+        given: dict[str, Any] = {
+            "name": checked.name if variant is None else f"{checked.name}-{variant}",
+            "folder": self.folder,
+            "variant": variant,
+            "default": checked.default and variant is None,
+            "debian": checked.inputs.debian,
+            "python": checked.inputs.python,
+            "release_files": checked.inputs.files,
+            "contents": contents,
+        }
+        return Spec(**(as_written | given))
 
     def check_numbers(self) -> None:
         """Every number of the file must be the one that its digits say; where text belongs, that is said already."""

@@ -166,7 +166,6 @@ class TreeDocument(_Part):
     """The keys of a `tree.yml`: packages, and the suites in which they are resolved."""
 
     name: Word
-    description: Line
     suites: Annotated[tuple[Suite, ...], Field(min_length=1)]
     packages: Annotated[tuple[TreePackage, ...], Field(min_length=1), AfterValidator(_each_once)]
 

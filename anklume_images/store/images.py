@@ -33,6 +33,7 @@ __all__ = [
     "BRING",
     "CHANNEL",
     "LATEST",
+    "SPEC_KEYS",
     "Image",
     "Images",
     "Package",
@@ -102,6 +103,13 @@ class Summary:
 
 
 _SUMMARY_FIELDS = tuple(one.name for one in fields(Summary) if one.name != "stored")
+
+
+SPEC_KEYS = (
+    *("distribution", "release", "variant", "provides", "gpus"),
+    *("tags", "variables", "volumes", "healthcheck", "ports"),
+)
+"""What a manifest has of an image's spec: what counts in instances."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, PolicyError
-from anklume_images.incus.values import is_true
 from launcher.apply.steps import stop
 from launcher.gpu.claims import Claimant, release
 from launcher.infra.names import owner_of
-from launcher.plan.removal import PROTECTION, Removal
+from launcher.infra.security import PROTECTION, is_protected
 
 if TYPE_CHECKING:
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
+    from launcher.plan.removal import Removal
     from launcher.resources import Key
 
 __all__ = ["ProtectedError", "remove"]
@@ -78,7 +78,7 @@ def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
     instance = incus.find_object(key.object)
     if instance is not None and owner_of(instance["config"]) == owner:
         stop(incus, key)
-        if is_true(instance["config"].get(PROTECTION)):
+        if is_protected(instance["config"]):
             incus.patch_object(key.object, {"config": {PROTECTION: "false"}})
         incus.delete_object(key.object)
     release(incus, Claimant(key.project, key.name, owner))

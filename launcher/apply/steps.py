@@ -22,6 +22,7 @@ from launcher.apply.models import bring_models, make_with_models
 from launcher.apply.unpacked import Unpacked, is_idle, never_ran
 from launcher.gpu.claims import Claimant, claim, release
 from launcher.infra.names import IMAGE, MACHINE, MARK, UNFINISHED, VARIABLE
+from launcher.infra.security import PROTECTION
 from launcher.observe.daemon import daemon_root
 from launcher.plan.changes import BASE_IMAGE
 
@@ -207,7 +208,7 @@ def _is_unfinished(step: Step, incus: Incus) -> bool:
 def _discard(resource: Resource, incus: Incus) -> None:
     what = resource.key.object
     with contextlib.suppress(IncusError):  # of a mere record, only the database takes note
-        incus.patch_object(what, {"config": {"security.protection.delete": "false"}})
+        incus.patch_object(what, {"config": {PROTECTION: "false"}})
     try:
         incus.delete_object(what)
     except IncusError as error:

@@ -12,6 +12,7 @@ from anklume_images.incus.values import is_true
 from launcher.gpu.nodes import by_address, by_node, by_number, by_selector, mentioned
 from launcher.gpu.vendors import VENDORS, of_vendor
 from launcher.gpu_policy.parts import SELECTORS, mig_part, mode_of
+from launcher.infra.security import is_privileged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def _by_shared_node(
 
 
 def _by_config(cards: Sequence[Card], config: Mapping[str, str]) -> Iterator[_Way]:
-    privileged = is_true(config.get("security.privileged"))
+    privileged = is_privileged(config)
     for line in str(config.get("raw.lxc", "")).splitlines():
         for card in _by_line(cards, line, privileged=privileged):
             yield _Way(card, "raw.lxc", "raw")

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from launcher.infra.mounts import Shares
     from launcher.infra.report import Report
 
-__all__ = ["AS_WRITTEN", "build_infra"]
-
-AS_WRITTEN = ("type", "description", "weight", "config", "devices", "gpu_memory", "target")
+__all__ = ["build_infra"]
 
 
 def build_infra(
@@ -50,26 +48,27 @@ def build_infra(
     made: dict[str, dict[str, Machine]] = {}
     for entry in machines:
         name, image = entry.name, choices[entry.name]
-        made.setdefault(entry.domain, {})[name] = Machine(
-            name=name,
-            domain=entry.domain,
-            address=str(addresses.machines[name]),
-            image=image,
-            where=report.source.where(entry.path),
-            ephemeral=entry.data.get("ephemeral", entry.of["ephemeral"]),
-            gpu=entry.wants_gpu,
-            gpu_driver=entry.data.get("gpu_driver", settings.gpu_driver),
-            gpu_devices=tuple(GpuSelector(**card) for card in entry.data["gpu_devices"]),
-            profiles=entry.profiles,
-            roles=tuple(dict.fromkeys(entry.data["roles"])),
-            tags=shelf.specs[image.store].tags if image.store else (),
-            variables=variables.get(name, {}),
-            volumes=tuple(_volumes(entry, settings.storage_pool)),
-            persistent_data=tuple(_persistent_data(entry, settings.persistent_data_base)),
-            shares=shares.get(name, ()),
-            keys=_incus_keys(entry),
-            **{key: entry.data[key] for key in AS_WRITTEN if key in entry.data},
-        )
+        given: dict[str, Any] = {
+            "name": name,
+            "domain": entry.domain,
+            "address": str(addresses.machines[name]),
+            "image": image,
+            "where": report.source.where(entry.path),
+            "ephemeral": entry.data.get("ephemeral", entry.of["ephemeral"]),
+            "gpu": entry.wants_gpu,
+            "gpu_driver": entry.data.get("gpu_driver", settings.gpu_driver),
+            "gpu_devices": tuple(GpuSelector(**card) for card in entry.data["gpu_devices"]),
+            "profiles": entry.profiles,
+            "roles": tuple(dict.fromkeys(entry.data["roles"])),
+            "tags": shelf.specs[image.store].tags if image.store else (),
+            "variables": variables.get(name, {}),
+            "volumes": tuple(_volumes(entry, settings.storage_pool)),
+            "persistent_data": tuple(_persistent_data(entry, settings.persistent_data_base)),
+            "shares": shares.get(name, ()),
+            "keys": _incus_keys(entry),
+        }
+        as_written = {key: value for key, value in entry.data.items() if key in Machine.__dataclass_fields__}
+        made.setdefault(entry.domain, {})[name] = Machine(**(as_written | given))
     domains = {
         name: Domain(
             name=name,

@@ -44,8 +44,7 @@ class WrittenMachine:
     @property
     def profiles(self) -> tuple[str, ...]:
         """The names of its profiles, each once."""
-        named = self.data.get("profiles")
-        return ("default",) if named is None else tuple(dict.fromkeys(name for _, name in named))
+        return tuple(dict.fromkeys(name for _, name in self.data["profiles"]))
 
     @cached_property
     def devices(self) -> Mapping[str, tuple[KeyPath, Mapping[str, str]]]:

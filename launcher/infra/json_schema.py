@@ -7,9 +7,13 @@ how a value must be written, `anklume-launch check` says.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from launcher.infra.keys import CHANGES
 from launcher.infra.schema import INFRA, SECTIONS
+
+if TYPE_CHECKING:
+    from launcher.infra.keys import KeyInfo
 
 __all__ = ["json_schema"]
 
@@ -31,22 +35,29 @@ def json_schema() -> dict[str, Any]:
             section.pop(name, None)
         infos = model.infos()
         for name, entry in section["properties"].items():
-            section["properties"][name] = _key(entry, required=infos[name].required)
+            section["properties"][name] = _key(entry, infos[name])
         required = [name for name, info in infos.items() if info.required or info.present]
         section |= {"required": required} if required else {}
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "infra.yml"}
     return {**title, **schema, "$defs": sections}
 
 
-def _key(entry: dict[str, Any], *, required: bool) -> dict[str, Any]:
+def _key(entry: dict[str, Any], info: KeyInfo) -> dict[str, Any]:
     """A key without a value is as if it were not there; a thing that needs no keys may be nothing."""
     told = {name: entry.pop(name) for name in ("title", "description", "default") if name in entry}
-    described = {"description": _LINK.sub(r"\1", told["description"])} if "description" in told else {}
+    described = {"description": _described(info)} if info.meaning else {}
     usual = {"default": told["default"]} if told.get("default") not in (None, "", [], {}) else {}
     for pattern, kind in entry.get("patternProperties", {}).items():
         entry["patternProperties"][pattern] = _or_nothing(kind) if kind in _NEED_NO_KEYS else kind
         entry["additionalProperties"] = False
-    return {**(_or_nothing(entry) if entry and not required else entry), **described, **usual}
+    return {**(_or_nothing(entry) if entry and not info.required else entry), **described, **usual}
+
+
+def _described(info: KeyInfo) -> str:
+    """What it means, and what a change of it does."""
+    meaning = _LINK.sub(r"\1", info.meaning)
+    change = "" if info.foreign or info.changing is None else CHANGES[info.changing][1]
+    return f"{meaning}. {change}" if change else meaning
 
 
 def _or_nothing(kind: dict[str, Any]) -> dict[str, Any]:

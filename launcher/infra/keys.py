@@ -5,9 +5,9 @@ The declarations are in `schema.py`; `reading.py` reads by them, and `json_schem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from launcher.infra import readers
+from launcher.infra.live import is_live_config
 from launcher.infra.readers import WrongError
 
 if TYPE_CHECKING:
@@ -29,10 +30,40 @@ if TYPE_CHECKING:
 
     from anklume_images.scalars import Scalar
 
-__all__ = ["GONE", "Anything", "KeyInfo", "Keys", "ListOf", "MappingOf", "OrEmpty", "Read", "Written", "key", "one_of"]
+__all__ = [
+    "CHANGES",
+    "GONE",
+    "Anything",
+    "Changing",
+    "KeyInfo",
+    "Keys",
+    "ListOf",
+    "MappingOf",
+    "OrEmpty",
+    "Read",
+    "Written",
+    "key",
+    "one_of",
+]
 
 GONE: Any = object()
 """Stands where something was wrong, and has been reported: what is around it is read as if it were not there."""
+
+Changing = Literal["live", "restart", "replace", "prune", "recreate", "nothing", "parts"]
+
+CHANGES: Mapping[Changing, tuple[str, str]] = {
+    "live": ("live", "A change reaches running machines."),
+    "restart": ("RESTART", "A change restarts running machines."),
+    "replace": ("`--replace`", "A change reaches existing machines only with `apply --replace`."),
+    "prune": ("`--prune`", "What a change turns off is removed only by `apply --prune`."),
+    "recreate": ("destroy first", "A change is refused until the existing machines are destroyed."),
+    "nothing": ("nothing", "A change does nothing to existing machines."),
+    "parts": ("by key", ""),
+}
+"""What changing a key does to machines that exist: a word for tables, and a sentence.
+
+Of `parts`, each key or entry within has its own.
+"""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,8 +84,9 @@ class KeyInfo:
     `meaning` is for the reference and for editors; `kind` and `default` stand in the reference where the type and the
     value do not say it. A `required` key must have a value, a `present` one must be written and may be empty. A
     `foreign` key is the framework's own and does nothing here, a `new` one the framework does not know. `incus` is the
-    key of an instance's configuration that a machine's value becomes, where that is all it does. The items of a
-    `numbered` list come with where they are in it.
+    key of an instance's configuration that a machine's value becomes, where that is all it does. `changing` says what
+    a change does; without, it does what is usual in the section. The items of a `numbered` list come with where they
+    are in it.
     """
 
     meaning: str
@@ -66,6 +98,7 @@ class KeyInfo:
     new: bool = False
     incus: str = ""
     numbered: bool = False
+    changing: Changing | None = None
 
     def __call__(self, schema: dict[str, Any]) -> None:
         """For pydantic: nothing but the description goes into a JSON Schema."""
@@ -91,6 +124,7 @@ class Keys(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    usually: ClassVar[Changing] = "live"
 
     @model_validator(mode="before")
     @classmethod
@@ -106,12 +140,18 @@ class Keys(BaseModel):
     @cache
     def infos(cls) -> Mapping[str, KeyInfo]:
         """What is said of each key, by its name in the file, in the order of the attributes."""
-        return {field.alias or name: _info(field.json_schema_extra) for name, field in cls.model_fields.items()}
+        return {
+            field.alias or name: _info(field.json_schema_extra, cls.usually) for name, field in cls.model_fields.items()
+        }
 
 
-def _info(extra: Any) -> KeyInfo:
+def _info(extra: Any, usually: Changing) -> KeyInfo:
     assert isinstance(extra, KeyInfo)  # noqa: S101  every key is declared by key()
-    return extra
+    if extra.foreign:
+        return replace(extra, changing="nothing")
+    if extra.incus:
+        return replace(extra, changing="live" if is_live_config(extra.incus) else "restart")
+    return replace(extra, changing=extra.changing or usually)
 
 
 @dataclass(frozen=True, eq=False)  # annotations are hashed

@@ -33,6 +33,12 @@ GpuPolicy = Literal["exclusive", "shared"]
 GpuDriver = Literal["auto", "host", "runtime"]
 MachineType = Literal["lxc", "vm"]
 Protocol = Literal["tcp", "udp"]
+Division = Literal["proportional", "equal"]
+CpuLimit = Literal["allowance", "count"]
+MemoryLimit = Literal["soft", "hard"]
+
+SHARED_PATH = "/shared/<name>"
+"""Where a shared volume is in machines if the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,9 @@ class ResourcePolicy:
 
     reserve_cpu: str = "20%"
     reserve_memory: str = "20%"
-    mode: Literal["proportional", "equal"] = "proportional"
-    cpu_mode: Literal["allowance", "count"] = "allowance"
-    memory_enforce: Literal["soft", "hard"] = "soft"
+    mode: Division = "proportional"
+    cpu_mode: CpuLimit = "allowance"
+    memory_enforce: MemoryLimit = "soft"
     overcommit: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.entries import written_names
-from launcher.infra.model import SharedMount
+from launcher.infra.model import SHARED_PATH, SharedMount
 from launcher.infra.report import shown
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def shared_mounts(volumes: Mapping[str, Any], base: str, machines: Sequence[Writ
             mount = SharedMount(
                 name=name,
                 source=volume.get("source", f"{base.rstrip('/')}/{name}"),
-                path=volume.get("path", f"/shared/{name}"),
+                path=volume.get("path", SHARED_PATH.replace("<name>", name)),
                 readonly=mode == "ro",
                 shift=volume["shift"],
             )

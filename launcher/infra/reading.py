@@ -141,8 +141,8 @@ def _plain(section: Keys, path: KeyPath, report: Report) -> dict[str, Any]:
         if info.required and value is None and (*path, name) not in report.wrong:
             report.error(path, "missing-key", f"missing key '{name}'", key=True)
         if value is GONE:
-            field = type(section).model_fields[attribute]
-            tree[name] = field.get_default(call_default_factory=True)
+            usual = type(section).model_fields[attribute].get_default(call_default_factory=True)
+            tree[name] = _read(usual, (*path, name), report, numbered=info.numbered)
         elif isinstance(value, (Keys, dict, list)):
             tree[name] = _read(value, (*path, name), report, numbered=info.numbered)
         elif value is not None:

@@ -9,6 +9,7 @@ from launcher.infra.host import shadowed
 from launcher.infra.model import Policy
 from launcher.infra.report import shown
 from launcher.infra.schema import INFRA
+from launcher.infra.security import PRIVILEGED
 
 if TYPE_CHECKING:
     import ipaddress
@@ -108,7 +109,7 @@ def _check_profiles(machine: WrittenMachine, report: Report) -> None:
 def _check_container(machine: WrittenMachine, host: HostFacts, *, yolo: bool, report: Report) -> None:
     if machine.is_vm:
         return
-    privileged = machine.is_set("security.privileged")
+    privileged = machine.is_set(PRIVILEGED)
     if privileged and not host.vm_nested:
         message = f"the container '{machine.name}' is privileged: root in it is root on the host"
         if yolo or host.yolo:

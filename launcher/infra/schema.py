@@ -1,7 +1,8 @@
 """The keys of an infra.yml: what each may hold, what it is where nobody sets it, and what it means.
 
 The checks, the tables of docs/reference/infra.md and the JSON Schema for editors come from here. Defaults that the
-model has are the model's.
+model has are the model's. A change of a key is one that running machines take, unless the key or `usually` of its
+section says otherwise.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from pydantic import BeforeValidator, model_validator
 from launcher.infra import readers
 from launcher.infra.keys import GONE, Anything, Keys, ListOf, MappingOf, OrEmpty, Read, Written, key, one_of
 from launcher.infra.model import (
+    SHARED_PATH,
+    CpuLimit,
+    Division,
     Domain,
     GpuPolicy,
     Machine,
     MachineType,
+    MemoryLimit,
     PersistentData,
     Policy,
     Protocol,
@@ -58,7 +63,7 @@ __all__ = ["INFRA", "MACHINE", "SECTIONS", "TrustLevel"]
 
 TrustLevel = Literal["admin", "trusted", "semi-trusted", "untrusted", "disposable"]
 
-_FOREIGN = "for the anklume framework only; does nothing here"
+_FOREIGN = "for the anklume framework only: accepted, and named in one notice"
 _SHIFT = (
     "files have the same user IDs in the machine as on the host; `plan` refuses that on NFS, SMB, FUSE and overlays, "
     "which need `false`"
@@ -85,58 +90,74 @@ class _Reserve(Keys):
 
 class _ResourcePolicy(Keys):
     host_reserve: _Reserve = key(made=_Reserve, meaning="CPUs and memory kept for the host")
-    mode: Annotated[str, one_of("proportional", "equal")] = key(
+    mode: Annotated[str, one_of(*get_args(Division))] = key(
         ResourcePolicy.mode, "how the rest is divided: by `weight`, or equally"
     )
-    cpu_mode: Annotated[str, one_of("allowance", "count")] = key(
+    cpu_mode: Annotated[str, one_of(*get_args(CpuLimit))] = key(
         ResourcePolicy.cpu_mode,
         "limit a machine to a share of the CPU time (`allowance`), or to a number of CPUs (`count`)",
     )
-    memory_enforce: Annotated[str, one_of("soft", "hard")] = key(
+    memory_enforce: Annotated[str, one_of(*get_args(MemoryLimit))] = key(
         ResourcePolicy.memory_enforce,
         "`soft` lets a container use more memory than its share while nobody else needs it",
     )
     overcommit: Bool = key(
-        ResourcePolicy.overcommit, "allow limits that add up to more than the host has; else that is an error"
+        ResourcePolicy.overcommit,
+        "allow limits that add up to more than the host has; else that is an error",
+        changing="nothing",
     )
 
 
 class _Addressing(Keys):
+    usually = "restart"
+
     base_octet: Annotated[int, whole(10, 10, "10")] = key(10, "first number of every address")
     zone_base: Annotated[int, whole(0, 245)] = key(100, "second number of the addresses of the zone `admin`")
     zone_step: Annotated[int, whole(1, 255)] = key(10, "how far the second numbers of zones are apart")
 
 
 class _Global(Keys):
-    addressing: _Addressing = key(made=_Addressing, meaning="which [addresses](#addresses) the zones get")
+    addressing: _Addressing = key(
+        made=_Addressing, meaning="which [addresses](#addresses) the zones get", changing="restart"
+    )
     base_subnet: Annotated[str, Read(readers.two_octets, "text")] = key(
-        "10.100", "first two numbers of addresses in the older form, without `addressing`"
+        "10.100", "first two numbers of addresses in the older form, without `addressing`", changing="restart"
     )
     default_os_image: Image = key(
-        Settings.default_os_image, "image of machines that have neither `image`, `roles` nor `os_image`"
+        Settings.default_os_image,
+        "image of machines that have neither `image`, `roles` nor `os_image`",
+        changing="replace",
     )
     image_channel: Word = key(
-        Settings.image_channel, "channel of the store's images, where a machine names none", new=True
+        Settings.image_channel,
+        "channel of the store's images, where a machine names none",
+        new=True,
+        changing="replace",
     )
-    storage_pool: Word = key(Settings.storage_pool, "Incus storage pool for machines and volumes", new=True)
+    storage_pool: Word = key(
+        Settings.storage_pool, "Incus storage pool for machines and volumes", new=True, changing="recreate"
+    )
     gpu_policy: Annotated[GpuPolicy, one_of(*get_args(GpuPolicy))] = key(
-        Settings.gpu_policy, "whether only one machine, or several, can have the same [card](#gpus)"
+        Settings.gpu_policy, "whether only one machine, or several, can have the same [card](#gpus)", changing="nothing"
     )
     gpu_driver: DriverWay = key(
         Settings.gpu_driver,
         "how containers get NVIDIA's [driver](#gpus), unless a machine says otherwise",
         new=True,
+        changing="restart",
     )
     ai_access_policy: Annotated[str, one_of("exclusive", "open")] = key(
-        "open", "`exclusive` lets [only one domain](#network-policies) reach `ai-tools`"
+        "open", "`exclusive` lets [only one domain](#network-policies) reach `ai-tools`", changing="nothing"
     )
-    ai_access_default: Line = key(meaning="domain that may reach `ai-tools`", kind="domain")
+    ai_access_default: Line = key(meaning="domain that may reach `ai-tools`", kind="domain", changing="nothing")
     ai_vram_flush: Bool = key(meaning=_FOREIGN, foreign=True)
     nesting_prefix: Bool = key(
-        Settings.nesting_prefix, "names in Incus begin with `001-` if `/etc/anklume/absolute_level` says 1"
+        Settings.nesting_prefix,
+        "names in Incus begin with `001-` if `/etc/anklume/absolute_level` says 1",
+        changing="recreate",
     )
     firewall_mode: Annotated[str, one_of("host", "vm")] = key(
-        "host", "`vm` gives a warning: no firewall machine is made, Incus' ACLs keep domains apart"
+        "host", "`vm` gives a warning: no firewall machine is made, Incus' ACLs keep domains apart", changing="nothing"
     )
     resource_policy: Annotated[
         _ResourcePolicy, BeforeValidator(_policy, json_schema_input_type=Literal[True] | _ResourcePolicy)
@@ -153,6 +174,8 @@ class _Global(Keys):
 
 class _Card(Keys):
     """One card of gpu_devices: exactly one of the ways to name it."""
+
+    usually = "restart"
 
     pci: Annotated[str, Read(readers.pci, "PCI address")] = key(meaning="PCI address of the card, such as 0000:01:00.0")
     uuid: Word = key(meaning="UUID that the maker gave the card")
@@ -184,35 +207,50 @@ class _PersistentData(Keys):
 class _Machine(Keys):
     description: Line = key(meaning="what the machine is for")
     type: Annotated[MachineType, one_of(*get_args(MachineType))] = key(
-        Machine.type, "a container, or a virtual machine"
+        Machine.type, "a container, or a virtual machine", changing="recreate"
     )
     ip: Annotated[ipaddress.IPv4Address, Read(readers.address, "IPv4 address")] = key(
-        meaning="fixed [address](#addresses) in the subnet of its domain", default="the next free one"
+        meaning="fixed [address](#addresses) in the subnet of its domain",
+        default="the next free one",
+        changing="restart",
     )
     ephemeral: Bool = key(meaning="`false` protects the machine from being deleted", default="its domain's")
-    roles: ListOf[Word] = key((), "what its [image](#images) must provide, such as `base_system`")
+    roles: ListOf[Word] = key((), "what its [image](#images) must provide, such as `base_system`", changing="replace")
     image: Annotated[str, Read(readers.image_ref, "`NAME`, `NAME@CHANNEL`, `NAME@VERSION`")] = key(
-        meaning="image of the store", new=True
+        meaning="image of the store", new=True, changing="replace"
     )
     os_image: Image = key(
-        meaning="image as Incus names it: `images:debian/13`, or an alias", default="`default_os_image`"
+        meaning="image as Incus names it: `images:debian/13`, or an alias",
+        default="`default_os_image`",
+        changing="replace",
     )
     vars: MappingOf[VariableName, Anything] = key(
-        {}, "values for the [variables](#variables) of its image", kind="map variable → value", new=True
+        {},
+        "values for the [variables](#variables) of its image",
+        kind="map variable → value",
+        new=True,
+        changing="restart",
     )
-    gpu: Bool = key(meaning="gives the machine a [GPU](#gpus)", default="`false`")
+    gpu: Bool = key(meaning="gives the machine a [GPU](#gpus)", default="`false`", changing="restart")
     gpu_devices: ListOf[_Card] = key(
-        (), 'which cards it gets, each `{pci: "0000:01:00.0"}`, `{uuid: …}` or `{mig: …}`', new=True
+        (), 'which cards it gets, each `{pci: "0000:01:00.0"}`, `{uuid: …}` or `{mig: …}`', new=True, changing="restart"
     )
-    gpu_memory: Bytes = key(meaning="memory that its card must have", new=True)
+    gpu_memory: Bytes = key(meaning="memory that its card must have", new=True, changing="nothing")
     gpu_driver: DriverWay = key(
-        meaning="how the container gets NVIDIA's [driver](#gpus)", default="the global one", new=True
+        meaning="how the container gets NVIDIA's [driver](#gpus)",
+        default="the global one",
+        new=True,
+        changing="restart",
     )
     profiles: ListOf[Word] = key(
-        meaning="profiles of its domain; there is always a `default`", default="`[default]`", numbered=True
+        made=lambda: list(Machine.profiles),
+        meaning="profiles of its domain; there is always a `default`",
+        default=f"`[{', '.join(Machine.profiles)}]`",
+        numbered=True,
+        changing="restart",
     )
-    config: Config = key({}, "Incus configuration; numbers and booleans become text")
-    devices: Devices = key({}, "Incus devices, each with a `type`", kind="map name → device")
+    config: Config = key({}, "Incus configuration; numbers and booleans become text", changing="parts")
+    devices: Devices = key({}, "Incus devices, each with a `type`", kind="map name → device", changing="parts")
     weight: Annotated[int, whole(1, 1_000_000, "from 1")] = key(Machine.weight, "its share under `resource_policy`")
     boot_autostart: Bool = key(meaning="whether the machine starts with the host", incus="boot.autostart")
     boot_priority: Annotated[int, whole(0, 100)] = key(
@@ -230,32 +268,38 @@ class _Machine(Keys):
     persistent_data: MappingOf[MountName, OrEmpty[_PersistentData]] = key(
         {}, "[folders of the host](#volumes-and-folders) that it uses", kind="map name → data"
     )
-    target: ClusterMember = key(meaning="cluster member or `@group` to run on", new=True)
+    target: ClusterMember = key(meaning="cluster member or `@group` to run on", new=True, changing="nothing")
     export_apps: Anything = key(meaning=_FOREIGN, foreign=True)
     services: Anything = key(meaning=_FOREIGN, foreign=True)
 
 
 class _Profile(Keys):
     description: Line = key(meaning="what the profile is for")
-    config: Config = key({}, "Incus configuration")
-    devices: Devices = key({}, "Incus devices, each with a `type`", kind="map name → device")
+    config: Config = key({}, "Incus configuration", changing="parts")
+    devices: Devices = key({}, "Incus devices, each with a `type`", kind="map name → device", changing="parts")
 
 
 class _Domain(Keys):
     description: Line = key(meaning="what the domain is for")
     enabled: Bool = key(
-        Domain.enabled, "a disabled domain only keeps its subnet; its images and variables are not checked"
+        Domain.enabled,
+        "a disabled domain only keeps its subnet; its images and variables are not checked",
+        changing="prune",
     )
     trust_level: Annotated[TrustLevel, one_of(*get_args(TrustLevel))] = key(
-        "semi-trusted", "zone of its addresses; a container in `untrusted` or `disposable` gives a warning"
+        "semi-trusted",
+        "zone of its addresses; a container in `untrusted` or `disposable` gives a warning",
+        changing="restart",
     )
-    subnet_id: Annotated[int, whole(0, 254)] = key(meaning="third number of its addresses", default="the next free one")
+    subnet_id: Annotated[int, whole(0, 254)] = key(
+        meaning="third number of its addresses", default="the next free one", changing="restart"
+    )
     ephemeral: Bool = key(Machine.ephemeral, "default for its machines; `false` protects them from being deleted")
     profiles: MappingOf[Word, OrEmpty[_Profile]] = key(
-        {}, "Incus profiles, each with `description`, `config`, `devices`", kind="map name → profile"
+        {}, "Incus profiles, each with `description`, `config`, `devices`", kind="map name → profile", changing="parts"
     )
     machines: MappingOf[MachineName, OrEmpty[_Machine]] = key(
-        {}, "its [machines](#machines)", kind="map name → machine"
+        {}, "its [machines](#machines)", kind="map name → machine", changing="parts"
     )
     ai_provider: Annotated[str, one_of("local", "cloud", "local-first")] = key(meaning=_FOREIGN, foreign=True)
     ai_sanitize: Annotated[bool | str, one_of(True, False, "always")] = key(meaning=_FOREIGN, foreign=True)
@@ -291,7 +335,7 @@ class _NetworkPolicy(Keys):
 
 class _SharedVolume(Keys):
     source: Folder = key(meaning="folder of the host", default="`<shared_volumes_base>/<name>`")
-    path: Mount = key(meaning="where the folder is in the machines", default="`/shared/<name>`")
+    path: Mount = key(meaning="where the folder is in the machines", default=f"`{SHARED_PATH}`")
     shift: Bool = key(SharedMount.shift, _SHIFT)
     propagate: Bool = key(value=False, meaning="machines with `security.nesting` get it too, writable")
     consumers: MappingOf[Consumer, Annotated[str, one_of("ro", "rw")]] = key(
@@ -302,10 +346,18 @@ class _SharedVolume(Keys):
 
 
 class _Infra(Keys):
-    project_name: ProjectName = key(meaning="name that marks in Incus what belongs to this file", required=True)
-    for_all: _Global = key(alias="global", made=_Global, meaning="[settings](#global) for the whole file", present=True)
+    project_name: ProjectName = key(
+        meaning="name that marks in Incus what belongs to this file", required=True, changing="recreate"
+    )
+    for_all: _Global = key(
+        alias="global", made=_Global, meaning="[settings](#global) for the whole file", present=True, changing="parts"
+    )
     domains: MappingOf[Name, OrEmpty[_Domain]] = key(
-        {}, "[domains](#domains), each a network with its machines", kind="map name → domain", present=True
+        {},
+        "[domains](#domains), each a network with its machines",
+        kind="map name → domain",
+        present=True,
+        changing="parts",
     )
     network_policies: ListOf[_NetworkPolicy] = key(
         (), "which [traffic](#network-policies) may pass between domains", numbered=True

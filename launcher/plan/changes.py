@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.gpu.vendors.nvidia_driver import gives_driver
-from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, PROFILES, VARIABLE
+from launcher.infra.live import RESTARTING_DEVICES, is_live_config
+from launcher.infra.names import DOMAIN, IMAGE, MARK, OWNER, VARIABLE
+from launcher.infra.schema import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +23,6 @@ __all__ = [
     "Change",
     "changes_of",
     "is_live",
-    "is_live_config",
     "is_live_device",
 ]
 
@@ -29,8 +30,7 @@ ASTRAY = "address"  # the key of a change that is about the address that a machi
 BASE_IMAGE = "volatile.base_image"  # where Incus keeps the fingerprint that an instance was made of
 MODELS = "models."  # begins the key of a change that brings a model into a volume; what it says are bytes
 SHARED = "volumes."  # begins the key of a change that is about a volume which another machine joins
-_NOT_LIVE_DEVICES = frozenset({"nic", "gpu", "tpm", "pci", "none"})
-_LIVE_CONFIG = ("limits.", "boot.", "snapshots.", "security.protection.", "cluster.", "user.")
+_OWN_KEYS = ("description", "profiles")  # of an instance that are keys of a machine, too
 _PARTLY = frozenset({"project", "network", "volume"})  # Incus adds defaults of its own to their config
 
 
@@ -53,14 +53,9 @@ def changes_of(resource: Resource, existing: Mapping[str, Any]) -> tuple[Change,
     return tuple(_changes(resource, existing))
 
 
-def is_live_config(name: str) -> bool:
-    """Whether a running instance takes a change of that config key; templates are rendered at a start."""
-    return name.startswith(_LIVE_CONFIG) and not name.startswith(VARIABLE) and name != PROFILES
-
-
 def is_live_device(device: Mapping[str, str]) -> bool:
     """Whether a device comes, goes and changes while its instance runs."""
-    return device.get("type") not in _NOT_LIVE_DEVICES and not gives_driver(device)
+    return device.get("type") not in RESTARTING_DEVICES and not gives_driver(device)
 
 
 def is_live(change: Change, resource: Resource, existing: Mapping[str, Any]) -> bool:
@@ -72,7 +67,7 @@ def is_live(change: Change, resource: Resource, existing: Mapping[str, Any]) -> 
         device = name.partition(".")[0]
         both = (resource.body["devices"], existing.get("devices") or {})
         return device != "root" and all(is_live_device(devices.get(device) or {}) for devices in both)
-    return section == "description"
+    return section in _OWN_KEYS and MACHINE.infos()[section].changing == "live"
 
 
 def _missing_bytes(resource: Resource, missing: Collection[str]) -> dict[str, int]:
@@ -100,7 +95,7 @@ def _changes(resource: Resource, existing: Mapping[str, Any]) -> Iterator[Change
             yield Change(f"config.{name}", before.get(name), after.get(name), secret)
     if "devices" in resource.body:
         yield from _device_changes(existing.get("devices") or {}, resource.body["devices"])
-    for name in ("description", "profiles"):
+    for name in _OWN_KEYS:
         if name in resource.body and resource.body[name] != existing.get(name):
             yield Change(name, existing.get(name), resource.body[name])
     for name in ("ingress", "egress"):

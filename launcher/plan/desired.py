@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.errors import AnklumeError
 from anklume_images.incus.values import is_true
 from launcher.gpu.config import gpu_config
+from launcher.infra.live import is_live_config
 from launcher.infra.merge import merged_config, merged_devices, named
 from launcher.infra.names import DOMAIN, IMAGE, MACHINE, NIC, OWNER, PROFILES, VARIABLE, Names
-from launcher.plan.changes import is_live_config, is_live_device
+from launcher.infra.security import PROTECTION
+from launcher.plan.changes import is_live_device
 from launcher.plan.isolation import Isolation
 from launcher.plan.vouched import applied_mark
 from launcher.resources import KINDS, Key, Resource
@@ -286,7 +288,7 @@ class _Builder:
 
     @staticmethod
     def _own_config(machine: Machine) -> dict[str, str]:
-        keys = {"security.protection.delete": "false" if machine.ephemeral else "true"}
+        keys = {PROTECTION: "false" if machine.ephemeral else "true"}
         return keys | dict(machine.keys)
 
     def _variables(self, machine: Machine, image: Image | None) -> tuple[dict[str, str], set[str]]:

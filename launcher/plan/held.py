@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from launcher.infra.names import NIC, owner_of
+from launcher.infra.security import is_protected
 from launcher.plan.changes import SHARED, Change
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _advice(message: str, holder: Key, live: Live, owner: str) -> tuple[str, str
     config = (live.get(holder) or {}).get("config") or {}
     if owner_of(config) != owner:
         return message, "give one of them another address, or remove that instance"
-    protected = config.get("security.protection.delete") == "true"
+    protected = is_protected(config)
     prune = "--prune --force-protected" if protected else "--prune"
     hint = f"where it left the file, or has another name there, {prune} removes it first (its volumes stay)"
     return f"{message}; it is this file's, and left it or is not selected", f"{hint}; or give one of them another ip"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError
-from anklume_images.incus.values import is_true
 from launcher.infra.names import MACHINE
+from launcher.infra.security import is_protected
 from launcher.plan.difference import owned
 
 if TYPE_CHECKING:
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from launcher.observe.live import Live
     from launcher.resources import Key
 
-__all__ = ["PROTECTION", "Removal", "describe", "removal_of"]
+__all__ = ["Removal", "describe", "removal_of"]
 
-PROTECTION = "security.protection.delete"
 _ORDER = ("machine", "profile", "volume", "network", "acl", "project")
 
 
@@ -104,7 +103,7 @@ def _made_by_incus(key: Key) -> bool:
 
 def _is_protected(live: Live, key: Key) -> bool:
     instance = live.get(key) or {}
-    return is_true((instance.get("config") or {}).get(PROTECTION))
+    return is_protected(instance.get("config") or {})
 
 
 def describe(keys: Sequence[Key]) -> list[str]:

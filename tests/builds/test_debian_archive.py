@@ -14,8 +14,9 @@ from anklume_images.builder.sandbox import Job, Mount, Step, run_job
 from anklume_images.errors import LockError
 from anklume_images.inputs.access import Access
 from anklume_images.inputs.answers import Why
-from anklume_images.inputs.debian import DebianRequest, Suite, resolve
+from anklume_images.inputs.debian import DebianRequest, resolve
 from anklume_images.inputs.from_host import HostPackage
+from anklume_images.specs.model import Suite
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
 from tests.support.faulty_mirror import FaultyMirror
 from tests.support.leftovers import nothing_left
@@ -54,7 +55,7 @@ class Resolver:
     def __call__(self, *packages: str, suites: tuple[Suite, ...] = (), **options: object) -> Resolution:
         installed, provided = options.pop("installed", ()), options.pop("provided", ())
         request = DebianRequest(
-            suites or (Suite("own", "trixie"),),
+            suites or (Suite(archive="own", suite="trixie"),),
             packages,
             host_architecture(),
             installed,  # type: ignore[arg-type]
@@ -135,14 +136,14 @@ def test_dpkg_takes_the_hosts_for_there(toolchain: Tree, tmp_path: Path) -> None
 def test_newer_versions_come_from_whichever_suite_has_them(resolver: Resolver) -> None:
     resolver.archive.publish("trixie", [*ESSENTIAL, StandInPackage("greeting", "1.0-1")])
     resolver.archive.publish("trixie-security", [StandInPackage("greeting", "1.0-1+deb13u1")])
-    suites = (Suite("own", "trixie"), Suite("own", "trixie-security"))
+    suites = (Suite(archive="own", suite="trixie"), Suite(archive="own", suite="trixie-security"))
     assert resolver("greeting", suites=suites).debs[-1].version == "1.0-1+deb13u1"
 
 
 def test_a_pin_decides_among_suites(resolver: Resolver) -> None:
     resolver.archive.publish("trixie", [*ESSENTIAL, StandInPackage("greeting", "1.0-1")])
     resolver.archive.publish("sid", [StandInPackage("greeting", "9.0-1"), StandInPackage("only-there")])
-    suites = (Suite("own", "trixie"), Suite("own", "sid", pin=100))
+    suites = (Suite(archive="own", suite="trixie"), Suite(archive="own", suite="sid", pin=100))
     found = {deb.package: deb.version for deb in resolver("greeting", "only-there", suites=suites).debs}
     assert (found["greeting"], found["only-there"]) == ("1.0-1", "1.0-1")
 

@@ -224,7 +224,7 @@ def test_a_folder_of_something_else_is_not_made_a_store(fresh: World) -> None:
 def test_a_file_is_no_store(fresh: World) -> None:
     shutil.rmtree(fresh.store)
     fresh.store.write_text("no folder\n")
-    assert fresh("list", rc=2).stderr.count("Error") == 1
+    assert fresh("list", rc=2).stderr.count("error:") == 1
     fresh.store.unlink()
 
 

@@ -167,7 +167,7 @@ def test_vulkan_computes_where_there_is_a_card(host: Host, built: Callable[[str]
         body = {"prompt": "a", "n_predict": 1}
         assert machine.request("http://127.0.0.1:8080/completion", body).json()["tokens_predicted"] == 1
         outcome = placement(ENGINES["llama_server"], machine.journal(UNIT).splitlines())
-        assert (outcome.state, "Vulkan0 has" in outcome.evidence) == ("ok", True), outcome.evidence
+        assert (outcome.state, "3 of 3 layers on a card (Vulkan0" in outcome.evidence) == ("ok", True), outcome.evidence
         assert "Permission denied" not in machine.journal(UNIT)
         assert "44" in machine.status(UNIT)["Groups"].split()
 

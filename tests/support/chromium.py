@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from anklume_images.architectures import host_architecture
 from anklume_images.builder.apt import TreeApt
 from anklume_images.builder.trees import ensure_tree, stored_tree
-from anklume_images.inputs.debian import DebianRequest, Suite, resolve
+from anklume_images.inputs.debian import DebianRequest, resolve
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import Lock
+from anklume_images.specs.model import Suite
 from launcher.trial.browser import find_chromium
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from anklume_images.pipeline import Pipeline
 
 _REQUEST = DebianRequest(
-    (Suite("debian", "trixie"),), ("chromium-headless-shell", "fonts-dejavu-core"), host_architecture()
+    (Suite(archive="debian", suite="trixie"),), ("chromium-headless-shell", "fonts-dejavu-core"), host_architecture()
 )
 # It sees its own tree, and of the host what a browser's page and profile need.
 _WRAPPER = """#!/bin/sh

@@ -1,4 +1,4 @@
-"""What docs/reference has from declarations: tables of keys, exit codes, and the images with their variables.
+"""What the docs have from declarations: tables of keys, exit codes, what needs a restart, images with their variables.
 
 `make reference` writes it anew. In a page it stands between `<!-- keys: NAME -->` and `<!-- end of keys -->`.
 """
@@ -15,7 +15,8 @@ from anklume_images.settings import SETTINGS
 from anklume_images.specs.catalog import Catalog, builtin_specs
 from anklume_images.specs.values import value_text
 from launcher.cli.exit_codes import EXIT_CODES as LAUNCH_CODES
-from launcher.infra.keys import Keys, Read
+from launcher.infra.keys import CHANGES, Keys, Read
+from launcher.infra.live import LIVE_CONFIG, RESTARTING_CONFIG, RESTARTING_DEVICES
 from launcher.infra.schema import SECTIONS
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 EXAMPLES = REFERENCE.parents[1] / "examples/specs"
-PAGES = [REFERENCE / f"{name}.md" for name in ("infra", "settings", "variables", "commands", "launch-commands")]
+PAGES = [
+    *(REFERENCE / f"{name}.md" for name in ("infra", "settings", "variables", "commands", "launch-commands")),
+    REFERENCE.parent / "explanation/apply.md",
+]
 _TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end of keys -->\n)", re.DOTALL)
 
 
@@ -101,7 +105,27 @@ def exit_codes(own: Mapping[str, Codes]) -> str:
     return "\n".join(["| code | of | meaning |", "|---|---|---|", *lines]) + "\n"
 
 
+def live_or_restart() -> str:
+    """What of an instance Incus changes while it runs."""
+    config = ", ".join(f"`{name}`" for name in LIVE_CONFIG)
+    but = ", ".join(f"`{name}*`" if name.endswith(".") else f"`{name}`" for name in RESTARTING_CONFIG)
+    devices = ", ".join(f"`{kind}`" for kind in RESTARTING_DEVICES)
+    rows = [
+        (f"config below {config}", f"all other config; {but}"),
+        ("all other devices", f"devices of type {devices}; `root`; folders of NVIDIA's driver"),
+    ]
+    return "\n".join(["| live | RESTART |", "|---|---|", *(f"| {live} | {restart} |" for live, restart in rows)]) + "\n"
+
+
+def what_changes_do() -> str:
+    """What the words mean that the tables of keys have for a change."""
+    rows = [f"| {word} | {text} |" for word, text in CHANGES.values() if text]
+    return "\n".join(["| change | meaning |", "|---|---|", *rows]) + "\n"
+
+
 OTHERS: dict[str, Callable[[], str]] = {
+    "changes": what_changes_do,
+    "live": live_or_restart,
     "settings": table_of_settings,
     "images": variables_of_images,
     "exit-codes-of-images": partial(exit_codes, EXIT_CODES),
@@ -111,18 +135,21 @@ OTHERS: dict[str, Callable[[], str]] = {
 
 
 def table(section: type[Keys]) -> str:
-    """The keys of one section; those that do nothing here share the last line."""
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    """The keys of one section; those that do nothing here come last, those of one meaning in one line."""
+    lines = ["| key | type | default | change | meaning |", "|---|---|---|---|---|"]
     fields = {field.alias or name: field for name, field in section.model_fields.items()}
     infos = section.infos()
     for name, info in infos.items():
         if not info.foreign:
             new = "*new*: " if info.new else ""
             kind = info.kind or _kind(fields[name])
-            lines.append(f"| `{name}` | {kind} | {_default(info, fields[name])} | {new}{info.meaning} |")
-    foreign = ", ".join(f"`{name}`" for name, info in infos.items() if info.foreign)
-    if foreign:
-        lines.append(f"| {foreign} | | - | for the anklume framework only: accepted, and named in one notice |")
+            change = CHANGES[info.changing][0] if info.changing else ""
+            lines.append(f"| `{name}` | {kind} | {_default(info, fields[name])} | {change} | {new}{info.meaning} |")
+    foreign: dict[str, list[str]] = {}
+    for name, info in infos.items():
+        if info.foreign:
+            foreign.setdefault(info.meaning, []).append(f"`{name}`")
+    lines += [f"| {', '.join(names)} | | - | | {meaning} |" for meaning, names in foreign.items()]
     return "\n".join(lines) + "\n"
 
 

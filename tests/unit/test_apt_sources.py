@@ -15,13 +15,14 @@ from anklume_images.inputs.apt_sources import (
     host_apt_sources,
     parse_apt_sources,
 )
-from anklume_images.inputs.debian import DebianRequest, Suite
+from anklume_images.inputs.debian import DebianRequest
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import LockedFile
 from anklume_images.inputs.mirror_lists import parse_mirror_list
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.locking import Locks
 from anklume_images.settings import Settings
+from anklume_images.specs.model import Suite
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import FaultyMirror
 
@@ -341,7 +342,7 @@ def test_an_error_names_what_was_not_asked_and_why(tmp_path):
         fetch([FILE], Blobs(tmp_path), sources)
     locks = Locks(None, None, "amd64")  # type: ignore[arg-type]
     with pytest.raises(LockError) as locked:
-        locks._debs(DebianRequest((Suite("debian", "trixie"),), (), "amd64"), sources, None)  # type: ignore[arg-type]
+        locks._debs(DebianRequest((Suite(archive="debian", suite="trixie"),), (), "amd64"), sources, None)  # type: ignore[arg-type]
     for error in (fetched.value, locked.value):
         assert "sources.list:1: tor+http://x.test/debian: 'tor+http' is not supported" in error.message
         assert "sources.list:2: http://ubuntu.test/ubuntu noble: neither suite nor address speak" in error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -11,7 +12,8 @@ from anklume_images.console import Console
 from anklume_images.errors import InvalidFileError
 from anklume_images.specs.catalog import Catalog, ReceivedError, UnknownImageError, builtin_specs
 from anklume_images.specs.model import request_of
-from anklume_images.store.images import Images
+from anklume_images.specs.stored import stored_spec
+from anklume_images.store.images import SPEC_KEYS, Images
 from anklume_images.store.store import Store
 from tests.support.stored_images import put
 
@@ -93,6 +95,14 @@ def test_an_image_of_the_store_that_no_spec_makes_was_received(add, tmp_path):
         catalog.get("app")
     assert "bundle import" in caught.value.hint
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", Catalog.load([builtin_specs()]).names())
+def test_an_image_without_a_spec_is_launched_as_with_it(name, tmp_path):
+    spec = Catalog.load([builtin_specs()]).get(name)
+    kept = {key: value for key, value in spec.document().items() if key in SPEC_KEYS}
+    stored = stored_spec(name, spec.description, json.loads(json.dumps(kept)), tmp_path, is_root=spec.base is None)
+    assert {key: value for key, value in stored.spec.document().items() if key in SPEC_KEYS} == kept
 
 
 @pytest.mark.parametrize(

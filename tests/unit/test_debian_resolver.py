@@ -14,7 +14,8 @@ import pytest
 
 from anklume_images.errors import LockError
 from anklume_images.inputs.answers import Why
-from anklume_images.inputs.debian import DebianRequest, HostApt, Suite, list_name, parse_stanza, resolve
+from anklume_images.inputs.debian import DebianRequest, HostApt, list_name, parse_stanza, resolve
+from anklume_images.specs.model import Suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,9 @@ def apt(tmp_path: Path) -> StandInApt:
 
 def ask(apt: StandInApt, *packages: str, release: str = "trixie", urls: Sequence[str] = (MIRROR,)) -> Resolution:
     request = DebianRequest(
-        (Suite("debian", release), Suite("security", f"{release}-security", pin=990)), packages, "amd64"
+        (Suite(archive="debian", suite=release), Suite(archive="security", suite=f"{release}-security", pin=990)),
+        packages,
+        "amd64",
     )
     return resolve(request, lambda _: urls, apt)
 
@@ -122,7 +125,7 @@ def test_a_root_brings_the_minimal_base(release: str, more: list[str], apt: Stan
 
 def test_an_image_over_a_base_asks_for_its_own_packages_only(apt: StandInApt) -> None:
     base = ask(apt, "curl").debs
-    request = DebianRequest((Suite("debian", "trixie"),), ("jq",), "amd64", base)
+    request = DebianRequest((Suite(archive="debian", suite="trixie"),), ("jq",), "amd64", base)
     apt.printed = ""
     assert resolve(request, lambda _: (MIRROR,), apt).debs == ()
     install = [argv for argv in apt.asked if argv[1] == "install"][-1]
@@ -206,7 +209,11 @@ def test_md5_answers_are_no_answers(apt: StandInApt) -> None:
 
 def test_an_archive_may_lie_below_another(apt: StandInApt) -> None:
     apt.printed = f"'{MIRROR}/security/pool/c/curl.deb' curl_8.14-2_amd64.deb 300 SHA256:{CURL}\n"
-    request = DebianRequest((Suite("debian", "trixie"), Suite("security", "trixie-security")), ("curl",), "amd64")
+    request = DebianRequest(
+        (Suite(archive="debian", suite="trixie"), Suite(archive="security", suite="trixie-security")),
+        ("curl",),
+        "amd64",
+    )
     found = resolve(request, lambda name: (MIRROR if name == "debian" else f"{MIRROR}/security",), apt)
     assert [deb.archive for deb in found.debs] == ["security"]
 

@@ -22,7 +22,16 @@ from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.models.lock import ModelLock
 from anklume_images.models.spec import ModelDocument
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import SpecDocument
+from anklume_images.specs.model import (
+    DebianInputs,
+    PythonInputs,
+    ReleaseInput,
+    SpecDocument,
+    StaticFile,
+    Template,
+    TreeDocument,
+    Variable,
+)
 from anklume_images.specs.values import VariableType
 from launcher.cli.main import cli as launch
 from launcher.engines import services
@@ -309,6 +318,30 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from models_in(argument)
+
+
+TABLES_OF_A_SPEC: dict[str, tuple[type[BaseModel], ...]] = {
+    "Keys": (SpecDocument,),
+    "inputs.debian": (DebianInputs,),
+    "inputs.python": (PythonInputs,),
+    "inputs.files": (ReleaseInput,),
+    "files, templates": (StaticFile, Template),
+    "variables": (Variable,),
+}
+
+
+@pytest.mark.parametrize("title", TABLES_OF_A_SPEC)
+def test_a_table_of_the_specs_reference_has_the_keys_that_there_are(title: str) -> None:
+    _, _, section = text_of("reference/spec.md").partition(f"# {title}\n")
+    table = section[section.index("\n| key |") :].lstrip().partition("\n\n")[0]
+    told = re.findall(r"^\| `([a-z0-9_]+)` \|", table, re.MULTILINE)
+    fields = (field for model in TABLES_OF_A_SPEC[title] for field in model.model_fields.items())
+    assert sorted(told) == sorted({info.alias or name for name, info in fields})
+
+
+def test_the_reference_has_the_keys_of_a_tree() -> None:
+    section = text_of("reference/lock.md").partition("## tree.yml")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z]+)` \|", section, re.MULTILINE) == list(TreeDocument.model_fields)
 
 
 def test_the_reference_has_every_key_of_a_spec() -> None:

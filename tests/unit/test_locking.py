@@ -207,13 +207,13 @@ def test_what_is_wrong_in_a_tree_is_told_with_its_place(tmp_path: Path, monkeypa
     monkeypatch.setattr("anklume_images.builder.trees.SPECS", tmp_path)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "tree.yml").write_text(
-        "name: odd\ndescription: Odd\nrelease: trixie\nsuites: [{archive: debian, suite: trixie}]\npackages: [Bad]\n"
+        "name: odd\nrelease: trixie\nsuites: [{archive: debian, suite: trixie}]\npackages: [Bad]\n"
     )
     with pytest.raises(InvalidFileError) as caught:
         load_tree_spec("odd")
     assert [(p.line, p.code, p.path) for p in caught.value.problems] == [
-        (3, "unknown-key", "release"),
-        (5, "wrong-value", "packages[0]"),
+        (2, "unknown-key", "release"),
+        (4, "wrong-value", "packages[0]"),
     ]
     with pytest.raises(LockError, match="no tree is called none"):
         load_tree_spec("none")

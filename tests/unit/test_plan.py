@@ -403,10 +403,21 @@ class TestDifference:
         assert [step.key for step in plan.moving] == [key]
         assert "    address: 10.110.0.113 → 10.110.0.1" in lines(plan)
 
-    @pytest.mark.parametrize(("owner", "words"), [("demo", "--prune --force-protected removes it"), ("x", "another")])
-    def test_an_address_that_a_machine_outside_the_file_has_is_a_conflict(self, owner: str, words: str) -> None:
-        old, new = machine("old", ephemeral=False), machine("new")
-        left = changed(as_made(wanted(infra(old))), Key("machine", "lab", "old"), **{OWNER: owner})
+    @pytest.mark.parametrize(
+        ("owner", "protected", "words"),
+        [
+            ("demo", "true", "--prune --force-protected removes it"),
+            ("demo", "1", "--prune --force-protected removes it"),
+            ("demo", "false", "--prune removes it"),
+            ("x", "true", "another"),
+        ],
+    )
+    def test_an_address_that_a_machine_outside_the_file_has_is_a_conflict(
+        self, owner: str, protected: str, words: str
+    ) -> None:
+        old, new = machine("old"), machine("new")
+        config = {OWNER: owner, "security.protection.delete": protected}
+        left = changed(as_made(wanted(infra(old))), Key("machine", "lab", "old"), **config)
         (conflict,) = difference(wanted(infra(new)).values(), left, "demo").conflicts
         assert conflict.key == Key("machine", "lab", "new")
         assert "10.110.0.1, which the instance old (project lab) has" in conflict.message

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from anklume_images.cli.gc import _wants
+from anklume_images.cli.session import Session
+from anklume_images.console import Console
 from anklume_images.errors import InvalidFileError
-from anklume_images.settings import Settings, load_settings, settings_paths, store_home
+from anklume_images.inputs.fetch import FetchReport
+from anklume_images.settings import SETTINGS, Settings, load_settings, settings_paths, store_home
 
 
 def test_without_any_file_the_defaults_hold(tmp_path):
@@ -133,3 +137,39 @@ def test_an_archive_named_twice_is_a_problem(tmp_path):
 def test_an_address_that_cannot_be_is_a_problem(url):
     with pytest.raises(InvalidFileError, match="ANKLUME_MIRRORS"):
         load_settings({"ANKLUME_MIRRORS": f"debian={url}"}, [])
+
+
+EXAMPLES = {
+    "mirrors": "debian=http://m.test/debian",
+    "snapshot": "http://s.test/archive",
+    "python_indexes": "http://i.test/simple",
+    "jobs": "999",
+    "connections": "2",
+    "generations": "5",
+}
+
+
+def asked_for(session, monkeypatch):
+    """What commands ask of servers, of the host and of the store, by the settings of the environment."""
+    asked = []
+
+    def fetch(lock, _blobs, sources, *, connections, **_others):
+        asked.extend((connections, list(sources.urls(lock.debs[0], "20260102T030405Z")), sources.bases("pypi")))
+        return FetchReport(0, 0, 0)
+
+    monkeypatch.setattr("anklume_images.pipeline.fetch", fetch)
+    pipeline = session.pipeline()
+    pipeline.fetch(["toolchain"])
+    return asked, pipeline.options.jobs, _wants(session, None).keep
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_setting_changes_what_is_asked_for(name, tmp_path, monkeypatch):
+    for variable in ("XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    for other in SETTINGS:
+        monkeypatch.delenv(f"ANKLUME_{other.upper()}", raising=False)
+    session = Session((), tmp_path / "store", None, Console())
+    before = asked_for(session, monkeypatch)
+    monkeypatch.setenv(f"ANKLUME_{name.upper()}", EXAMPLES[name])
+    assert asked_for(session, monkeypatch) != before

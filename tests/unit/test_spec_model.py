@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import Variable, request_of
+from anklume_images.specs.model import Spec, SpecDocument, Variable, request_of
 from anklume_images.specs.values import value_problem, value_text
 
 PEM = """-----BEGIN CERTIFICATE-----
@@ -464,3 +464,9 @@ def test_a_limit_that_is_not_set_is_no_part_of_the_document():
 def test_values_as_incus_holds_them():
     values = [None, True, False, 80, "a b", ["a", "b"], [], {"A": "b c", "D": ""}]
     assert [value_text(value) for value in values] == ["", "true", "false", "80", "a b", "a b", "", "A=b c\nD=\n"]
+
+
+def test_every_key_is_in_the_spec_by_its_name():
+    """But for those that the loader takes apart."""
+    taken_apart = {"inputs", "variants"}
+    assert set(SpecDocument.model_fields) - taken_apart <= {entry.name for entry in fields(Spec)}

@@ -18,6 +18,7 @@ from launcher.gpu.cards import ANYWHERE, describe
 from launcher.gpu.driver import by_version
 from launcher.gpu.vendors.vendor import Extras, Obstacle
 from launcher.infra.merge import merged_config
+from launcher.infra.security import is_privileged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -296,7 +297,7 @@ def _for_runtime(
     machine: Machine, domain: Domain, grants: Sequence[Grant], host: HostFiles | None
 ) -> Iterator[Obstacle]:
     off = f'or set {RUNTIME}: "false" in its config and bring the driver\'s libraries yourself'
-    if is_true(merged_config(machine, domain).get("security.privileged")):
+    if is_privileged(merged_config(machine, domain)):
         yield Obstacle(
             machine.name,
             f"a privileged container cannot have {RUNTIME}: Incus refuses it",

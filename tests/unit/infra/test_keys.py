@@ -2,154 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 import yaml
 
-from anklume_images.errors import AnklumeError
-from launcher.infra.host import HostFacts
 from launcher.infra.incus_keys import config_keys
 from launcher.infra.json_schema import json_schema
 from launcher.infra.load import check_infra
 from launcher.infra.schema import SECTIONS
-from launcher.plan.desired import PlanContext, desired
-from launcher.plan.limits import Capacity, limits_of
+from launcher.plan.difference import difference
 from tests.support import reference
+from tests.unit.infra.effects import Made, document_for, made_of, set_key, value_of
 from tests.unit.infra.test_corpus import FILES
+from tests.unit.test_plan import as_made
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anklume_images.specs.catalog import Catalog
+    from launcher.infra.keys import KeyInfo
 
-BASE = """
-project_name: p
-global: {addressing: {}, resource_policy: {}}
-domains:
-  lab:
-    profiles: {extra: {}}
-    machines:
-      web: {profiles: [default, extra], config: {security.nesting: true}, storage_volumes: {v: {path: /v}},
-            persistent_data: {d: {path: /d}}}
-      db: {}
-  ai-tools: {}
-network_policies: [{from: ai-tools, to: db, ports: [80]}]
-shared_volumes: {docs: {consumers: {db: ro}}}
-"""
-PLACES: dict[str, tuple[Any, ...]] = {
-    "infra": (),
-    "global": ("global",),
-    "addressing": ("global", "addressing"),
-    "resource_policy": ("global", "resource_policy"),
-    "host_reserve": ("global", "resource_policy", "host_reserve"),
-    "domain": ("domains", "lab"),
-    "profile": ("domains", "lab", "profiles", "extra"),
-    "machine": ("domains", "lab", "machines", "web"),
-    "gpu_device": ("domains", "lab", "machines", "web", "gpu_devices", 0),
-    "storage_volume": ("domains", "lab", "machines", "web", "storage_volumes", "v"),
-    "persistent_data": ("domains", "lab", "machines", "web", "persistent_data", "d"),
-    "network_policy": ("network_policies", 0),
-    "shared_volume": ("shared_volumes", "docs"),
-}
-DEVICES = {"tap": {"type": "none"}}
-VALUES: dict[str, Any] = {
-    "infra.project_name": "q",
-    "infra.global": {"addressing": {"zone_base": 1}},
-    "infra.domains": {"lab": {}},
-    "infra.network_policies": [],
-    "infra.shared_volumes": {},
-    "global.addressing": {"zone_base": 1},
-    "global.base_subnet": "10.9",
-    "global.default_os_image": "images:alpine/3.21",
-    "global.image_channel": "prod",
-    "global.storage_pool": "fast",
-    "global.gpu_driver": "runtime",
-    "global.gpu_policy": "shared",
-    "global.ai_access_default": "lab",
-    "global.ai_access_policy": "exclusive",
-    "global.nesting_prefix": False,
-    "global.firewall_mode": "vm",
-    "global.resource_policy": True,
-    "global.shared_volumes_base": "/mnt",
-    "global.persistent_data_base": "/mnt",
-    "addressing.zone_base": 1,
-    "addressing.zone_step": 1,
-    "resource_policy.host_reserve": {"cpu": 3},
-    "resource_policy.mode": "equal",
-    "resource_policy.cpu_mode": "count",
-    "resource_policy.memory_enforce": "hard",
-    "resource_policy.overcommit": True,
-    "host_reserve.cpu": 3,
-    "host_reserve.memory": "5GiB",
-    "domain.description": "d",
-    "domain.enabled": False,
-    "domain.trust_level": "admin",
-    "domain.subnet_id": 7,
-    "domain.ephemeral": True,
-    "domain.profiles": {"extra": {"config": {"limits.cpu": 1}}},
-    "domain.machines": {},
-    "profile.description": "d",
-    "profile.config": {"limits.cpu": 1},
-    "profile.devices": DEVICES,
-    "machine.description": "d",
-    "machine.type": "vm",
-    "machine.ip": "10.120.1.9",
-    "machine.ephemeral": True,
-    "machine.roles": ["ollama_server"],
-    "machine.image": "llama-server",
-    "machine.os_image": "images:alpine/3.21",
-    "machine.vars": {"no_such": 1},
-    "machine.gpu": True,
-    "machine.gpu_devices": [{"uuid": "GPU-1"}],
-    "machine.gpu_memory": "8GiB",
-    "machine.gpu_driver": "host",
-    "machine.profiles": [],
-    "machine.config": {"limits.cpu": 1},
-    "machine.devices": DEVICES,
-    "machine.weight": 9,
-    "machine.snapshots_schedule": "0 2 * * *",
-    "machine.snapshots_expiry": "3d",
-    "machine.storage_volumes": {},
-    "machine.persistent_data": {},
-    "machine.target": "node",
-    "gpu_device.pci": "0000:01:00.0",
-    "gpu_device.uuid": "GPU-2",
-    "gpu_device.mig": "MIG-1",
-    "storage_volume.path": "/w",
-    "storage_volume.pool": "fast",
-    "storage_volume.size": "9GiB",
-    "persistent_data.path": "/w",
-    "persistent_data.readonly": True,
-    "persistent_data.shift": False,
-    "network_policy.description": "d",
-    "network_policy.from": "host",
-    "network_policy.to": "web",
-    "network_policy.ports": [81],
-    "network_policy.protocol": "udp",
-    "network_policy.bidirectional": True,
-    "shared_volume.source": "/mnt",
-    "shared_volume.path": "/w",
-    "shared_volume.shift": False,
-    "shared_volume.propagate": True,
-    "shared_volume.consumers": {"db": "rw"},
-}
-TWO = {"web": {"weight": 3}, "db": {}}
-CARDS = {"web": {"gpu": True}, "db": {"gpu": True}}
-GREEDY = {"web": {"config": {"limits.memory": "99GiB"}}}
-AROUND: dict[str, dict[str, Any]] = {
-    "global.base_subnet": {"global": {}, "domains": {"lab": {"subnet_id": 1, "machines": TWO}}},
-    "global.ai_access_default": {"global": {"addressing": {}, "ai_access_policy": "exclusive"}},
-    "global.gpu_policy": {"domains": {"lab": {"machines": CARDS}}},
-    "global.resource_policy": {"global": {"addressing": {}}},
-    "resource_policy.mode": {"domains": {"lab": {"machines": TWO}}},
-    "resource_policy.overcommit": {"domains": {"lab": {"machines": GREEDY}}},
-}
-"""Those that mean something among other keys only."""
-
-NO_CHOICE = {"addressing.base_octet"}
+NO_CHOICE = {"addressing.base_octet"}  # it has one value
+LIVE_OR_NOT = [("limits.cpu", "1", "live"), ("user.mine", "1", "live"), ("security.nesting", "true", "restart")]
 KEYS = [
     f"{section}.{name}"
     for section, model in SECTIONS.items()
@@ -158,57 +34,69 @@ KEYS = [
 ]
 
 
-def effect(document: Any, file: Path, catalog: Catalog) -> Any:
-    """Everything that comes of a file: what is said of it, what would be made, and which cards are asked for."""
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
-    facts = HostFacts(level=1)
-    checked = check_infra(file, catalog, host=facts)
-    said = [(problem.code, problem.message) for problem in (*checked.errors, *checked.warnings)]
-    if checked.infra is None:
-        return said
-    infra = checked.infra
-    try:
-        limits = limits_of(infra, Capacity(8, 1 << 34))
-    except AnklumeError as error:
-        return str(error)
-    made = desired(infra, PlanContext(names=checked.names, limits=limits.config))
-    asked = [
-        (machine.image.ref, machine.gpu_devices, machine.gpu, machine.gpu_memory, machine.gpu_driver, machine.target)
-        for machine in infra.machines()
-    ]
-    objects = [(resource.key, resource.body) for resource in made.resources]
-    return said, infra.notices, limits, objects, asked
-
-
-def value_of(section: str, name: str) -> Any:
-    """What to write for a key: VALUES has it, or for a key that becomes one of Incus' its type alone says it."""
-    key = f"{section}.{name}"
-    if key in VALUES or not SECTIONS[section].infos()[name].incus:
-        return VALUES.get(key)
-    declared = SECTIONS[section].model_json_schema()["properties"][name]
-    return {"boolean": True, "integer": declared.get("maximum")}.get(declared["type"])
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_it_does_something(key: str, tmp_path: Path, catalog: Catalog) -> None:
+def info_of(key: str) -> KeyInfo:
     section, _, name = key.partition(".")
-    if key in NO_CHOICE:
-        assert key not in VALUES
-        return
-    document = yaml.safe_load(BASE)
-    if key in AROUND:
-        document |= {"network_policies": [], "shared_volumes": {}} | copy.deepcopy(AROUND[key])
-    if section == "gpu_device":
-        document["domains"]["lab"]["machines"]["web"]["gpu_devices"] = [{"uuid": "GPU-1"}]
-    before = effect(document, tmp_path / "infra.yml", catalog)
-    part = document
-    for step in PLACES[section]:
-        part = part[step] if isinstance(part, list) else part.setdefault(step, {})
-    if section == "gpu_device":
-        part.clear()
-    part[name] = value_of(section, name)
-    assert part[name] is not None, f"VALUES has no value for {key}"
-    assert effect(document, tmp_path / "infra.yml", catalog) != before
+    return SECTIONS[section].infos()[name]
+
+
+def before_and_after(key: str, file: Path, catalog: Catalog) -> tuple[Any, Any]:
+    """What comes of a file without a key, and with it."""
+    section, _, name = key.partition(".")
+    cards = 2 if section == "gpu_device" else 1
+    document = document_for(section, name)
+    before = made_of(document, file, catalog, cards=cards)
+    value = value_of(section, name)
+    assert value is not None, f"VALUES has no value for {key}"
+    set_key(document, section, name, value)
+    return before, made_of(document, file, catalog, cards=cards)
+
+
+@pytest.mark.parametrize("key", sorted({*KEYS} - NO_CHOICE))
+def test_it_does_something(key: str, tmp_path: Path, catalog: Catalog) -> None:
+    before, after = (
+        made.effect if isinstance(made, Made) else made
+        for made in before_and_after(key, tmp_path / "infra.yml", catalog)
+    )
+    assert after != before
+
+
+def what_is_done(before: Made, after: Made) -> str:
+    """What a plan does to the machines that the file made before, all of them running."""
+    live = as_made({resource.key: resource for resource in before.resources})
+    plan = difference(after.resources, live, after.infra.project_name)
+    if plan.conflicts:
+        return "recreate"
+    if any(step.action == "restart" for step in plan.todo):
+        return "restart"
+    if plan.waiting:
+        return "replace"
+    if any(key.kind == "machine" for key in plan.orphans):
+        return "prune"
+    return "live" if plan.todo else "nothing"
+
+
+def test_each_key_with_keys_of_its_own_or_of_incus_leaves_it_to_them_what_a_change_does() -> None:
+    parts = {key for key in KEYS if info_of(key).changing == "parts"}
+    sections = {"infra.global", "infra.domains", "domain.profiles", "domain.machines"}
+    assert parts == sections | {"machine.config", "machine.devices", "profile.config", "profile.devices"}
+
+
+@pytest.mark.parametrize("key", sorted(key for key in {*KEYS} - NO_CHOICE if info_of(key).changing != "parts"))
+def test_a_change_does_what_its_declaration_says(key: str, tmp_path: Path, catalog: Catalog) -> None:
+    made = before_and_after(key, tmp_path / "infra.yml", catalog)
+    refused = [one for one in made if not isinstance(one, Made) or one.cards.refusals]
+    done = "nothing" if refused else what_is_done(*made)
+    assert info_of(key).changing == done
+
+
+@pytest.mark.parametrize(("key", "value", "done"), LIVE_OR_NOT)
+def test_a_key_of_incus_restarts_or_not(key: str, value: str, done: str, tmp_path: Path, catalog: Catalog) -> None:
+    document = document_for("machine", "config")
+    made = []
+    for text in ("", value):
+        document["domains"]["lab"]["machines"]["web"]["config"] = {key: text} if text else {}
+        made.append(made_of(document, tmp_path / "infra.yml", catalog))
+    assert what_is_done(*made) == done
 
 
 def test_a_key_that_becomes_one_of_incus_is_one_that_it_has() -> None:
