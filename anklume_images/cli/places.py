@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from anklume_images.cli.session import Session
 from anklume_images.cli.trust import warn_of_wanted
+from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ __all__ = [
     "other_store",
     "received",
     "refuse_ignored",
+    "refuse_places",
     "sent_in_words",
     "signing",
     "to_other_host",
@@ -38,6 +40,25 @@ def is_incus(place: str) -> bool:
 def is_over_ssh(place: str) -> bool:
     """Whether a place is a store on another host (`ssh://host/folder`)."""
     return place.startswith("ssh:")
+
+
+def refuse_places(source: str | None, target: str) -> None:
+    """UsageError where nothing can be read from an address, or nothing can be sent there: served stores are read."""
+    if (scheme := _scheme(source or "")) not in ("", "ssh", "https", "http", "file"):
+        raise click.UsageError(
+            f"--from {redact(source or '')}: stores are not read by {scheme}://; write a folder, https://HOST:PORT, "
+            "ssh://HOST/FOLDER or an Incus (REMOTE:)"
+        )
+    if (scheme := _scheme(target)) not in ("", "ssh"):
+        instead = "write the folder as a path" if scheme == "file" else (
+            "write ssh://HOST/FOLDER; or fetch it from the other side: anklume-images pull, on that host"
+        )  # fmt: skip
+        raise click.UsageError(f"--to {redact(target)}: nothing can be sent by {scheme}://; {instead}")
+
+
+def _scheme(place: str) -> str:
+    scheme, mark, _ = place.partition("://")
+    return scheme if mark else ""
 
 
 def refuse_ignored(why: str, *names: str) -> None:

@@ -17,6 +17,7 @@ from anklume_images.cli.places import (
     other_store,
     received,
     refuse_ignored,
+    refuse_places,
     sent_in_words,
     signing,
     to_other_host,
@@ -117,6 +118,7 @@ def promote(
 
     Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
+    refuse_places(asked["source"], asked["target"])
     if not is_over_ssh(asked["source"] or ""):
         refuse_ignored("it is for --from ssh://HOST/FOLDER", "fingerprint")
     if of_model:

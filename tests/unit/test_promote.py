@@ -528,6 +528,31 @@ def test_what_another_gate_judges_by_is_refused(dev: Store, prod: Store, tmp_pat
     assert (said.returncode, "--builder" in said.stderr) == (2, True), said.stderr
 
 
+@pytest.mark.parametrize("model", [(), ("--model",)])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--to", "https://host:8444"), "anklume-images pull"),
+        (("--to", "http://me:secret@host/store"), "ssh://HOST/FOLDER"),
+        (("--to", "file:///srv/store"), "as a path"),
+        (("--to", "SSH://host/store"), "ssh://HOST/FOLDER"),
+        (("--to", "prod", "--from", "ftp://host/store"), "not read by ftp://"),
+    ],
+)
+def test_an_address_that_nothing_can_be_sent_to_is_refused_and_nothing_is_made(
+    dev: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str, model: tuple[str]
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    put_model(dev, "box")
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", *options, *model, check=False)
+    assert (said.returncode, told in " ".join(said.stderr.split())) == (2, True), said.stderr
+    assert "secret" not in said.stderr
+    assert list(folder.iterdir()) == []
+    assert promotions(Cli(dev.home)) == []
+
+
 SSH = """#!/bin/sh
 # Stands in for ssh: what it is to run on the other host runs here, as a login shell there would run it.
 echo "$@" >> {log}
