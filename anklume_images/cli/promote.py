@@ -248,22 +248,28 @@ def _sign_record(session: Session, keys: Path | None) -> None:
 def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
     from anklume_images.ship.between_incus import within_incus
+    from anklume_images.trust.revoked import known_revocations
 
+    revoked = known_revocations(session.store().home)
     with (
         Incus.find(way.source) as source,
         Incus.find(way.target) as target,
         _recorded(session, way, keys, None, dry_run=dry_run) as ended,
     ):
-        report = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
+        report = within_incus(
+            source, target, way.name, way.selector, way.channel, revoked, note=way.note, dry_run=dry_run
+        )
         return ended(_told(way.ref, report))
 
 
 def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
+    from anklume_images.trust.revoked import refuse_known
+
     store, images = session.store(), session.images()
     image = _brought(session, way) if way.source else images.resolve(way.ref, session.arch())
     if not way.source:  # what was brought was looked at as it came
-        _refuse_revoked(image, store)
+        refuse_known(image, image.ref, store.home)
     with store.lease() as lease, _recorded(session, way, keys, image, dry_run=dry_run) as ended:
         lease.add(image.blobs())
         for gate in way.gates:
@@ -273,12 +279,6 @@ def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool
         if is_over_ssh(way.target):
             return ended(_over_ssh(session, image, way, keys, dry_run=dry_run))
         return ended(_to_store(session, image, images, way, keys, dry_run=dry_run))
-
-
-def _refuse_revoked(image: Image, store: Store) -> None:
-    from anklume_images.trust.revoked import known_revocations, refuse_revoked
-
-    refuse_revoked(image, image.ref, known_revocations(store.home), hint="name another version")
 
 
 def _brought(session: Session, way: _Way) -> Image:
@@ -342,10 +342,11 @@ def _to_store(
     """Into another store's folder: blobs and documents, then the channel and its signature together."""
     from anklume_images.ship.index import write_index
     from anklume_images.ship.promote import into_store
+    from anklume_images.trust.revoked import refuse_known
 
     other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
-    _refuse_revoked(image, target)
+    refuse_known(image, image.ref, target.home)
     report = into_store(
         image,
         images,

@@ -41,7 +41,7 @@ def promote_model(
     """Bring a model to another store, from this one or by way of it."""
     from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
-    from anklume_images.trust.revoked import known_revocations, refuse_revoked
+    from anklume_images.trust.revoked import refuse_known
 
     refuse_ignored(
         "a model has no channel, no record of its moves, and no gates: say only where to",
@@ -56,7 +56,7 @@ def promote_model(
         _receive_model(session, name, source, fingerprint, dry_run=dry_run)
     origin = contact(session, source) if source and not is_over_ssh(source) else None
     record = origin.model(name) if origin else record_of(library.model(name))
-    refuse_revoked(record, record.name, known_revocations(store.home), hint="name another version")
+    refuse_known(record, record.name, store.home)
     if origin:
         library.check_new(record.name, record.sha256)
     with store.lease() as lease:

@@ -16,6 +16,7 @@ from anklume_images.errors import AnklumeError
 from anklume_images.ship.promote import to_incus
 from anklume_images.store.images import Images
 from anklume_images.store.store import Store
+from anklume_images.trust.revoked import Revocation, write_revocations
 from launcher.private_incus.daemon import PrivateIncus
 from tests.conftest import Cli
 from tests.support import preloaded
@@ -163,6 +164,19 @@ def test_hosts_that_do_not_see_each_other_say_so(site: Site) -> None:
     assert "could not fetch the image" in refused
     assert "10.251.1.1" in refused
     assert aliases(site.prod) == {}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by its bytes", "by its version"])
+def test_a_revoked_image_does_not_go_from_incus_to_incus(site: Site, known: bool) -> None:
+    image = latest(site)
+    site("tiny", "--to", "dev:", "--channel", "dev")
+    entry = Revocation(*image.key, image.fingerprint if known else "", "a hole", "2026-01-02T03:04:05Z")
+    write_revocations(site.store, [entry])
+    for more in (("--dry-run",), ()):
+        refused = site("tiny@dev", "--from", "dev:", "--to", "staging:", *more, code=4)
+        assert "tiny@dev was revoked on 2026-01-02: a hole" in refused
+    assert aliases(site.staging) == {}
+    assert image.fingerprint not in images(site.staging)
 
 
 @pytest.mark.parametrize("failing", ["tiny/prod", "tiny"])

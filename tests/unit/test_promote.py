@@ -421,6 +421,16 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
     assert Images(prod).get("box", FIRST, "amd64") is None
 
 
+@pytest.mark.parametrize("command", [("publish", "box"), ("promote", "box", "--to", "local:")])
+def test_a_revoked_image_goes_to_no_incus(dev: Store, keys: dict[str, str], command: tuple[str, ...]) -> None:
+    """Which is not even asked: none is here."""
+    cli = Cli(dev.home)
+    cli("--arch", "amd64", "revoke", "box", "--why", "a hole", env=keys)
+    nowhere = keys | {"INCUS_SOCKET": str(dev.home / "none")}
+    refused = cli("--arch", "amd64", *command, env=nowhere, check=False)
+    assert (refused.returncode, f"box@{FIRST} was revoked on " in refused.stderr) == (4, True), refused.stderr
+
+
 def test_what_an_incus_calls_an_image() -> None:
     assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
     assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
