@@ -194,9 +194,11 @@ def import_(
     with store.scratch("bundle") as scratch, _opened(bundle, scratch / "bundle") as opened:
         origins = Origins(store)
         _accept(opened, origins, fingerprint, asked=bundle != "-" and sys.stdin.isatty())
-        checked = check(opened, origins.at(opened.place), store.home)
-        for warning in checked.origin.warnings:
+        origin = origins.at(opened.place)
+        for warning in origin.warnings:
             session.console.warn(warning)
+        write_index(store)  # what it has revoked is offered no more, whatever becomes of the rest
+        checked = check(opened, origin, store.home)
         if dry_run:
             lacks = checked.lacking(store.blobs)
             new = [size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)]

@@ -74,13 +74,19 @@ def sent_in_words(*, dry_run: bool, sent: bool) -> str:
     return "was there" if not sent else "would be sent" if dry_run else "sent"
 
 
-def contact(session: Session, place: str) -> Origin:
-    """The store at a folder or an address, verified anew."""
+def contact(session: Session, place: str | None) -> Origin:
+    """The store at a folder or an address, verified anew; without one, the only store that is believed.
+
+    What it has revoked is offered by this store no more, whatever is done next.
+    """
+    from anklume_images.ship.index import write_index
     from anklume_images.trust.origins import Origins
 
-    origin = Origins(session.store()).contact(place)
+    origins = Origins(session.store())
+    origin = origins.contact(place or origins.only().place)
     for warning in origin.warnings:
         session.console.warn(warning)
+    write_index(session.store())
     return origin
 
 
