@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
+from anklume_images.cli.places import signing, waiting_in_words
 from anklume_images.cli.session import JSON, Session, user
 
 if TYPE_CHECKING:
@@ -162,6 +163,9 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 @click.option("--channel", help="Move this channel instead of those in the bundle.")
 @click.option("--no-channel", "still", is_flag=True, help="Move no channel.")
 @click.option("--why", default="", help="The reason, for the record.")
+@click.option(
+    "--sign", "again", is_flag=True, help="Sign the store again, if it is signed; if that fails, channels go back."
+)
 @click.option("--dry-run", is_flag=True, help="Check the signatures and show what it would bring; change nothing.")
 @JSON
 @click.pass_obj
@@ -173,6 +177,7 @@ def import_(
     why: str,
     *,
     still: bool,
+    again: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -183,7 +188,7 @@ def import_(
     from anklume_images.bundle.checked import check
     from anklume_images.bundle.receive import Moves, receive
     from anklume_images.console import human_size
-    from anklume_images.ship.index import write_index
+    from anklume_images.ship.index import indexed, write_index
     from anklume_images.trust.origins import Origins
 
     if channel and still:
@@ -210,10 +215,16 @@ def import_(
         else:
             moves = Moves(channel, why, none=still)
             programs = StoredPrograms(session).programs
-            received = receive(opened, checked, session.images(), store, session.console, moves, programs)
-            write_index(store)
-            document = {"from": opened.contents.store, "dry_run": False} | _document(received)
+            sign = signing(session, None) if again else None
+            with indexed(store):
+                received = receive(
+                    opened, checked, session.images(), store, session.console, moves, programs, sign=sign
+                )
+            waits = sign.waits if sign else []
+            document = {"from": opened.contents.store, "dry_run": False, "waits": waits} | _document(received)
             text = "\n".join(_lines(received))
+            if waits:
+                session.console.warn(waiting_in_words(waits))
     if as_json:
         session.console.json(document)
     else:

@@ -9,15 +9,17 @@ import click
 from click.core import ParameterSource
 
 from anklume_images.cli.session import Session
-from anklume_images.cli.trust import warn_of_wanted
+from anklume_images.cli.trust import wanted_in_words
 from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from anklume_images.trust.origin import Origin
+    from anklume_images.trust.repository import Repository
 
 __all__ = [
+    "Signing",
     "contact",
     "is_incus",
     "is_over_ssh",
@@ -28,6 +30,7 @@ __all__ = [
     "sent_in_words",
     "signing",
     "to_other_host",
+    "waiting_in_words",
     "want_signed",
 ]
 
@@ -125,7 +128,25 @@ def other_store(session: Session, folder: str) -> Session:
     return Session(session.specs, Path(folder).expanduser().absolute(), session.architecture, session.console)
 
 
-def signing(session: Session, other: Session, keys: Path | None) -> Callable[[], None] | None:
-    """What signs another store again; None where it is not signed."""
-    repository = other.repository(keys)
-    return (lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None
+class Signing:
+    """Signs a store again; `waits` is which signatures are wanted then, for others to see what was done."""
+
+    def __init__(self, store: Session, repository: Repository) -> None:
+        self._store = store
+        self._repository = repository
+        self.waits: list[str] = []
+
+    def __call__(self) -> None:
+        """Sign what it holds now."""
+        self.waits = wanted_in_words(self._store.sign(self._repository))
+
+
+def signing(store: Session, keys: Path | None) -> Signing | None:
+    """What signs a store again; None where it is not signed."""
+    repository = store.repository(keys)
+    return Signing(store, repository) if repository.exists else None
+
+
+def waiting_in_words(waits: Sequence[str]) -> str:
+    """What is to be said of something that others are yet to see."""
+    return f"not signed yet, so others do not see it: {'; '.join(waits)}"

@@ -21,6 +21,7 @@ from anklume_images.cli.places import (
     sent_in_words,
     signing,
     to_other_host,
+    waiting_in_words,
     want_signed,
 )
 from anklume_images.cli.session import JSON, REF, Session, user
@@ -133,6 +134,9 @@ def promote(
         report = _between_incus(session, way, keys, dry_run=dry_run)
     else:
         report = _from_store(session, way, keys, dry_run=dry_run)
+    waits = report.setdefault("waits", [])
+    if waits:
+        session.console.warn(waiting_in_words(waits))
     report |= {"channel": way.channel, "dry_run": dry_run, "gates": way.evidence}
     if as_json:
         session.console.json(report)
@@ -152,7 +156,8 @@ def _channel(selector: str) -> str:
 def _line(report: dict[str, Any], way: _Way) -> str:
     sent = sent_in_words(dry_run=report["dry_run"], sent=report["sent"])
     moved = ", ".join(f"{name}: {before or 'new'} → {after}" for name, before, after in report["moved"])
-    return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}"
+    waits = "; not signed yet" if report["waits"] else ""
+    return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}{waits}"
 
 
 def _check(session: Session, way: _Way, keys: Path | None) -> None:
@@ -189,7 +194,9 @@ def _recorded(
 
         def ended(report: dict[str, Any]) -> dict[str, Any]:
             moved = tuple(tuple(row) for row in report["moved"])
-            done(replace(asked, fingerprint=report["fingerprint"], gates=tuple(way.evidence), moved=moved))
+            ended = replace(asked, fingerprint=report["fingerprint"], gates=tuple(way.evidence), moved=moved)
+            waits = report.get("waits")
+            done(replace(ended, outcome="staged", problem=waiting_in_words(waits)) if waits else ended)
             return report
 
         yield ended
@@ -330,36 +337,38 @@ def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, d
         moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
         return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": not there, "moved": moved}
     moves = ("--channel", way.channel, "--why", way.why)
-    (one,) = (one for one in to_other_host(session, image.ref, way.target, keys, *moves)["images"]
-              if one["ref"] == image.ref)  # fmt: skip
+    report = to_other_host(session, image.ref, way.target, keys, *moves)
+    (one,) = (one for one in report["images"] if one["ref"] == image.ref)
     moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in one["channels"].items()]
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": one["new"], "moved": moved}
+    told = {"ref": image.ref, "fingerprint": image.fingerprint, "sent": one["new"], "moved": moved}
+    return told | {"waits": report["waits"]}
 
 
 def _to_store(
     session: Session, image: Image, images: Images, way: _Way, keys: Path | None, *, dry_run: bool
 ) -> dict[str, Any]:
     """Into another store's folder: blobs and documents, then the channel and its signature together."""
-    from anklume_images.ship.index import write_index
+    from anklume_images.ship.index import indexed
     from anklume_images.ship.promote import into_store
     from anklume_images.trust.revoked import refuse_known
 
     other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
     refuse_known(image, image.ref, target.home)
-    report = into_store(
-        image,
-        images,
-        theirs,
-        target,
-        channel=way.channel,
-        why=way.why,
-        sign=signing(session, other, keys),
-        progress=session.console,
-        programs=StoredPrograms(session),
-        dry_run=dry_run,
-    )
-    if not dry_run:
-        write_index(target)
+    sign = signing(other, keys)
+    with contextlib.nullcontext() if dry_run else indexed(target):
+        report = into_store(
+            image,
+            images,
+            theirs,
+            target,
+            channel=way.channel,
+            why=way.why,
+            sign=sign,
+            progress=session.console,
+            programs=StoredPrograms(session),
+            dry_run=dry_run,
+        )
     moved = [] if report.before == image.version else [(f"{image.name}@{way.channel}", report.before, image.version)]
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": report.new, "moved": moved}
+    told = {"ref": image.ref, "fingerprint": image.fingerprint, "sent": report.new, "moved": moved}
+    return told | {"waits": sign.waits if sign else []}

@@ -66,16 +66,15 @@ def send(name: str, own: Sequence[str], host: Host, *, fingerprint: str, moves: 
     """Have the store there take an image or a model; `own` are the options of this program here.
 
     `moves` are options of the import there, which say which channel moves. Returns what `bundle import --json` says
-    there. The store there is signed again, if it is signed.
+    there. The store there is signed again, if it is signed: by the import itself, which takes back what it moved where
+    that fails, so that it does also when this side is gone.
     """
     with tempfile.TemporaryDirectory(prefix="anklume-ssh-") as folder:
         inventory = Path(folder) / "inventory"
         inventory.write_bytes(_run(host.argv("bundle", "needs", "-o", "-")))
         create = [sys.executable, "-m", "anklume_images", *own, "bundle", "create", name, "-o", "-"]
-        take = host.argv("bundle", "import", "-", "--json", "--fingerprint", fingerprint, *moves)
+        take = host.argv("bundle", "import", "-", "--json", "--sign", "--fingerprint", fingerprint, *moves)
         report: dict[str, Any] = json.loads(piped([*create, "--for", str(inventory)], take))
-    if _signed_as(host) is not None:
-        _run(host.argv("trust", "sign"))
     return report
 
 

@@ -159,7 +159,14 @@ def test_a_model_to_a_signed_store(dev: Store, prod: Store, keys: dict[str, str]
     Cli(prod.home)("trust", "sign", env=keys)
     asked = ("promote", "toy", "--model", "--to", str(prod.home))
     would = cli.json(*asked, "--dry-run", env=keys)
-    assert would == {"model": "toy", "sha256": record.sha256, "sent": True, "replaced": True, "dry_run": True}
+    assert would == {
+        "model": "toy",
+        "sha256": record.sha256,
+        "sent": True,
+        "replaced": True,
+        "waits": [],
+        "dry_run": True,
+    }
     assert list(ModelRecords(prod)) == [other]
     assert cli.json(*asked, env=keys) == would | {"dry_run": False}
     reader = Store(tmp_path / "reader")
@@ -572,16 +579,101 @@ ANKLUME_KEYS={keys} exec sh -c "$1"
 """
 
 
+def far(tmp_path: Path, keys: dict[str, str]) -> dict[str, str]:
+    """The environment in which ssh reaches another host, whose keys are in `their-keys`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    preloaded.write_program(folder / "anklume-images", "anklume_images")
+    (folder / "ssh").write_text(SSH.format(log=tmp_path / "log", keys=tmp_path / "their-keys"))
+    (folder / "ssh").chmod(0o755)
+    return keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def offered(store: Store, alias: str) -> list[str]:
+    """Which versions Incus finds in the store by a name."""
+    products = json.loads((store.home / "streams/v1/images.json").read_text())["products"]
+    return [one for found in products.values() if alias in found["aliases"].split(",") for one in found["versions"]]
+
+
+@pytest.mark.parametrize("over_ssh", [True, False])
+def test_what_cannot_be_signed_on_the_other_side_is_as_it_was_there(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, over_ssh: bool
+) -> None:
+    """The channel, the name of a model, and what Incus is offered; done again with the key, it is done."""
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there = Cli(dev.home), Cli(prod.home)
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    before, record = put_model(prod, "toy", b"another"), put_model(dev, "toy")
+    there("trust", "sign", env=keys | {"ANKLUME_KEYS": str(theirs)})
+    names = offered(prod, "box/prod")
+    assert names
+    to = ("--to", f"ssh://far{prod.home}") if over_ssh else ("--to", str(prod.home), "--keys", str(theirs))
+    asked = ("--arch", "amd64", "promote", "box", *to, "--channel", "prod")
+    other = ("--arch", "amd64", "promote", "box", *to, "--channel", "new")
+    model = ("promote", "toy", "--model", *to)
+    theirs.rename(tmp_path / "away")
+    for way in (asked, other, model):
+        refused = here(*way, env=env, check=False)
+        assert (refused.returncode, "no key of the role targets" in refused.stderr) == (1, True), refused.stderr
+        assert channels(prod) == {"prod": SECOND}
+        assert list(ModelRecords(prod)) == [before]
+        assert (offered(prod, "box/prod"), offered(prod, "box/new")) == (names, [])
+    assert {(one["outcome"], *one["moved"]) for one in promotions(here)} == {("failed",)}
+    (tmp_path / "away").rename(theirs)
+    for way in (asked, other, model):
+        here(*way, env=env)
+    assert channels(prod) == {"prod": FIRST, "new": FIRST}
+    assert list(ModelRecords(prod)) == [record]
+    assert promotions(here)[-1]["outcome"] == "done"
+
+
+@pytest.mark.parametrize("over_ssh", [True, False])
+def test_a_target_that_wants_signatures_of_others_is_said_to_wait(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, over_ssh: bool
+) -> None:
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there, their = Cli(dev.home), Cli(prod.home), keys | {"ANKLUME_KEYS": str(tmp_path / "their-keys")}
+    annas = keys | {"ANKLUME_KEYS": str(tmp_path / "annas")}
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    public = there("trust", "new-key", "anna", env=annas).stdout.strip()
+    there("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=their)
+    for one in (annas, their, annas, their):
+        there("trust", "sign", env=one)
+    fingerprint = there.json("trust", "show", env=their)["own"]["fingerprint"]
+    reader = Cli(tmp_path / "reader")
+    reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
+    reader("--arch", "amd64", "pull", "box@prod")
+    record = put_model(dev, "toy")
+    to = ("--to", f"ssh://far{prod.home}") if over_ssh else ("--to", str(prod.home), "--keys", str(theirs))
+    asked = ("--arch", "amd64", "promote", "box", *to, "--channel", "prod")
+    did = here(*asked, "--json", env=env)
+    waits = json.loads(did.stdout)["waits"]
+    assert "targets: 1 of 2 signatures; whoever has" in waits[0]
+    assert "not signed yet, so others do not see it: targets: 1 of 2" in did.stderr
+    assert here(*asked, env=env).stdout.strip().endswith("; not signed yet")
+    told = promotions(here)[0]
+    assert (told["outcome"], told["moved"]) == ("staged", [["box@prod", SECOND, FIRST]])
+    assert "targets: 1 of 2 signatures" in told["problem"]
+    assert "staged: not signed yet" in here("channel", "history", "box").stdout
+    model = here("promote", "toy", "--model", *to, env=env)
+    assert model.stdout.strip().endswith("; not signed yet")
+    assert list(ModelRecords(prod)) == [record]
+    assert channels(prod)["prod"] == FIRST
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(Store(reader.store)) == {"prod": SECOND}
+    for one in (annas, their, annas, their):
+        there("trust", "sign", env=one)
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(Store(reader.store)) == {"prod": FIRST}
+
+
 def test_a_store_on_another_host_takes_and_gives_what_is_lacking_over_ssh(
     dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    log, theirs = tmp_path / "log", tmp_path / "their-keys"
-    preloaded.write_program(folder / "anklume-images", "anklume_images")
-    (folder / "ssh").write_text(SSH.format(log=log, keys=theirs))
-    (folder / "ssh").chmod(0o755)
-    env = keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    env = far(tmp_path, keys)
+    folder, log, theirs = tmp_path / "bin", tmp_path / "log", tmp_path / "their-keys"
     here, there = Cli(dev.home), Cli(prod.home)
     asked = ("--arch", "amd64", "promote", "box", "--to", f"ssh://me@far:2022{prod.home}", "--channel", "prod")
     unsigned = here(*asked, env=env, check=False)
