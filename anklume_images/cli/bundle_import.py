@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
-from anklume_images.cli.places import signing, waiting_in_words
+from anklume_images.cli.places import signing, waiting_in_words, wanted_channel
 from anklume_images.cli.session import JSON, Session, user
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 @click.option(
     "--fingerprint", help="The fingerprint that the sender tells you; you are asked the first time without it."
 )
-@click.option("--channel", help="Move this channel instead of those in the bundle.")
+@click.option("--channel", callback=wanted_channel, help="Move this channel instead of those in the bundle.")
 @click.option("--no-channel", "still", is_flag=True, help="Move no channel.")
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option(

@@ -15,6 +15,7 @@ from anklume_images.inputs.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anklume_images.ship.ssh import Host
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.repository import Repository
 
@@ -31,7 +32,9 @@ __all__ = [
     "signing",
     "to_other_host",
     "waiting_in_words",
+    "want_believed",
     "want_signed",
+    "wanted_channel",
 ]
 
 
@@ -72,6 +75,17 @@ def refuse_ignored(why: str, *names: str) -> None:
             raise click.UsageError(f"{option.opts[0]}: {why}")
 
 
+def wanted_channel(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """What a channel may be called; BadParameter, before anything is copied for one that may not."""
+    from anklume_images.store.images import CHANNEL
+
+    if value is None or CHANNEL.fullmatch(value):
+        return value
+    raise click.BadParameter(
+        f"not the name of a channel: {value!r}; it has small letters, digits and -, a letter first: dev, staging, prod"
+    )
+
+
 def sent_in_words(*, dry_run: bool, sent: bool) -> str:
     """Whether files went, or would go."""
     return "was there" if not sent else "would be sent" if dry_run else "sent"
@@ -109,18 +123,25 @@ def to_other_host(session: Session, name: str, target: str, keys: Path | None, *
 
 def received(session: Session, name: str, source: str, fingerprint: str | None) -> dict[str, Any]:
     """Have an image or a model of a store on another host in this one, by a bundle that is made there."""
-    from anklume_images.ship.ssh import host_of, identity_at, receive
-    from anklume_images.trust.origins import Origins
+    from anklume_images.ship.ssh import host_of, receive
 
     store, host = session.store(), host_of(source)
+    want_believed(session, host, fingerprint)
+    own = ["--store", str(store.home), "--arch", session.arch()]
+    return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
+
+
+def want_believed(session: Session, host: Host, fingerprint: str | None) -> None:
+    """Refuse a store on another host that nobody has accepted, unless its fingerprint is given."""
+    from anklume_images.ship.ssh import identity_at
+    from anklume_images.trust.origins import Origins
+
     identity = identity_at(host)
-    if fingerprint is None and all(one.identity != identity for one in Origins(store)):
+    if fingerprint is None and all(one.identity != identity for one in Origins(session.store())):
         raise click.UsageError(
             f"the store at {host} says that its fingerprint is {identity}: compare that with its owner's (trust show), "
             "and give it with --fingerprint"
         )
-    own = ["--store", str(store.home), "--arch", session.arch()]
-    return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
 
 
 def other_store(session: Session, folder: str) -> Session:

@@ -11,11 +11,9 @@ import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
 from anklume_images.cli.places import (
-    contact,
     is_incus,
     is_over_ssh,
     other_store,
-    received,
     refuse_ignored,
     refuse_places,
     sent_in_words,
@@ -23,6 +21,7 @@ from anklume_images.cli.places import (
     to_other_host,
     waiting_in_words,
     want_signed,
+    wanted_channel,
 )
 from anklume_images.cli.session import JSON, REF, Session, user
 from anklume_images.cli.trust import KEYS, warn_of_wanted
@@ -37,12 +36,16 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
 
 _GATES = ("healthcheck", "reproduced", "scan")
+_LATEST = "latest"
 _SEVERITY = "medium"  # where none is given
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A promotion that was asked for: REF's name and selector, places as they were written, the channel to move."""
+    """A promotion that was asked for: REF's name and selector, places as they were written, the channel to move.
+
+    An empty channel is that which REF names, or latest.
+    """
 
     name: str
     selector: str
@@ -81,7 +84,9 @@ class _Way:
     "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
 )
 @click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
-@click.option("--channel", help="Channel to move there (default: the one that REF names, or latest).")
+@click.option(
+    "--channel", callback=wanted_channel, help="Channel to move there (default: the one that REF names, or latest)."
+)
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option(
     "--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Check that must pass first (repeatable)."
@@ -128,7 +133,7 @@ def promote(
         promote_model(session, ref, keys, dry_run=dry_run, as_json=as_json, **asked)
         return
     name, _, selector = ref.partition("@")
-    way = _Way(name, selector or "latest", channel=asked.pop("channel") or _channel(selector), **asked)
+    way = _Way(name, selector or _LATEST, channel=asked.pop("channel") or "", **asked)
     _check(session, way, keys)
     if way.source and is_incus(way.source):
         report = _between_incus(session, way, keys, dry_run=dry_run)
@@ -137,20 +142,13 @@ def promote(
     waits = report.setdefault("waits", [])
     if waits:
         session.console.warn(waiting_in_words(waits))
-    report |= {"channel": way.channel, "dry_run": dry_run, "gates": way.evidence}
+    report |= {"dry_run": dry_run, "gates": way.evidence}
     if as_json:
         session.console.json(report)
         return
     for line in way.evidence:
         session.console.note(line)
     session.console.result(_line(report, way))
-
-
-def _channel(selector: str) -> str:
-    """The channel that a reference names; a version names none."""
-    from anklume_images.store.images import CHANNEL
-
-    return selector if selector and CHANNEL.fullmatch(selector) else "latest"
 
 
 def _line(report: dict[str, Any], way: _Way) -> str:
@@ -254,9 +252,10 @@ def _sign_record(session: Session, keys: Path | None) -> None:
 
 def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
-    from anklume_images.ship.between_incus import within_incus
+    from anklume_images.ship.between_incus import is_version, within_incus
     from anklume_images.trust.revoked import known_revocations
 
+    way = replace(way, channel=way.channel or (_LATEST if is_version(way.selector) else way.selector))
     revoked = known_revocations(session.store().home)
     with (
         Incus.find(way.source) as source,
@@ -266,39 +265,28 @@ def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: b
         report = within_incus(
             source, target, way.name, way.selector, way.channel, revoked, note=way.note, dry_run=dry_run
         )
-        return ended(_told(way.ref, report))
+        return ended(_told(way.ref, report) | {"channel": way.channel})
 
 
 def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
-    from anklume_images.trust.revoked import refuse_known
+    from anklume_images.cli.promote_source import brought, looked_up
 
     store, images = session.store(), session.images()
-    image = _brought(session, way) if way.source else images.resolve(way.ref, session.arch())
-    if not way.source:  # what was brought was looked at as it came
-        refuse_known(image, image.ref, store.home)
+    asked = (session, way.ref, way.source, way.fingerprint)
+    image, named = looked_up(*asked, gated=bool(way.gates)) if dry_run else brought(*asked)
+    way = replace(way, channel=way.channel or named or _LATEST)
     with store.lease() as lease, _recorded(session, way, keys, image, dry_run=dry_run) as ended:
         lease.add(image.blobs())
         for gate in way.gates:
             way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
         if is_incus(way.target):
-            return ended(_to_incus(session, image, images, store, way, dry_run=dry_run))
-        if is_over_ssh(way.target):
-            return ended(_over_ssh(session, image, way, keys, dry_run=dry_run))
-        return ended(_to_store(session, image, images, way, keys, dry_run=dry_run))
-
-
-def _brought(session: Session, way: _Way) -> Image:
-    """An image of another store, had in this one, unless it was revoked; no channel of this store moves."""
-    from anklume_images.ship.pull import pull
-
-    if is_over_ssh(str(way.source)):
-        (one,) = received(session, way.ref, str(way.source), way.fingerprint)["images"]
-        return session.images().resolve(one["ref"], session.arch())
-    origin = contact(session, str(way.source))
-    image, _ = origin.resolve(way.ref, session.arch())
-    images, store, programs = session.images(), session.store(), StoredPrograms(session)
-    return pull(origin, image, images, store, channel=None, progress=session.console, programs=programs).image
+            report = _to_incus(session, image, images, store, way, dry_run=dry_run)
+        elif is_over_ssh(way.target):
+            report = _over_ssh(session, image, way, keys, dry_run=dry_run)
+        else:
+            report = _to_store(session, image, images, way, keys, dry_run=dry_run)
+        return ended(report | {"channel": way.channel})
 
 
 def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
-from anklume_images.cli.places import contact
+from anklume_images.cli.places import contact, wanted_channel
 from anklume_images.cli.session import JSON, Session
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     help="The other store: a folder or an https address (default: the only accepted one).",
 )
 @click.option("--model", "of_models", is_flag=True, help="The names are of language models.")
-@click.option("--channel", help="Move this channel to them instead of the one they are named by.")
+@click.option(
+    "--channel", callback=wanted_channel, help="Move this channel to them instead of the one they are named by."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be fetched; fetch nothing.")
 @JSON
 @click.pass_obj

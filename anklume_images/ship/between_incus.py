@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import StoreError
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from anklume_images.incus.client import Incus
     from anklume_images.trust.revoked import Revocation
 
-__all__ = ["within_incus"]
+__all__ = ["is_version", "within_incus"]
+
+_VERSION = re.compile(r".+-[0-9a-f]{12}")
+
+
+def is_version(selector: str) -> bool:
+    """Whether an alias has the form of a version, which ends with a hash of its recipe: an Incus does not say."""
+    return _VERSION.fullmatch(selector) is not None
 
 
 def within_incus(
@@ -46,7 +54,7 @@ def within_incus(
     fingerprint = aliases[wanted]
     _refuse_revoked(fingerprint, aliases, f"{name}@{selector}", revocations)
     known = [alias.partition("/")[2] for alias in aliases if aliases[alias] == fingerprint and "/" in alias]
-    version = max(known, key=len, default=selector)  # channels are shorter than versions with their hash
+    version = max(known, key=lambda alias: (is_version(alias), len(alias)), default=selector)
     there = target.aliases()
     names = aliases_of(name, version, (channel,), there)
     sent = target.image(fingerprint) is None

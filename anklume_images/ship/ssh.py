@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-__all__ = ["Host", "SshError", "channel_of", "host_of", "identity_at", "model_at", "piped", "receive", "send"]
+__all__ = [
+    "Host",
+    "SshError",
+    "channel_of",
+    "host_of",
+    "identity_at",
+    "image_at",
+    "model_at",
+    "piped",
+    "receive",
+    "send",
+]
 
 _LINES = 12  # of what a program said
 _READER_IS_GONE = (141, -signal.SIGPIPE)  # exit codes of one whose output nobody takes any more
@@ -104,6 +115,13 @@ def receive(name: str, own: Sequence[str], host: Host, *, arch: str, fingerprint
     take = [*here, "bundle", "import", "-", "--json", "--no-channel", *known]
     report: dict[str, Any] = json.loads(piped(create, take, inventory))
     return report
+
+
+def image_at(ref: str, host: Host, arch: str) -> Image:
+    """An image of the store there, as it describes it; no signature says so."""
+    from anklume_images.trust.documents import manifest_of
+
+    return manifest_of(_run(host.argv("--arch", arch, "show", ref, "--json")), str(host))
 
 
 def channel_of(image: Image, channel: str, host: Host) -> tuple[bool, str | None]:

@@ -113,6 +113,8 @@ def test_from_dev_to_production_and_nothing_else_of_a_target_changes(site: Site,
         image = client.image(first.fingerprint)
         assert image is not None
         assert image.properties["os"] == "debian" or image.properties
+    by_version = (f"tiny@{first.version}", "--from", "staging:", "--to", "prod:", "--dry-run")
+    assert site(*by_version)["channel"] == "latest"
     site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "latest", "--why", "release 7")
     assert aliases(site.prod)["tiny"] == first.fingerprint
     with site.prod.client() as client:

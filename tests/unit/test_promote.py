@@ -16,6 +16,7 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
 from anklume_images.ship.aliases import aliases_of
+from anklume_images.ship.between_incus import is_version
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import SshError, host_of, piped
@@ -438,6 +439,11 @@ def test_a_revoked_image_goes_to_no_incus(dev: Store, keys: dict[str, str], comm
     assert (refused.returncode, f"box@{FIRST} was revoked on " in refused.stderr) == (4, True), refused.stderr
 
 
+def test_which_alias_of_an_incus_is_a_version() -> None:
+    assert [is_version(alias) for alias in ("b9000-3801ba31f2c4", FIRST)] == [True, True]
+    assert [is_version(alias) for alias in ("latest", "release-candidate", "staging-b9000")] == [False] * 3
+
+
 def test_what_an_incus_calls_an_image() -> None:
     assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
     assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
@@ -568,6 +574,68 @@ def test_an_address_that_nothing_can_be_sent_to_is_refused_and_nothing_is_made(
     assert "secret" not in said.stderr
     assert list(folder.iterdir()) == []
     assert promotions(Cli(dev.home)) == []
+
+
+@pytest.mark.parametrize("target", ["folder", "incus"])
+def test_a_name_that_no_channel_may_have_is_refused_before_anything_is_copied(
+    dev: Store, prod: Store, target: str
+) -> None:
+    """No Incus is here to be asked."""
+    to = {"folder": str(prod.home), "incus": "local:"}[target]
+    cli = Cli(dev.home)
+    said = cli("--arch", "amd64", "promote", "box", "--to", to, "--channel", "Prod X", check=False)
+    assert (said.returncode, "not the name of a channel: 'Prod X'" in " ".join(said.stderr.split())) == (2, True)
+    assert not prod.home.exists()
+    assert promotions(cli) == []
+    for way in (("pull", "box"), ("bundle", "import", "none")):
+        assert cli(*way, "--channel", "Prod X", check=False).returncode == 2
+
+
+def reachable(way: str, store: Store) -> tuple[str, ...]:
+    return {"here": (), "folder": ("--from", str(store.home)), "ssh": ("--from", f"ssh://far{store.home}")}[way]
+
+
+@pytest.mark.parametrize("way", ["here", "folder", "ssh"])
+def test_a_version_that_looks_like_a_channel_is_none(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, way: str
+) -> None:
+    version, env = "b9000-3801ba31f2c4", far(tmp_path, keys)
+    put(dev, "box", version, channels=("staging",))
+    Cli(dev.home)("trust", "sign", env=env)
+    ours = Cli(dev.home if way == "here" else tmp_path / "site")
+    if way != "here":
+        fingerprint = Cli(dev.home).json("trust", "show", env=env)["own"]["fingerprint"]
+        ours("trust", "accept", str(dev.home), "--fingerprint", fingerprint)
+    asked = ("--to", str(prod.home), *reachable(way, dev))
+    assert ours.json("--arch", "amd64", "promote", f"box@{version}", *asked, env=env)["channel"] == "latest"
+    ours("--arch", "amd64", "promote", "box@staging", *asked, env=env)
+    assert channels(prod) == {"latest": version, "staging": version}
+
+
+@pytest.mark.parametrize("way", ["folder", "ssh"])
+def test_a_dry_run_from_another_store_copies_nothing(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, way: str
+) -> None:
+    """And says what is then done, which is offered by this store, too."""
+    env, site = far(tmp_path, keys), Store(tmp_path / "site")
+    ours = Cli(site.home)
+    Cli(dev.home)("trust", "sign", env=env)
+    fingerprint = Cli(dev.home).json("trust", "show", env=env)["own"]["fingerprint"]
+    ours("trust", "accept", str(dev.home), "--fingerprint", fingerprint)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), *reachable(way, dev))
+    would = ours.json(*asked, "--dry-run", env=env)
+    assert (would["sent"], would["moved"]) == (True, [["box@latest", None, FIRST]])
+    assert not [*Images(site).listed(), *site.home.glob("blobs/sha256/*/*")]
+    assert not prod.home.exists()
+    gated = ("--gate", "reproduced", "--builder", str(next((tmp_path / "keys").glob("*.pub"))))
+    refused = ours(*asked, "--dry-run", *gated, env=env, check=False)
+    assert (refused.returncode, "pull it first" in " ".join(refused.stderr.split())) == (2, True), refused.stderr
+    assert ours.json(*asked, env=env) == would | {"dry_run": False}
+    assert offered(site, f"box/{FIRST}")
+    assert ours(*asked, "--dry-run", *gated, env=env, check=False).returncode == 4
+    Cli(dev.home)("--arch", "amd64", "revoke", "box", "--why", "a hole", env=env)
+    refused = ours(*asked, "--dry-run", env=env, check=False)
+    assert (refused.returncode, "a hole" in refused.stderr) == ((4, True) if way == "folder" else (0, False))
 
 
 SSH = """#!/bin/sh
