@@ -696,6 +696,35 @@ def test_what_cannot_be_signed_on_the_other_side_is_as_it_was_there(
     assert promotions(here)[-1]["outcome"] == "done"
 
 
+@pytest.mark.parametrize("cut", ["while it sends", "when it was sent"])
+def test_a_connection_that_breaks_leaves_the_other_side_old_or_new_and_signed(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, cut: str
+) -> None:
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there = Cli(dev.home), Cli(prod.home)
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    there("trust", "sign", env=keys | {"ANKLUME_KEYS": str(theirs)})
+    fingerprint = there.json("trust", "show")["own"]["fingerprint"]
+    reader = Cli(tmp_path / "reader")
+    reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
+    asked = ("--arch", "amd64", "promote", "box", "--to", f"ssh://far{prod.home}", "--channel", "prod")
+    ssh = tmp_path / "bin/ssh"
+    whole = ssh.read_text()
+    breaks = {"while it sends": 'head -c 3000 | sh -c "$1"; exit 255', "when it was sent": 'sh -c "$1" >&-; exit 255'}
+    broken = f'case "$1" in *"bundle import"*) export ANKLUME_KEYS={theirs}; {breaks[cut]} ;; esac\n'
+    ssh.write_text(whole.replace("ANKLUME_KEYS=", f"{broken}ANKLUME_KEYS="))
+    refused = here(*asked, env=env, check=False)
+    assert (refused.returncode, promotions(here)[-1]["outcome"]) == (1, "failed"), refused.stderr
+    there_now = SECOND if cut == "while it sends" else FIRST
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(prod) == channels(Store(reader.store)) == {"prod": there_now}
+    ssh.write_text(whole)
+    here(*asked, env=env)
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(prod) == channels(Store(reader.store)) == {"prod": FIRST}
+
+
 @pytest.mark.parametrize("over_ssh", [True, False])
 def test_a_target_that_wants_signatures_of_others_is_said_to_wait(
     dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, over_ssh: bool
