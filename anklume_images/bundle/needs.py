@@ -60,7 +60,7 @@ def take_inventory(store: Store, *, tree: str = "") -> Inventory:
     for folder in sorted((store.home / "trust").glob("*/")):
         try:
             identity = json.loads((folder / "origin.json").read_bytes())["identity"]
-            seen[identity] = Metadata[Any].from_file(str(folder / "timestamp.json")).signed.version
+            seen[identity] = Metadata[Any].from_bytes((folder / "timestamp.json").read_bytes()).signed.version
         except (OSError, ValueError, KeyError, RepositoryError):  # nothing was seen of it yet
             continue
     return Inventory(blobs, seen, tree)

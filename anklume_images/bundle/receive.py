@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -13,6 +14,7 @@ from anklume_images.bundle.infra import infra_path
 from anklume_images.errors import StoreError
 from anklume_images.inputs.partial import disk_error, open_partial
 from anklume_images.ship.by_delta import apply_delta
+from anklume_images.ship.moving import channel_moved, freed, model_named, reserve
 from anklume_images.ship.wanted import drop_damaged
 from anklume_images.store.models import ModelRecords
 from anklume_images.store.noted import write_noted
@@ -79,10 +81,12 @@ def receive(
     progress: Progress,
     moves: Moves | None = None,
     programs: Callable[[], Programs] | None = None,
+    sign: Callable[[], object] | None = None,
 ) -> Received:
     """Take all of it; BundleError where it is damaged, or leaves out what is not here. Nothing appears then.
 
-    `programs` are asked for where a delta is to be applied.
+    `programs` are asked for where a delta is to be applied. `sign` is called when all has appeared; where it fails,
+    channels and the names of models mean again what they meant.
 
     Blobs that have arrived are kept, so after any end the next run goes on from there.
     """
@@ -105,7 +109,13 @@ def receive(
         for later, delta in checked.deltas.items():
             if programs is not None and not blobs.has(later, checked.blobs[later]):
                 apply_delta(delta, checked.blobs[later], store, programs())
-        return _appear(checked, images, store, sum(new.values()), moves or Moves())
+        with contextlib.ExitStack() as stack:
+            reserved = stack.enter_context(reserve(store)) if sign else None
+            received = _appear(checked, images, store, sum(new.values()), moves or Moves(), stack)
+            if sign and reserved:
+                with freed(reserved):
+                    sign()
+        return received
 
 
 def _check_here(blobs: Mapping[str, int], store: Store, progress: Progress) -> None:
@@ -194,14 +204,16 @@ class _Taker:
         self._blobs.adopt(part.path, member.sha256)
 
 
-def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Moves) -> Received:
-    """Images and models, then channels: each names only what is whole."""
+def _appear(
+    checked: Checked, images: Images, store: Store, size: int, moves: Moves, stack: contextlib.ExitStack
+) -> Received:
+    """Images and models, then channels: each names only what is whole. The stack takes back what names mean."""
     before = [images.present(image.name, image.version, image.architecture) for image, _ in checked.images]
     for image, documents in checked.images:
         images.add(image, documents)
     for image, data in checked.attestations:
         add_attestation(store.home, image, data, str(checked.origin.place))
-    models = tuple(_add_model(record, store) for record in checked.models)
+    models = tuple(_add_model(record, store, stack) for record in checked.models)
     for name, data in checked.infra:
         write_noted(store.home, store.home / infra_path(name), data)
     if checked.tool:  # which keeps its packages from gc
@@ -217,15 +229,11 @@ def _appear(checked: Checked, images: Images, store: Store, size: int, moves: Mo
             if version == image.version != here.get(channel)
         }
         for channel in moved:
-            place = (image.name, image.architecture, channel)
-            images.set_channel(*place, image.version, command="bundle import", why=moves.why)
+            stack.enter_context(channel_moved(images, image, channel, command="bundle import", why=moves.why))
         done.append(ReceivedImage(image, existing is None, moved))
     return Received(tuple(done), models, tuple(name for name, _ in checked.infra), size)
 
 
-def _add_model(record: ModelRecord, store: Store) -> ReceivedModel:
-    records = ModelRecords(store)
-    existing = records.get(record.name)
-    if existing != record:
-        records.add(record)
+def _add_model(record: ModelRecord, store: Store, stack: contextlib.ExitStack) -> ReceivedModel:
+    existing = stack.enter_context(model_named(record, ModelRecords(store)))
     return ReceivedModel(record, "new" if existing is None else "here" if existing == record else "changed")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
+from anklume_images.cli.places import signing, waiting_in_words, wanted_channel
 from anklume_images.cli.session import JSON, Session, user
 
 if TYPE_CHECKING:
@@ -159,9 +160,12 @@ def verify(session: Session, bundle: str, *, as_json: bool) -> None:
 @click.option(
     "--fingerprint", help="The fingerprint that the sender tells you; you are asked the first time without it."
 )
-@click.option("--channel", help="Move this channel instead of those in the bundle.")
+@click.option("--channel", callback=wanted_channel, help="Move this channel instead of those in the bundle.")
 @click.option("--no-channel", "still", is_flag=True, help="Move no channel.")
 @click.option("--why", default="", help="The reason, for the record.")
+@click.option(
+    "--sign", "again", is_flag=True, help="Sign the store again, if it is signed; if that fails, channels go back."
+)
 @click.option("--dry-run", is_flag=True, help="Check the signatures and show what it would bring; change nothing.")
 @JSON
 @click.pass_obj
@@ -173,6 +177,7 @@ def import_(
     why: str,
     *,
     still: bool,
+    again: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -183,7 +188,7 @@ def import_(
     from anklume_images.bundle.checked import check
     from anklume_images.bundle.receive import Moves, receive
     from anklume_images.console import human_size
-    from anklume_images.ship.index import write_index
+    from anklume_images.ship.index import indexed, write_index
     from anklume_images.trust.origins import Origins
 
     if channel and still:
@@ -194,9 +199,11 @@ def import_(
     with store.scratch("bundle") as scratch, _opened(bundle, scratch / "bundle") as opened:
         origins = Origins(store)
         _accept(opened, origins, fingerprint, asked=bundle != "-" and sys.stdin.isatty())
-        checked = check(opened, origins.at(opened.place), store.home)
-        for warning in checked.origin.warnings:
+        origin = origins.at(opened.place)
+        for warning in origin.warnings:
             session.console.warn(warning)
+        write_index(store)  # what it has revoked is offered no more, whatever becomes of the rest
+        checked = check(opened, origin, store.home)
         if dry_run:
             lacks = checked.lacking(store.blobs)
             new = [size for sha256, size in checked.blobs.items() if not store.blobs.has(sha256, size)]
@@ -208,10 +215,16 @@ def import_(
         else:
             moves = Moves(channel, why, none=still)
             programs = StoredPrograms(session).programs
-            received = receive(opened, checked, session.images(), store, session.console, moves, programs)
-            write_index(store)
-            document = {"from": opened.contents.store, "dry_run": False} | _document(received)
+            sign = signing(session, None) if again else None
+            with indexed(store):
+                received = receive(
+                    opened, checked, session.images(), store, session.console, moves, programs, sign=sign
+                )
+            waits = sign.waits if sign else []
+            document = {"from": opened.contents.store, "dry_run": False, "waits": waits} | _document(received)
             text = "\n".join(_lines(received))
+            if waits:
+                session.console.warn(waiting_in_words(waits))
     if as_json:
         session.console.json(document)
     else:

@@ -40,6 +40,7 @@ EXIT_CODES: Mapping[str, Codes] = MappingProxyType(
         "gc": {"1": "the store is larger than `--max-size`, or the command failed"},
         "outdated": {"3": "some inputs are newer"},
         "promote": {"4": f"a gate was not passed, or {_REVOKED}"},
+        "publish": {"4": _REVOKED},
         "pull": {"4": _REVOKED},
         "scan": {"3": "a vulnerability that counts was found"},
         "update": {"3": _NEWER},

@@ -9,24 +9,32 @@ import click
 from click.core import ParameterSource
 
 from anklume_images.cli.session import Session
-from anklume_images.cli.trust import warn_of_wanted
+from anklume_images.cli.trust import wanted_in_words
+from anklume_images.inputs.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
+    from anklume_images.ship.ssh import Host
     from anklume_images.trust.origin import Origin
+    from anklume_images.trust.repository import Repository
 
 __all__ = [
+    "Signing",
     "contact",
     "is_incus",
     "is_over_ssh",
     "other_store",
     "received",
     "refuse_ignored",
+    "refuse_places",
     "sent_in_words",
     "signing",
     "to_other_host",
+    "waiting_in_words",
+    "want_believed",
     "want_signed",
+    "wanted_channel",
 ]
 
 
@@ -40,6 +48,25 @@ def is_over_ssh(place: str) -> bool:
     return place.startswith("ssh:")
 
 
+def refuse_places(source: str | None, target: str) -> None:
+    """UsageError where nothing can be read from an address, or nothing can be sent there: served stores are read."""
+    if (scheme := _scheme(source or "")) not in ("", "ssh", "https", "http", "file"):
+        raise click.UsageError(
+            f"--from {redact(source or '')}: stores are not read by {scheme}://; write a folder, https://HOST:PORT, "
+            "ssh://HOST/FOLDER or an Incus (REMOTE:)"
+        )
+    if (scheme := _scheme(target)) not in ("", "ssh"):
+        instead = "write the folder as a path" if scheme == "file" else (
+            "write ssh://HOST/FOLDER; or fetch it from the other side: anklume-images pull, on that host"
+        )  # fmt: skip
+        raise click.UsageError(f"--to {redact(target)}: nothing can be sent by {scheme}://; {instead}")
+
+
+def _scheme(place: str) -> str:
+    scheme, mark, _ = place.partition("://")
+    return scheme if mark else ""
+
+
 def refuse_ignored(why: str, *names: str) -> None:
     """UsageError that names an option of these which was given, as it would be ignored."""
     context = click.get_current_context()
@@ -48,18 +75,35 @@ def refuse_ignored(why: str, *names: str) -> None:
             raise click.UsageError(f"{option.opts[0]}: {why}")
 
 
+def wanted_channel(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """What a channel may be called; BadParameter, before anything is copied for one that may not."""
+    from anklume_images.store.images import CHANNEL
+
+    if value is None or CHANNEL.fullmatch(value):
+        return value
+    raise click.BadParameter(
+        f"not the name of a channel: {value!r}; it has small letters, digits and -, a letter first: dev, staging, prod"
+    )
+
+
 def sent_in_words(*, dry_run: bool, sent: bool) -> str:
     """Whether files went, or would go."""
     return "was there" if not sent else "would be sent" if dry_run else "sent"
 
 
-def contact(session: Session, place: str) -> Origin:
-    """The store at a folder or an address, verified anew."""
+def contact(session: Session, place: str | None) -> Origin:
+    """The store at a folder or an address, verified anew; without one, the only store that is believed.
+
+    What it has revoked is offered by this store no more, whatever is done next.
+    """
+    from anklume_images.ship.index import write_index
     from anklume_images.trust.origins import Origins
 
-    origin = Origins(session.store()).contact(place)
+    origins = Origins(session.store())
+    origin = origins.contact(place or origins.only().place)
     for warning in origin.warnings:
         session.console.warn(warning)
+    write_index(session.store())
     return origin
 
 
@@ -79,18 +123,25 @@ def to_other_host(session: Session, name: str, target: str, keys: Path | None, *
 
 def received(session: Session, name: str, source: str, fingerprint: str | None) -> dict[str, Any]:
     """Have an image or a model of a store on another host in this one, by a bundle that is made there."""
-    from anklume_images.ship.ssh import host_of, identity_at, receive
-    from anklume_images.trust.origins import Origins
+    from anklume_images.ship.ssh import host_of, receive
 
     store, host = session.store(), host_of(source)
+    want_believed(session, host, fingerprint)
+    own = ["--store", str(store.home), "--arch", session.arch()]
+    return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
+
+
+def want_believed(session: Session, host: Host, fingerprint: str | None) -> None:
+    """Refuse a store on another host that nobody has accepted, unless its fingerprint is given."""
+    from anklume_images.ship.ssh import identity_at
+    from anklume_images.trust.origins import Origins
+
     identity = identity_at(host)
-    if fingerprint is None and all(one.identity != identity for one in Origins(store)):
+    if fingerprint is None and all(one.identity != identity for one in Origins(session.store())):
         raise click.UsageError(
             f"the store at {host} says that its fingerprint is {identity}: compare that with its owner's (trust show), "
             "and give it with --fingerprint"
         )
-    own = ["--store", str(store.home), "--arch", session.arch()]
-    return receive(name, own, host, arch=session.arch(), fingerprint=fingerprint)
 
 
 def other_store(session: Session, folder: str) -> Session:
@@ -98,7 +149,25 @@ def other_store(session: Session, folder: str) -> Session:
     return Session(session.specs, Path(folder).expanduser().absolute(), session.architecture, session.console)
 
 
-def signing(session: Session, other: Session, keys: Path | None) -> Callable[[], None] | None:
-    """What signs another store again; None where it is not signed."""
-    repository = other.repository(keys)
-    return (lambda: warn_of_wanted(session, other.sign(repository))) if repository.exists else None
+class Signing:
+    """Signs a store again; `waits` is which signatures are wanted then, for others to see what was done."""
+
+    def __init__(self, store: Session, repository: Repository) -> None:
+        self._store = store
+        self._repository = repository
+        self.waits: list[str] = []
+
+    def __call__(self) -> None:
+        """Sign what it holds now."""
+        self.waits = wanted_in_words(self._store.sign(self._repository))
+
+
+def signing(store: Session, keys: Path | None) -> Signing | None:
+    """What signs a store again; None where it is not signed."""
+    repository = store.repository(keys)
+    return Signing(store, repository) if repository.exists else None
+
+
+def waiting_in_words(waits: Sequence[str]) -> str:
+    """What is to be said of something that others are yet to see."""
+    return f"not signed yet, so others do not see it: {'; '.join(waits)}"

@@ -11,16 +11,17 @@ import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
 from anklume_images.cli.places import (
-    contact,
     is_incus,
     is_over_ssh,
     other_store,
-    received,
     refuse_ignored,
+    refuse_places,
     sent_in_words,
     signing,
     to_other_host,
+    waiting_in_words,
     want_signed,
+    wanted_channel,
 )
 from anklume_images.cli.session import JSON, REF, Session, user
 from anklume_images.cli.trust import KEYS, warn_of_wanted
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
 
 _GATES = ("healthcheck", "reproduced", "scan")
+_LATEST = "latest"
 _SEVERITY = "medium"  # where none is given
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A promotion that was asked for: REF's name and selector, places as they were written, the channel to move."""
+    """A promotion that was asked for: REF's name and selector, places as they were written, the channel to move.
+
+    An empty channel is that which REF names, or latest.
+    """
 
     name: str
     selector: str
@@ -79,7 +84,9 @@ class _Way:
     "--to", "target", metavar="B", required=True, help="A store's folder, ssh://HOST/FOLDER, or an Incus (REMOTE:)."
 )
 @click.option("--model", "of_model", is_flag=True, help="REF is the name of a language model.")
-@click.option("--channel", help="Channel to move there (default: the one that REF names, or latest).")
+@click.option(
+    "--channel", callback=wanted_channel, help="Channel to move there (default: the one that REF names, or latest)."
+)
 @click.option("--why", default="", help="The reason, for the record.")
 @click.option(
     "--gate", "gates", multiple=True, type=click.Choice(_GATES), help="Check that must pass first (repeatable)."
@@ -117,6 +124,7 @@ def promote(
 
     Only what is missing is sent. Between two Incus servers, the target fetches the image itself.
     """
+    refuse_places(asked["source"], asked["target"])
     if not is_over_ssh(asked["source"] or ""):
         refuse_ignored("it is for --from ssh://HOST/FOLDER", "fingerprint")
     if of_model:
@@ -125,13 +133,16 @@ def promote(
         promote_model(session, ref, keys, dry_run=dry_run, as_json=as_json, **asked)
         return
     name, _, selector = ref.partition("@")
-    way = _Way(name, selector or "latest", channel=asked.pop("channel") or _channel(selector), **asked)
+    way = _Way(name, selector or _LATEST, channel=asked.pop("channel") or "", **asked)
     _check(session, way, keys)
     if way.source and is_incus(way.source):
         report = _between_incus(session, way, keys, dry_run=dry_run)
     else:
         report = _from_store(session, way, keys, dry_run=dry_run)
-    report |= {"channel": way.channel, "dry_run": dry_run, "gates": way.evidence}
+    waits = report.setdefault("waits", [])
+    if waits:
+        session.console.warn(waiting_in_words(waits))
+    report |= {"dry_run": dry_run, "gates": way.evidence}
     if as_json:
         session.console.json(report)
         return
@@ -140,17 +151,11 @@ def promote(
     session.console.result(_line(report, way))
 
 
-def _channel(selector: str) -> str:
-    """The channel that a reference names; a version names none."""
-    from anklume_images.store.images import CHANNEL
-
-    return selector if selector and CHANNEL.fullmatch(selector) else "latest"
-
-
 def _line(report: dict[str, Any], way: _Way) -> str:
     sent = sent_in_words(dry_run=report["dry_run"], sent=report["sent"])
     moved = ", ".join(f"{name}: {before or 'new'} → {after}" for name, before, after in report["moved"])
-    return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}"
+    waits = "; not signed yet" if report["waits"] else ""
+    return f"{report['ref']} to {way.target}: {sent}{f'; {moved}' if moved else ''}{waits}"
 
 
 def _check(session: Session, way: _Way, keys: Path | None) -> None:
@@ -187,7 +192,9 @@ def _recorded(
 
         def ended(report: dict[str, Any]) -> dict[str, Any]:
             moved = tuple(tuple(row) for row in report["moved"])
-            done(replace(asked, fingerprint=report["fingerprint"], gates=tuple(way.evidence), moved=moved))
+            ended = replace(asked, fingerprint=report["fingerprint"], gates=tuple(way.evidence), moved=moved)
+            waits = report.get("waits")
+            done(replace(ended, outcome="staged", problem=waiting_in_words(waits)) if waits else ended)
             return report
 
         yield ended
@@ -245,51 +252,41 @@ def _sign_record(session: Session, keys: Path | None) -> None:
 
 def _between_incus(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     from anklume_images.incus.client import Incus
-    from anklume_images.ship.between_incus import within_incus
+    from anklume_images.ship.between_incus import is_version, within_incus
+    from anklume_images.trust.revoked import known_revocations
 
+    way = replace(way, channel=way.channel or (_LATEST if is_version(way.selector) else way.selector))
+    revoked = known_revocations(session.store().home)
     with (
         Incus.find(way.source) as source,
         Incus.find(way.target) as target,
         _recorded(session, way, keys, None, dry_run=dry_run) as ended,
     ):
-        report = within_incus(source, target, way.name, way.selector, way.channel, note=way.note, dry_run=dry_run)
-        return ended(_told(way.ref, report))
+        report = within_incus(
+            source, target, way.name, way.selector, way.channel, revoked, note=way.note, dry_run=dry_run
+        )
+        return ended(_told(way.ref, report) | {"channel": way.channel})
 
 
 def _from_store(session: Session, way: _Way, keys: Path | None, *, dry_run: bool) -> dict[str, Any]:
     """From this store, or from another one by way of this store."""
+    from anklume_images.cli.promote_source import brought, looked_up
+
     store, images = session.store(), session.images()
-    image = _brought(session, way) if way.source else images.resolve(way.ref, session.arch())
-    if not way.source:  # what was brought was looked at as it came
-        _refuse_revoked(image, store)
+    asked = (session, way.ref, way.source, way.fingerprint)
+    image, named = looked_up(*asked, gated=bool(way.gates)) if dry_run else brought(*asked)
+    way = replace(way, channel=way.channel or named or _LATEST)
     with store.lease() as lease, _recorded(session, way, keys, image, dry_run=dry_run) as ended:
         lease.add(image.blobs())
         for gate in way.gates:
             way.evidence.append(f"{gate}: {_passed(gate, image, store, way)}")
         if is_incus(way.target):
-            return ended(_to_incus(session, image, images, store, way, dry_run=dry_run))
-        if is_over_ssh(way.target):
-            return ended(_over_ssh(session, image, way, keys, dry_run=dry_run))
-        return ended(_to_store(session, image, images, way, keys, dry_run=dry_run))
-
-
-def _refuse_revoked(image: Image, store: Store) -> None:
-    from anklume_images.trust.revoked import known_revocations, refuse_revoked
-
-    refuse_revoked(image, image.ref, known_revocations(store.home), hint="name another version")
-
-
-def _brought(session: Session, way: _Way) -> Image:
-    """An image of another store, had in this one, unless it was revoked; no channel of this store moves."""
-    from anklume_images.ship.pull import pull
-
-    if is_over_ssh(str(way.source)):
-        (one,) = received(session, way.ref, str(way.source), way.fingerprint)["images"]
-        return session.images().resolve(one["ref"], session.arch())
-    origin = contact(session, str(way.source))
-    image, _ = origin.resolve(way.ref, session.arch())
-    images, store, programs = session.images(), session.store(), StoredPrograms(session)
-    return pull(origin, image, images, store, channel=None, progress=session.console, programs=programs).image
+            report = _to_incus(session, image, images, store, way, dry_run=dry_run)
+        elif is_over_ssh(way.target):
+            report = _over_ssh(session, image, way, keys, dry_run=dry_run)
+        else:
+            report = _to_store(session, image, images, way, keys, dry_run=dry_run)
+        return ended(report | {"channel": way.channel})
 
 
 def _passed(gate: str, image: Image, store: Store, way: _Way) -> str:
@@ -328,35 +325,38 @@ def _over_ssh(session: Session, image: Image, way: _Way, keys: Path | None, *, d
         moved = [] if before == image.version else [(f"{image.name}@{way.channel}", before, image.version)]
         return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": not there, "moved": moved}
     moves = ("--channel", way.channel, "--why", way.why)
-    (one,) = (one for one in to_other_host(session, image.ref, way.target, keys, *moves)["images"]
-              if one["ref"] == image.ref)  # fmt: skip
+    report = to_other_host(session, image.ref, way.target, keys, *moves)
+    (one,) = (one for one in report["images"] if one["ref"] == image.ref)
     moved = [(f"{image.name}@{channel}", before, image.version) for channel, before in one["channels"].items()]
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": one["new"], "moved": moved}
+    told = {"ref": image.ref, "fingerprint": image.fingerprint, "sent": one["new"], "moved": moved}
+    return told | {"waits": report["waits"]}
 
 
 def _to_store(
     session: Session, image: Image, images: Images, way: _Way, keys: Path | None, *, dry_run: bool
 ) -> dict[str, Any]:
     """Into another store's folder: blobs and documents, then the channel and its signature together."""
-    from anklume_images.ship.index import write_index
+    from anklume_images.ship.index import indexed
     from anklume_images.ship.promote import into_store
+    from anklume_images.trust.revoked import refuse_known
 
     other = other_store(session, way.target)
     target, theirs = other.store(), other.images()
-    _refuse_revoked(image, target)
-    report = into_store(
-        image,
-        images,
-        theirs,
-        target,
-        channel=way.channel,
-        why=way.why,
-        sign=signing(session, other, keys),
-        progress=session.console,
-        programs=StoredPrograms(session),
-        dry_run=dry_run,
-    )
-    if not dry_run:
-        write_index(target)
+    refuse_known(image, image.ref, target.home)
+    sign = signing(other, keys)
+    with contextlib.nullcontext() if dry_run else indexed(target):
+        report = into_store(
+            image,
+            images,
+            theirs,
+            target,
+            channel=way.channel,
+            why=way.why,
+            sign=sign,
+            progress=session.console,
+            programs=StoredPrograms(session),
+            dry_run=dry_run,
+        )
     moved = [] if report.before == image.version else [(f"{image.name}@{way.channel}", report.before, image.version)]
-    return {"ref": image.ref, "fingerprint": image.fingerprint, "sent": report.new, "moved": moved}
+    told = {"ref": image.ref, "fingerprint": image.fingerprint, "sent": report.new, "moved": moved}
+    return told | {"waits": sign.waits if sign else []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from anklume_images.cli.places import (
     sent_in_words,
     signing,
     to_other_host,
+    waiting_in_words,
     want_signed,
 )
 
@@ -41,7 +43,7 @@ def promote_model(
     """Bring a model to another store, from this one or by way of it."""
     from anklume_images.models.library import record_of
     from anklume_images.ship.pull import pull_model
-    from anklume_images.trust.revoked import known_revocations, refuse_revoked
+    from anklume_images.trust.revoked import refuse_known
 
     refuse_ignored(
         "a model has no channel, no record of its moves, and no gates: say only where to",
@@ -56,7 +58,7 @@ def promote_model(
         _receive_model(session, name, source, fingerprint, dry_run=dry_run)
     origin = contact(session, source) if source and not is_over_ssh(source) else None
     record = origin.model(name) if origin else record_of(library.model(name))
-    refuse_revoked(record, record.name, known_revocations(store.home), hint="name another version")
+    refuse_known(record, record.name, store.home)
     if origin:
         library.check_new(record.name, record.sha256)
     with store.lease() as lease:
@@ -65,12 +67,15 @@ def promote_model(
             pull_model(origin, record, store, progress=session.console)
         elif not dry_run:
             library.record(name)
-        sent, replaced = _send_model(session, record, target, keys, dry_run=dry_run)
+        sent, replaced, waits = _send_model(session, record, target, keys, dry_run=dry_run)
+    if waits:
+        session.console.warn(waiting_in_words(waits))
     if as_json:
         report = {"model": record.name, "sha256": record.sha256, "sent": sent, "replaced": replaced}
-        session.console.json(report | {"dry_run": dry_run})
+        session.console.json(report | {"waits": waits, "dry_run": dry_run})
         return
     other = ", in place of another of that name" if replaced else ""
+    other += "; not signed yet" if waits else ""
     session.console.result(f"{record.name} to {target}: {sent_in_words(dry_run=dry_run, sent=sent)}{other}")
 
 
@@ -89,9 +94,9 @@ def _receive_model(session: Session, name: str, source: str, fingerprint: str | 
 
 def _send_model(
     session: Session, record: ModelRecord, target: str, keys: Path | None, *, dry_run: bool
-) -> tuple[bool, bool]:
-    """To another store; whether it was not there as it is, and whether another model had its name there."""
-    from anklume_images.ship.index import write_index
+) -> tuple[bool, bool, list[str]]:
+    """To another store; whether it was not there as it is, whether another one had its name, what it waits for."""
+    from anklume_images.ship.index import indexed
     from anklume_images.ship.promote import model_into_store
 
     if is_over_ssh(target):
@@ -99,13 +104,13 @@ def _send_model(
             from anklume_images.ship.ssh import host_of, model_at
 
             known = model_at(record.name, host_of(target))
-            return known != record.sha256, known not in (None, record.sha256)
+            return known != record.sha256, known not in (None, record.sha256), []
         name = f"{record.name}:latest"  # the same model, and never an image of that name
-        (state,) = (one["state"] for one in to_other_host(session, name, target, keys)["models"])
-        return state != "here", state == "changed"
+        report = to_other_host(session, name, target, keys)
+        (state,) = (one["state"] for one in report["models"])
+        return state != "here", state == "changed", report["waits"]
     other = other_store(session, target)
-    store, sign = other.store(), signing(session, other, keys)
-    sent = model_into_store(record, session.store(), store, sign=sign, progress=session.console, dry_run=dry_run)
-    if not dry_run:
-        write_index(store)
-    return sent
+    store, sign = other.store(), signing(other, keys)
+    with contextlib.nullcontext() if dry_run else indexed(store):
+        sent = model_into_store(record, session.store(), store, sign=sign, progress=session.console, dry_run=dry_run)
+    return *sent, sign.waits if sign else []

@@ -29,9 +29,11 @@ def _publish(session: Session, ref: str, remote: str | None, project: str | None
     from anklume_images.incus.client import Incus
     from anklume_images.ship.publish import image_files
     from anklume_images.ship.publish import publish as send
+    from anklume_images.trust.revoked import refuse_known
 
     images, store = session.images(), session.store()
     image = images.resolve(ref, session.arch())
+    refuse_known(image, image.ref, store.home)
     files = image_files(image, images, store)
     with store.lease() as lease, Incus.find(remote, project=project) as incus, session.console.sending() as progress:
         lease.add(image.blobs())

@@ -143,12 +143,18 @@ def tell(session: Session, repository: Repository, outcome: Outcome) -> None:
 
 def warn_of_wanted(session: Session, outcome: Outcome) -> None:
     """Say what does not count yet for want of signatures, and who gives them."""
+    for line in wanted_in_words(outcome):
+        session.console.warn(line)
+
+
+def wanted_in_words(outcome: Outcome) -> list[str]:
+    """What is to be told of signatures that are wanted, a line for each role."""
+    lines = []
     for role, wanted in outcome.wanted.items():
         given = f"{wanted.threshold - wanted.missing} of {wanted.threshold} signatures"
         then = ", then whoever has the keys of snapshot and timestamp" if role == "targets" else ""
-        session.console.warn(
-            f"{role}: {given}; whoever has {_named(wanted.keys)} runs: anklume-images trust sign{then}"
-        )
+        lines.append(f"{role}: {given}; whoever has {_named(wanted.keys)} runs: anklume-images trust sign{then}")
+    return lines
 
 
 def _named(keys: Sequence[str]) -> str:

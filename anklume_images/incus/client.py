@@ -62,6 +62,10 @@ class Incus(Objects):
         """The image aliases of the project: name to fingerprint."""
         return {alias["name"]: alias["target"] for alias in self.get("images/aliases", recursion=1)}
 
+    def alias_notes(self) -> dict[str, str]:
+        """The descriptions of the image aliases of the project, by their names."""
+        return {alias["name"]: alias["description"] for alias in self.get("images/aliases", recursion=1)}
+
     def import_image(
         self,
         metadata: Path,

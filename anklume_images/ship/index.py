@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images import __version__
 from anklume_images.canonical import canonical
+from anklume_images.errors import AnklumeError
 from anklume_images.files import write_atomic
 from anklume_images.ship.catalogue import PAGE, Change, changes_between, page, pair_key, predecessors, template_hash
 from anklume_images.ship.simplestreams import INDEX, PRODUCTS, Listed, index_document, products_document
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
     from anklume_images.trust.revoked import Revocation
 
-__all__ = ["listed_images", "listed_models", "write_index"]
+__all__ = ["indexed", "listed_images", "listed_models", "write_index"]
 
 
 def write_index(store: Store) -> bool:
@@ -74,6 +75,18 @@ def write_index(store: Store) -> bool:
                     write_atomic(target, data)
             write_atomic(notes, canonical({"program": _program(), "state": state, "changes": known}))
     return True
+
+
+@contextlib.contextmanager
+def indexed(store: Store) -> Iterator[None]:
+    """Bring them up to date after what is done, whether it fails or not."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AnklumeError, OSError):  # the error that is told is the first one
+            write_index(store)
+        raise
+    write_index(store)
 
 
 def listed_images(store: Store, images: Images) -> list[Listed]:

@@ -33,11 +33,12 @@ def moving(names: Sequence[str], fingerprint: str, there: Mapping[str, str]) -> 
 
 
 def move_names(incus: Incus, names: Sequence[str], fingerprint: str, note: str = "") -> tuple[AliasChange, ...]:
-    """Move what does not name an image yet, each in one request; those that were moved go back when one cannot be.
+    """Move what does not name an image yet, each in one request; when one cannot be, all go back as they were.
 
     `names` are in the order of `aliases_of`. `note` becomes the description of those that move.
     """
     moved: list[AliasChange] = []
+    notes = incus.alias_notes() if names else {}
     try:
         for change in moving(names, fingerprint, incus.aliases() if names else {}):
             before = incus.set_alias(change.name, fingerprint, note)
@@ -52,7 +53,7 @@ def move_names(incus: Incus, names: Sequence[str], fingerprint: str, note: str =
                 if change.before is None:
                     incus.delete_alias(change.name)
                 else:
-                    incus.set_alias(change.name, change.before)
+                    incus.set_alias(change.name, change.before, notes.get(change.name, ""))
         raise
     return tuple(moved)
 

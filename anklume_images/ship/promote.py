@@ -5,24 +5,21 @@ What moves is decided here; that it may move (gates) is decided by the caller be
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.aliases import aliases_of
 from anklume_images.ship.by_delta import delta_of
+from anklume_images.ship.moving import channel_moved, freed, model_named, reserve
 from anklume_images.ship.publish import image_files, publish
 from anklume_images.ship.wanted import drop_damaged, missing, wanted
-from anklume_images.store.generations import TAKEN_BACK
 from anklume_images.store.models import ModelRecords
 from anklume_images.trust.attest import add_attestation, attestations
 from anklume_images.trust.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from anklume_images.incus.client import Incus
     from anklume_images.inputs.fetch import Progress
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
     from anklume_images.store.store import Store
 
 __all__ = ["Placed", "into_store", "model_into_store", "to_incus"]
-
-_RESERVE = 1 << 18  # bytes; a line of the channels' log and a few small files
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,11 @@ def into_store(
         theirs.add(image, images.documents(image))
         for path, data in attestations(images.home, image):
             add_attestation(target.home, image, data, str(path))
-        with _reserve(target) as reserve, _point_channel(theirs, image, channel, why, reserve) as before:
+        with (
+            reserve(target) as reserved,
+            channel_moved(theirs, image, channel, command="promote", why=why) as before,
+            freed(reserved),
+        ):
             if sign is not None:
                 sign()
     return Placed(sent, new, before)
@@ -118,47 +117,11 @@ def model_into_store(
         drop_damaged(record.blobs(), target)
         lacking = missing(record.blobs(), target)
         fetch(lacking, target.blobs, Place(str(source.home)), progress=progress)
-        before = records.get(record.name)
-        if before != record:
-            records.add(record)
-        try:
+        with model_named(record, records) as before:
             if sign is not None:
                 sign()
-        except BaseException:
-            if before is None:
-                records.remove(record.name)
-            elif before != record:
-                records.add(before)
-            raise
     return _sent(record, before, lacking)
 
 
 def _sent(record: ModelRecord, before: ModelRecord | None, lacking: Sequence[LockedFile]) -> tuple[bool, bool]:
     return before != record or bool(lacking), before not in (None, record)
-
-
-@contextlib.contextmanager
-def _reserve(store: Store) -> Iterator[Path]:
-    """A file that takes a little of the disk, to be removed where a channel has to go back because the disk is full."""
-    with store.scratch("promote") as scratch:
-        file = scratch / "reserve"
-        with file.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, _RESERVE)
-        yield file
-
-
-@contextlib.contextmanager
-def _point_channel(images: Images, image: Image, channel: str, why: str, reserve: Path) -> Iterator[str | None]:
-    before = images.channels(image.name, image.architecture).get(channel)
-    place = (image.name, image.architecture, channel)
-    images.set_channel(*place, image.version, command="promote", why=why)
-    try:
-        yield before
-    except BaseException:
-        reserve.unlink()
-        if images.channels(image.name, image.architecture).get(channel) == image.version:  # and nobody moved it since
-            if before is None:
-                images.remove_channel(*place, command=TAKEN_BACK, why="it could not be signed")
-            else:
-                images.set_channel(*place, before, command=TAKEN_BACK, why="it could not be signed")
-        raise

@@ -14,8 +14,8 @@ from anklume_images.inputs.fetch import fetch
 from anklume_images.ship.by_delta import offered
 from anklume_images.ship.wanted import drop_damaged, missing, wanted
 from anklume_images.store.models import ModelRecords
+from anklume_images.trust import revoked
 from anklume_images.trust.attest import add_attestation
-from anklume_images.trust.revoked import known_revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anklume_images.trust.origin import Origin
     from anklume_images.trust.revoked import Revocable
 
-__all__ = ["Pulled", "pull", "pull_model"]
+__all__ = ["Pulled", "pull", "pull_model", "refuse_revoked"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def pull(
     What was fetched before a kill is resumed. RevokedError before anything is fetched; FetchError where blobs are not
     what was signed.
     """
-    _refuse_revoked(origin, image, image.ref, store)
+    refuse_revoked(origin, image, image.ref, store)
     with store.lease() as lease:
         lease.add(image.blobs())
         documents, attestations = origin.documents(image), origin.attestations(image)
@@ -83,7 +83,7 @@ def pull(
 
 def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: Progress | None = None) -> FetchReport:
     """Have a model of another store, in place of one of that name here; errors are those of `pull`."""
-    _refuse_revoked(origin, record, record.name, store)
+    refuse_revoked(origin, record, record.name, store)
     records = ModelRecords(store)
     with store.lease() as lease:
         lease.add(record.blobs())
@@ -97,9 +97,10 @@ def pull_model(origin: Origin, record: ModelRecord, store: Store, *, progress: P
     return report
 
 
-def _refuse_revoked(origin: Origin, what: Revocable, ref: str, store: Store) -> None:
-    known = (*origin.revocations, *known_revocations(store.home))
-    refuse_revoked(what, ref, known, where=str(origin.place), hint="pull another version of it")
+def refuse_revoked(origin: Origin, what: Revocable, ref: str, store: Store) -> None:
+    """RevokedError where the other store or this one knows that it was revoked."""
+    known = (*origin.revocations, *revoked.known_revocations(store.home))
+    revoked.refuse_revoked(what, ref, known, where=str(origin.place), hint="pull another version of it")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from anklume_images.store.images import Image
 
-__all__ = ["Host", "SshError", "channel_of", "host_of", "identity_at", "model_at", "piped", "receive", "send"]
+__all__ = [
+    "Host",
+    "SshError",
+    "channel_of",
+    "host_of",
+    "identity_at",
+    "image_at",
+    "model_at",
+    "piped",
+    "receive",
+    "send",
+]
 
 _LINES = 12  # of what a program said
 _READER_IS_GONE = (141, -signal.SIGPIPE)  # exit codes of one whose output nobody takes any more
@@ -66,16 +77,15 @@ def send(name: str, own: Sequence[str], host: Host, *, fingerprint: str, moves: 
     """Have the store there take an image or a model; `own` are the options of this program here.
 
     `moves` are options of the import there, which say which channel moves. Returns what `bundle import --json` says
-    there. The store there is signed again, if it is signed.
+    there. The store there is signed again, if it is signed: by the import itself, which takes back what it moved where
+    that fails, so that it does also when this side is gone.
     """
     with tempfile.TemporaryDirectory(prefix="anklume-ssh-") as folder:
         inventory = Path(folder) / "inventory"
         inventory.write_bytes(_run(host.argv("bundle", "needs", "-o", "-")))
         create = [sys.executable, "-m", "anklume_images", *own, "bundle", "create", name, "-o", "-"]
-        take = host.argv("bundle", "import", "-", "--json", "--fingerprint", fingerprint, *moves)
+        take = host.argv("bundle", "import", "-", "--json", "--sign", "--fingerprint", fingerprint, *moves)
         report: dict[str, Any] = json.loads(piped([*create, "--for", str(inventory)], take))
-    if _signed_as(host) is not None:
-        _run(host.argv("trust", "sign"))
     return report
 
 
@@ -105,6 +115,13 @@ def receive(name: str, own: Sequence[str], host: Host, *, arch: str, fingerprint
     take = [*here, "bundle", "import", "-", "--json", "--no-channel", *known]
     report: dict[str, Any] = json.loads(piped(create, take, inventory))
     return report
+
+
+def image_at(ref: str, host: Host, arch: str) -> Image:
+    """An image of the store there, as it describes it; no signature says so."""
+    from anklume_images.trust.documents import manifest_of
+
+    return manifest_of(_run(host.argv("--arch", arch, "show", ref, "--json")), str(host))
 
 
 def channel_of(image: Image, channel: str, host: Host) -> tuple[bool, str | None]:

@@ -29,12 +29,13 @@ _LONGEST_PROBLEM = 400  # characters
 
 @dataclass(frozen=True)
 class Promotion:
-    """One line of the log; `outcome` is begun, done or failed.
+    """One line of the log; `outcome` is begun, done, failed, or staged: done, and signatures of others are wanted.
 
     `ref` and `channel` are those that were asked for, `source` and `target` places in the words of the command line.
     `fingerprint` is None, and `architecture` too, while an image of an Incus is yet to be looked up. `gates` are their
     names, and once they were passed what each found. `moved` has a name, what it named before (None for a new one) and
-    what it names now. `begun` is the number of the line that this one ends, `problem` why it failed.
+    what it names now. `begun` is the number of the line that this one ends, `problem` why it failed, or which
+    signatures are wanted.
     """
 
     ref: str
@@ -87,7 +88,8 @@ class PromotionLog:
             text = (str(error).splitlines() or [""])[0] or type(error).__name__
             self._append(replace(ended[-1], outcome="failed", problem=text[:_LONGEST_PROBLEM], begun=begun.number))
             raise
-        self._append(replace(ended[-1], outcome="done", begun=begun.number))
+        outcome = "done" if ended[-1].outcome == "begun" else ended[-1].outcome
+        self._append(replace(ended[-1], outcome=outcome, begun=begun.number))
 
     def read(self) -> tuple[tuple[Promotion, ...], tuple[Break, ...]]:
         """Each promotion by its last line, oldest first, and where the log is broken; needs no lock."""

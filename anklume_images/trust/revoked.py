@@ -38,6 +38,8 @@ __all__ = [
     "known_revocations",
     "parse_revocations",
     "read_revocations",
+    "refusal",
+    "refuse_known",
     "refuse_revoked",
     "revocations_of_store",
     "revocations_to_sign",
@@ -156,7 +158,17 @@ def refuse_revoked(
     """RevokedError when one of them concerns an image or a model, which is called `ref`."""
     for entry in revocations:
         if entry.concerns(what):
-            raise RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", where=where, hint=hint)
+            raise refusal(entry, ref, hint=hint, where=where)
+
+
+def refusal(entry: Revocation, ref: str, *, hint: str, where: str | None = None) -> RevokedError:
+    """The error of what one of them concerns, which is called `ref`."""
+    return RevokedError(f"{ref} was revoked on {entry.since[:10]}: {entry.why}", where=where, hint=hint)
+
+
+def refuse_known(what: Revocable, ref: str, home: Path) -> None:
+    """RevokedError when the store at `home` knows that an image or a model, which is called `ref`, was revoked."""
+    refuse_revoked(what, ref, known_revocations(home), hint="name another version")
 
 
 def change_revocations(

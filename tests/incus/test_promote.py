@@ -7,19 +7,24 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from anklume_images import linux
+from anklume_images.cli.main import main
 from anklume_images.errors import AnklumeError
 from anklume_images.ship.promote import to_incus
 from anklume_images.store.images import Images
+from anklume_images.store.promotion_log import PromotionLog
 from anklume_images.store.store import Store
+from anklume_images.trust.revoked import Revocation, write_revocations
 from launcher.private_incus.daemon import PrivateIncus
 from tests.conftest import Cli
 from tests.support import preloaded
 from tests.support.cabled import cable, listens_at, write_remotes
+from tests.support.killed import killed_at
 from tests.support.launching import clear, images
 from tests.support.tiny_store import put_tiny
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from anklume_images.store.images import Image
 
 
+STEP = 40  # lines of code between one kill and the next
 SPARE = 1 << 20  # bytes; the image has more
 
 
@@ -112,6 +118,8 @@ def test_from_dev_to_production_and_nothing_else_of_a_target_changes(site: Site,
         image = client.image(first.fingerprint)
         assert image is not None
         assert image.properties["os"] == "debian" or image.properties
+    by_version = (f"tiny@{first.version}", "--from", "staging:", "--to", "prod:", "--dry-run")
+    assert site(*by_version)["channel"] == "latest"
     site("tiny@staging", "--from", "staging:", "--to", "prod:", "--channel", "latest", "--why", "release 7")
     assert aliases(site.prod)["tiny"] == first.fingerprint
     with site.prod.client() as client:
@@ -165,6 +173,19 @@ def test_hosts_that_do_not_see_each_other_say_so(site: Site) -> None:
     assert aliases(site.prod) == {}
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["by its bytes", "by its version"])
+def test_a_revoked_image_does_not_go_from_incus_to_incus(site: Site, known: bool) -> None:
+    image = latest(site)
+    site("tiny", "--to", "dev:", "--channel", "dev")
+    entry = Revocation(*image.key, image.fingerprint if known else "", "a hole", "2026-01-02T03:04:05Z")
+    write_revocations(site.store, [entry])
+    for more in (("--dry-run",), ()):
+        refused = site("tiny@dev", "--from", "dev:", "--to", "staging:", *more, code=4)
+        assert "tiny@dev was revoked on 2026-01-02: a hole" in refused
+    assert aliases(site.staging) == {}
+    assert image.fingerprint not in images(site.staging)
+
+
 @pytest.mark.parametrize("failing", ["tiny/prod", "tiny"])
 def test_when_a_name_cannot_be_moved_all_stay_and_what_was_sent_goes(
     site: Site, tiny_rootfs: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -208,6 +229,51 @@ def test_two_at_once_to_one_place_leave_no_mix(site: Site, tiny_rootfs: Path, mo
     names = aliases(site.prod)
     assert names["tiny"] == names["tiny/prod"] == second.fingerprint
     assert {names[f"tiny/{one.version}"] for one in (first, second)} == {first.fingerprint, second.fingerprint}
+
+
+@pytest.mark.parametrize("source", [None, "dev:"], ids=["from the store", "from incus to incus"])
+def test_it_is_killed_at_any_line(
+    site: Site, tiny_rootfs: Path, monkeypatch: pytest.MonkeyPatch, source: str | None
+) -> None:
+    """The command: each name is of the old version or of the new one, whole, and the next run goes on from there."""
+    config = write_remotes(site.folder / "client", {"dev": site.dev, "staging": site.staging})
+    monkeypatch.setenv("INCUS_CONF", str(config))
+    store, names = Store(site.store), ("tiny/latest", "tiny")
+
+    def made(number: int) -> Image:
+        image = put_tiny(store, tiny_rootfs, site.folder, number)
+        if source:
+            site("tiny", "--to", source)
+        return image
+
+    way = ["--from", source] if source else []
+    command = partial(main, ["--store", str(store.home), "promote", "tiny", *way, "--to", "staging:"])
+    before = made(2)
+    command()
+    after = made(3)
+    line, kills, seen, afresh = 0, 0, set(), True
+    with site.staging.client() as client:
+        while True:
+            line += STEP
+            killed = killed_at(line, command)
+            there = client.aliases()
+            seen.add(tuple(there[name] == after.fingerprint for name in names))
+            assert {there[name] for name in names} <= {before.fingerprint, after.fingerprint}, line
+            assert all(client.image(fingerprint) for fingerprint in set(there.values())), line
+            kills += killed
+            if killed and there["tiny"] == before.fingerprint:
+                afresh = False
+                continue
+            if afresh and not killed:
+                break
+            command()
+            there = client.aliases()
+            assert {there[name] for name in (*names, f"tiny/{after.version}")} == {after.fingerprint}
+            before, after, afresh = after, made(kills + 3), True
+    assert kills >= 30
+    assert {(False, False), (True, True)} <= seen
+    told, breaks = PromotionLog(store).read()
+    assert ({"begun", "done"} <= {one.outcome for one in told}, breaks) == (True, ())
 
 
 def test_a_target_that_is_full_says_so_and_takes_it_later(site: Site, tiny_rootfs: Path) -> None:

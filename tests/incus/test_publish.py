@@ -143,9 +143,10 @@ def test_when_an_alias_cannot_be_moved_all_stay_and_what_was_sent_goes(
     client: Incus, image: ImageFiles, tiny_rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     """Unless somebody else has named it meanwhile: then it is theirs."""
-    publish(image, client)
+    publish(image, client, note="me 2026-01-02 release 7")
     newer = make_image(tmp_path, tiny_rootfs, aliases=("new", "tiny/latest", "tiny"))
-    before, real = client.aliases(), client.set_alias
+    before, notes, real = client.aliases(), client.alias_notes(), client.set_alias
+    assert set(notes.values()) == {"me 2026-01-02 release 7"}
 
     def set_alias(name: str, fingerprint: str, description: str = "") -> str | None:
         if (name, fingerprint) == ("tiny", newer.fingerprint):
@@ -158,6 +159,7 @@ def test_when_an_alias_cannot_be_moved_all_stay_and_what_was_sent_goes(
     with pytest.raises(IncusError, match="locked"):
         publish(newer, client)
     assert client.aliases() == before | ({"theirs": newer.fingerprint} if named else {})
+    assert client.alias_notes() == notes | ({"theirs": ""} if named else {})
     assert (client.image(newer.fingerprint) is not None) == named
 
 

@@ -16,6 +16,7 @@ from anklume_images.errors import AnklumeError, StoreError
 from anklume_images.evidence.findings import Finding
 from anklume_images.evidence.scan import Scan
 from anklume_images.ship.aliases import aliases_of
+from anklume_images.ship.between_incus import is_version
 from anklume_images.ship.gates import GateError, reproduced, scanned
 from anklume_images.ship.promote import into_store, model_into_store
 from anklume_images.ship.ssh import SshError, host_of, piped
@@ -159,7 +160,14 @@ def test_a_model_to_a_signed_store(dev: Store, prod: Store, keys: dict[str, str]
     Cli(prod.home)("trust", "sign", env=keys)
     asked = ("promote", "toy", "--model", "--to", str(prod.home))
     would = cli.json(*asked, "--dry-run", env=keys)
-    assert would == {"model": "toy", "sha256": record.sha256, "sent": True, "replaced": True, "dry_run": True}
+    assert would == {
+        "model": "toy",
+        "sha256": record.sha256,
+        "sent": True,
+        "replaced": True,
+        "waits": [],
+        "dry_run": True,
+    }
     assert list(ModelRecords(prod)) == [other]
     assert cli.json(*asked, env=keys) == would | {"dry_run": False}
     reader = Store(tmp_path / "reader")
@@ -421,6 +429,21 @@ def test_a_damaged_file_or_a_revoked_image_does_not_go(dev: Store, prod: Store, 
     assert Images(prod).get("box", FIRST, "amd64") is None
 
 
+@pytest.mark.parametrize("command", [("publish", "box"), ("promote", "box", "--to", "local:")])
+def test_a_revoked_image_goes_to_no_incus(dev: Store, keys: dict[str, str], command: tuple[str, ...]) -> None:
+    """Which is not even asked: none is here."""
+    cli = Cli(dev.home)
+    cli("--arch", "amd64", "revoke", "box", "--why", "a hole", env=keys)
+    nowhere = keys | {"INCUS_SOCKET": str(dev.home / "none")}
+    refused = cli("--arch", "amd64", *command, env=nowhere, check=False)
+    assert (refused.returncode, f"box@{FIRST} was revoked on " in refused.stderr) == (4, True), refused.stderr
+
+
+def test_which_alias_of_an_incus_is_a_version() -> None:
+    assert [is_version(alias) for alias in ("b9000-3801ba31f2c4", FIRST)] == [True, True]
+    assert [is_version(alias) for alias in ("latest", "release-candidate", "staging-b9000")] == [False] * 3
+
+
 def test_what_an_incus_calls_an_image() -> None:
     assert aliases_of("box", FIRST, ["latest"]) == (f"box/{FIRST}", "box/latest", "box")
     assert aliases_of("box", FIRST, ["prod"], []) == (f"box/{FIRST}", "box/prod")
@@ -528,6 +551,93 @@ def test_what_another_gate_judges_by_is_refused(dev: Store, prod: Store, tmp_pat
     assert (said.returncode, "--builder" in said.stderr) == (2, True), said.stderr
 
 
+@pytest.mark.parametrize("model", [(), ("--model",)])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--to", "https://host:8444"), "anklume-images pull"),
+        (("--to", "http://me:secret@host/store"), "ssh://HOST/FOLDER"),
+        (("--to", "file:///srv/store"), "as a path"),
+        (("--to", "SSH://host/store"), "ssh://HOST/FOLDER"),
+        (("--to", "prod", "--from", "ftp://host/store"), "not read by ftp://"),
+    ],
+)
+def test_an_address_that_nothing_can_be_sent_to_is_refused_and_nothing_is_made(
+    dev: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str, model: tuple[str]
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    put_model(dev, "box")
+    said = Cli(dev.home)("--arch", "amd64", "promote", "box", *options, *model, check=False)
+    assert (said.returncode, told in " ".join(said.stderr.split())) == (2, True), said.stderr
+    assert "secret" not in said.stderr
+    assert list(folder.iterdir()) == []
+    assert promotions(Cli(dev.home)) == []
+
+
+@pytest.mark.parametrize("target", ["folder", "incus"])
+def test_a_name_that_no_channel_may_have_is_refused_before_anything_is_copied(
+    dev: Store, prod: Store, target: str
+) -> None:
+    """No Incus is here to be asked."""
+    to = {"folder": str(prod.home), "incus": "local:"}[target]
+    cli = Cli(dev.home)
+    said = cli("--arch", "amd64", "promote", "box", "--to", to, "--channel", "Prod X", check=False)
+    assert (said.returncode, "not the name of a channel: 'Prod X'" in " ".join(said.stderr.split())) == (2, True)
+    assert not prod.home.exists()
+    assert promotions(cli) == []
+    for way in (("pull", "box"), ("bundle", "import", "none")):
+        assert cli(*way, "--channel", "Prod X", check=False).returncode == 2
+
+
+def reachable(way: str, store: Store) -> tuple[str, ...]:
+    return {"here": (), "folder": ("--from", str(store.home)), "ssh": ("--from", f"ssh://far{store.home}")}[way]
+
+
+@pytest.mark.parametrize("way", ["here", "folder", "ssh"])
+def test_a_version_that_looks_like_a_channel_is_none(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, way: str
+) -> None:
+    version, env = "b9000-3801ba31f2c4", far(tmp_path, keys)
+    put(dev, "box", version, channels=("staging",))
+    Cli(dev.home)("trust", "sign", env=env)
+    ours = Cli(dev.home if way == "here" else tmp_path / "site")
+    if way != "here":
+        fingerprint = Cli(dev.home).json("trust", "show", env=env)["own"]["fingerprint"]
+        ours("trust", "accept", str(dev.home), "--fingerprint", fingerprint)
+    asked = ("--to", str(prod.home), *reachable(way, dev))
+    assert ours.json("--arch", "amd64", "promote", f"box@{version}", *asked, env=env)["channel"] == "latest"
+    ours("--arch", "amd64", "promote", "box@staging", *asked, env=env)
+    assert channels(prod) == {"latest": version, "staging": version}
+
+
+@pytest.mark.parametrize("way", ["folder", "ssh"])
+def test_a_dry_run_from_another_store_copies_nothing(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, way: str
+) -> None:
+    """And says what is then done, which is offered by this store, too."""
+    env, site = far(tmp_path, keys), Store(tmp_path / "site")
+    ours = Cli(site.home)
+    Cli(dev.home)("trust", "sign", env=env)
+    fingerprint = Cli(dev.home).json("trust", "show", env=env)["own"]["fingerprint"]
+    ours("trust", "accept", str(dev.home), "--fingerprint", fingerprint)
+    asked = ("--arch", "amd64", "promote", "box", "--to", str(prod.home), *reachable(way, dev))
+    would = ours.json(*asked, "--dry-run", env=env)
+    assert (would["sent"], would["moved"]) == (True, [["box@latest", None, FIRST]])
+    assert not [*Images(site).listed(), *site.home.glob("blobs/sha256/*/*")]
+    assert not prod.home.exists()
+    gated = ("--gate", "reproduced", "--builder", str(next((tmp_path / "keys").glob("*.pub"))))
+    refused = ours(*asked, "--dry-run", *gated, env=env, check=False)
+    assert (refused.returncode, "pull it first" in " ".join(refused.stderr.split())) == (2, True), refused.stderr
+    assert ours.json(*asked, env=env) == would | {"dry_run": False}
+    assert offered(site, f"box/{FIRST}")
+    assert ours(*asked, "--dry-run", *gated, env=env, check=False).returncode == 4
+    Cli(dev.home)("--arch", "amd64", "revoke", "box", "--why", "a hole", env=env)
+    refused = ours(*asked, "--dry-run", env=env, check=False)
+    assert (refused.returncode, "a hole" in refused.stderr) == ((4, True) if way == "folder" else (0, False))
+
+
 SSH = """#!/bin/sh
 # Stands in for ssh: what it is to run on the other host runs here, as a login shell there would run it.
 echo "$@" >> {log}
@@ -537,16 +647,130 @@ ANKLUME_KEYS={keys} exec sh -c "$1"
 """
 
 
+def far(tmp_path: Path, keys: dict[str, str]) -> dict[str, str]:
+    """The environment in which ssh reaches another host, whose keys are in `their-keys`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    preloaded.write_program(folder / "anklume-images", "anklume_images")
+    (folder / "ssh").write_text(SSH.format(log=tmp_path / "log", keys=tmp_path / "their-keys"))
+    (folder / "ssh").chmod(0o755)
+    return keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def offered(store: Store, alias: str) -> list[str]:
+    """Which versions Incus finds in the store by a name."""
+    products = json.loads((store.home / "streams/v1/images.json").read_text())["products"]
+    return [one for found in products.values() if alias in found["aliases"].split(",") for one in found["versions"]]
+
+
+@pytest.mark.parametrize("over_ssh", [True, False])
+def test_what_cannot_be_signed_on_the_other_side_is_as_it_was_there(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, over_ssh: bool
+) -> None:
+    """The channel, the name of a model, and what Incus is offered; done again with the key, it is done."""
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there = Cli(dev.home), Cli(prod.home)
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    before, record = put_model(prod, "toy", b"another"), put_model(dev, "toy")
+    there("trust", "sign", env=keys | {"ANKLUME_KEYS": str(theirs)})
+    names = offered(prod, "box/prod")
+    assert names
+    to = ("--to", f"ssh://far{prod.home}") if over_ssh else ("--to", str(prod.home), "--keys", str(theirs))
+    asked = ("--arch", "amd64", "promote", "box", *to, "--channel", "prod")
+    other = ("--arch", "amd64", "promote", "box", *to, "--channel", "new")
+    model = ("promote", "toy", "--model", *to)
+    theirs.rename(tmp_path / "away")
+    for way in (asked, other, model):
+        refused = here(*way, env=env, check=False)
+        assert (refused.returncode, "no key of the role targets" in refused.stderr) == (1, True), refused.stderr
+        assert channels(prod) == {"prod": SECOND}
+        assert list(ModelRecords(prod)) == [before]
+        assert (offered(prod, "box/prod"), offered(prod, "box/new")) == (names, [])
+    assert {(one["outcome"], *one["moved"]) for one in promotions(here)} == {("failed",)}
+    (tmp_path / "away").rename(theirs)
+    for way in (asked, other, model):
+        here(*way, env=env)
+    assert channels(prod) == {"prod": FIRST, "new": FIRST}
+    assert list(ModelRecords(prod)) == [record]
+    assert promotions(here)[-1]["outcome"] == "done"
+
+
+@pytest.mark.parametrize("cut", ["while it sends", "when it was sent"])
+def test_a_connection_that_breaks_leaves_the_other_side_old_or_new_and_signed(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, cut: str
+) -> None:
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there = Cli(dev.home), Cli(prod.home)
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    there("trust", "sign", env=keys | {"ANKLUME_KEYS": str(theirs)})
+    fingerprint = there.json("trust", "show")["own"]["fingerprint"]
+    reader = Cli(tmp_path / "reader")
+    reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
+    asked = ("--arch", "amd64", "promote", "box", "--to", f"ssh://far{prod.home}", "--channel", "prod")
+    ssh = tmp_path / "bin/ssh"
+    whole = ssh.read_text()
+    breaks = {"while it sends": 'head -c 3000 | sh -c "$1"; exit 255', "when it was sent": 'sh -c "$1" >&-; exit 255'}
+    broken = f'case "$1" in *"bundle import"*) export ANKLUME_KEYS={theirs}; {breaks[cut]} ;; esac\n'
+    ssh.write_text(whole.replace("ANKLUME_KEYS=", f"{broken}ANKLUME_KEYS="))
+    refused = here(*asked, env=env, check=False)
+    assert (refused.returncode, promotions(here)[-1]["outcome"]) == (1, "failed"), refused.stderr
+    there_now = SECOND if cut == "while it sends" else FIRST
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(prod) == channels(Store(reader.store)) == {"prod": there_now}
+    ssh.write_text(whole)
+    here(*asked, env=env)
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(prod) == channels(Store(reader.store)) == {"prod": FIRST}
+
+
+@pytest.mark.parametrize("over_ssh", [True, False])
+def test_a_target_that_wants_signatures_of_others_is_said_to_wait(
+    dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path, over_ssh: bool
+) -> None:
+    env, theirs = far(tmp_path, keys), tmp_path / "their-keys"
+    here, there, their = Cli(dev.home), Cli(prod.home), keys | {"ANKLUME_KEYS": str(tmp_path / "their-keys")}
+    annas = keys | {"ANKLUME_KEYS": str(tmp_path / "annas")}
+    here("trust", "sign", env=keys)
+    put(prod, "box", SECOND, channels=("prod",))
+    public = there("trust", "new-key", "anna", env=annas).stdout.strip()
+    there("trust", "init", "--strict", "--key", f"root={public}", "--key", f"targets={public}", env=their)
+    for one in (annas, their, annas, their):
+        there("trust", "sign", env=one)
+    fingerprint = there.json("trust", "show", env=their)["own"]["fingerprint"]
+    reader = Cli(tmp_path / "reader")
+    reader("trust", "accept", str(prod.home), "--fingerprint", fingerprint)
+    reader("--arch", "amd64", "pull", "box@prod")
+    record = put_model(dev, "toy")
+    to = ("--to", f"ssh://far{prod.home}") if over_ssh else ("--to", str(prod.home), "--keys", str(theirs))
+    asked = ("--arch", "amd64", "promote", "box", *to, "--channel", "prod")
+    did = here(*asked, "--json", env=env)
+    waits = json.loads(did.stdout)["waits"]
+    assert "targets: 1 of 2 signatures; whoever has" in waits[0]
+    assert "not signed yet, so others do not see it: targets: 1 of 2" in did.stderr
+    assert here(*asked, env=env).stdout.strip().endswith("; not signed yet")
+    told = promotions(here)[0]
+    assert (told["outcome"], told["moved"]) == ("staged", [["box@prod", SECOND, FIRST]])
+    assert "targets: 1 of 2 signatures" in told["problem"]
+    assert "staged: not signed yet" in here("channel", "history", "box").stdout
+    model = here("promote", "toy", "--model", *to, env=env)
+    assert model.stdout.strip().endswith("; not signed yet")
+    assert list(ModelRecords(prod)) == [record]
+    assert channels(prod)["prod"] == FIRST
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(Store(reader.store)) == {"prod": SECOND}
+    for one in (annas, their, annas, their):
+        there("trust", "sign", env=one)
+    reader("--arch", "amd64", "pull", "box@prod")
+    assert channels(Store(reader.store)) == {"prod": FIRST}
+
+
 def test_a_store_on_another_host_takes_and_gives_what_is_lacking_over_ssh(
     dev: Store, prod: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    log, theirs = tmp_path / "log", tmp_path / "their-keys"
-    preloaded.write_program(folder / "anklume-images", "anklume_images")
-    (folder / "ssh").write_text(SSH.format(log=log, keys=theirs))
-    (folder / "ssh").chmod(0o755)
-    env = keys | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    env = far(tmp_path, keys)
+    folder, log, theirs = tmp_path / "bin", tmp_path / "log", tmp_path / "their-keys"
     here, there = Cli(dev.home), Cli(prod.home)
     asked = ("--arch", "amd64", "promote", "box", "--to", f"ssh://me@far:2022{prod.home}", "--channel", "prod")
     unsigned = here(*asked, env=env, check=False)

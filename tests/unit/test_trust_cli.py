@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from anklume_images.store.store import Store
 from anklume_images.trust.contents import signed_contents
 from anklume_images.trust.keys import KeyRing
 from anklume_images.trust.repository import Repository
+from anklume_images.trust.revoked import Revocation, write_revocations
 from tests.conftest import Cli
 from tests.support.stored_images import put, put_model
 from tests.support.terminal import Terminal
@@ -160,6 +162,98 @@ def test_a_revocation_for_which_the_key_is_elsewhere(
         path.rename(tmp_path / "keys" / path.name)
     theirs("trust", "sign", env=keys)
     assert mine(*arch("pull", "box"), check=False).returncode == 4
+
+
+def listed(cli: Cli) -> set[tuple[str, str]]:
+    """The products and versions that the store offers to Incus."""
+    products = json.loads((cli.store / "streams/v1/images.json").read_text())["products"]
+    return {(name, version) for name, product in products.items() for version in product["versions"]}
+
+
+def test_what_a_contact_shows_to_be_revoked_is_offered_to_nobody_at_once(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """Whatever becomes of the rest: a pull, one by name, a dry run, an import of a bundle, a promotion."""
+    put(Store(theirs.store), "other", FIRST)
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show")["own"]["fingerprint"]
+    mine("trust", "accept", str(theirs.store), "--fingerprint", fingerprint)
+    mine(*arch("pull", "box", "other"))
+    bundle, place = tmp_path / "site.anklume", ("--from", str(theirs.store))
+    prod = ("--to", str(tmp_path / "prod"))
+    offered = listed(mine)
+    assert len(offered) == 2
+    ways = (
+        (4, ("pull", "box")),
+        (4, ("pull",)),
+        (4, ("pull", "box", "--dry-run")),
+        (0, ("pull", "other")),
+        (0, ("promote", "other", *place, *prod)),
+        (4, ("promote", "box", *place, *prod)),
+        (0, ("bundle", "import", str(bundle))),
+    )
+    for code, way in ways:
+        theirs(*arch("revoke", "box", "--why", "a hole"), env=keys)
+        if "import" in way:
+            theirs(*arch("bundle", "create", "other", "-o", str(bundle)), env=keys)
+        ended = mine(*arch(*way), check=False)
+        assert (ended.returncode, len(listed(mine))) == (code, 1), (way, ended.stderr)
+        theirs(*arch("revoke", "box", "--undo"), env=keys)
+        mine(*arch("pull"))
+        assert listed(mine) == offered
+
+
+def test_a_bundle_of_what_its_store_has_revoked_since_takes_it_from_the_offer(
+    theirs: Cli, mine: Cli, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """The bundle is from before the revocation, which this store hears of by another one's list."""
+    theirs("trust", "sign", env=keys)
+    fingerprint = theirs.json("trust", "show")["own"]["fingerprint"]
+    bundle = tmp_path / "site.anklume"
+    theirs(*arch("bundle", "create", "box", "-o", str(bundle)), env=keys)
+    mine(*arch("bundle", "import", str(bundle), "--fingerprint", fingerprint))
+    assert len(listed(mine)) == 1
+    (image,) = Images(Store(mine.store))
+    entry = Revocation(*image.key, image.fingerprint, "a hole", "2026-01-02T03:04:05Z")
+    write_revocations(mine.store, [entry])
+    assert mine(*arch("bundle", "import", str(bundle)), check=False).returncode == 4
+    assert listed(mine) == set()
+
+
+def test_a_revoked_image_does_not_keep_the_others_from_being_pulled(
+    theirs: Cli, mine: Cli, keys: dict[str, str]
+) -> None:
+    """They are listed, with what they lack to be had, in a dry run too."""
+    names = ("apple", "box", "cherry", "date")
+    for name in names:
+        put(Store(theirs.store), name, FIRST)
+    record = put_model(Store(theirs.store), "toy")
+    theirs("trust", "sign", env=keys)
+    mine("trust", "accept", str(theirs.store), "--fingerprint", theirs.json("trust", "show")["own"]["fingerprint"])
+    mine(*arch("pull", *names))
+    for name in names:
+        put(Store(theirs.store), name, SECOND)
+    theirs("trust", "sign", env=keys)
+    for name in ("apple", "cherry"):
+        theirs(*arch("revoke", name, "--why", f"{name} is bad"), env=keys)
+    theirs("revoke", "--model", "toy", "--why", "it lies", env=keys)
+    for more in (("--dry-run",), ()):
+        ended = mine(*arch("pull", *more, "--json"), check=False)
+        assert ended.returncode == 4
+        assert all(f"{name}@{SECOND} was revoked on " in ended.stderr for name in ("apple", "cherry"))
+        rows = json.loads(ended.stdout)["images"]
+        assert [row["ref"] for row in rows] == [f"{name}@{SECOND}" for name in names]
+        assert [bool(row["revoked"]) for row in rows] == [True, False, True, False]
+        assert [row["bytes"] > 0 for row in rows] == [False, True, False, True]
+        assert f"apple@{SECOND}: revoked" in mine(*arch("pull", *more), check=False).stdout
+    now = {f"{image['name']}@{image['version']}" for image in mine.json("list")}
+    assert now == {f"{name}@{FIRST}" for name in names} | {f"{name}@{SECOND}" for name in ("box", "date")}
+    for more in (("--dry-run",), ()):
+        ended = mine("pull", "--model", "toy", *more, "--json", check=False)
+        assert (ended.returncode, "toy was revoked on " in ended.stderr) == (4, True)
+        (row,) = json.loads(ended.stdout)["models"]
+        assert (row["sha256"], row["bytes"], "it lies" in row["revoked"]) == (record.sha256, 0, True)
+    assert list(ModelRecords(Store(mine.store))) == []
 
 
 def test_what_is_gone_can_be_revoked_as_others_may_have_it(theirs: Cli, mine: Cli, keys: dict[str, str]) -> None:
