@@ -153,7 +153,6 @@ def test_card_that_goes_between_plan_and_start(tiny: Launcher) -> None:
     tiny.settled()
 
 
-@pytest.mark.both_versions
 def test_two_files_race_for_one_card(tiny: Launcher, tmp_path: Path) -> None:
     """Eight launchers at once, each with a file of its own: exactly one gets the card, the others are told."""
     files = []

@@ -231,6 +231,7 @@ def test_two_at_once_to_one_place_leave_no_mix(site: Site, tiny_rootfs: Path, mo
     assert {names[f"tiny/{one.version}"] for one in (first, second)} == {first.fingerprint, second.fingerprint}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("source", [None, "dev:"], ids=["from the store", "from incus to incus"])
 def test_it_is_killed_at_any_line(
     site: Site, tiny_rootfs: Path, monkeypatch: pytest.MonkeyPatch, source: str | None
