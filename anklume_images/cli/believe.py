@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from anklume_images.cli.places import compared
 from anklume_images.cli.session import Session, user
 
 if TYPE_CHECKING:
@@ -41,14 +42,7 @@ def accept(session: Session, place: str, fingerprint: str | None) -> None:
         where, certificate = _reached(place, origins, Path(folder))
         if fingerprint is None:
             identity = identity_of(origins.first_root(where))
-            if not sys.stdin.isatty():
-                raise click.UsageError(
-                    f"its fingerprint is {identity}: compare it with its owner's, and give it with --fingerprint"
-                )
-            click.echo(f"The fingerprint of {where} is\n  {identity}", err=True)
-            if not click.confirm("Is that what its owner says?", err=True):
-                raise click.Abort
-            fingerprint = identity
+            fingerprint = compared(identity, str(where), "owner", asked=sys.stdin.isatty())
         accepted = origins.accept(where, fingerprint, user(), certificate)
     session.console.result(f"accepted {where} ({accepted.identity[:16]}…)")
 

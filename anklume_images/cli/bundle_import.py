@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anklume_images.cli.delta_programs import StoredPrograms
-from anklume_images.cli.places import signing, waiting_in_words, wanted_channel
+from anklume_images.cli.places import compared, signing, waiting_in_words, wanted_channel
 from anklume_images.cli.session import JSON, Session, user
 
 if TYPE_CHECKING:
@@ -239,14 +239,7 @@ def _accept(opened: Opened, origins: Origins, fingerprint: str | None, *, asked:
     if fingerprint is None and any(one.identity == identity for one in origins):
         return
     if fingerprint is None:
-        if not asked:
-            raise click.UsageError(
-                f"its fingerprint is {identity}: compare it with the sender's, and give it with --fingerprint"
-            )
-        click.echo(f"The fingerprint of the store that {opened.place} comes from is\n  {identity}", err=True)
-        if not click.confirm("Is that what the sender says?", err=True):
-            raise click.Abort
-        fingerprint = identity
+        fingerprint = compared(identity, f"the store that {opened.place} comes from", "sender", asked=asked)
     origins.accept(opened.place, fingerprint, user())
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Signing",
+    "compared",
     "contact",
     "is_incus",
     "is_over_ssh",
@@ -89,6 +90,18 @@ def wanted_channel(_context: click.Context, _option: click.Parameter, value: str
 def sent_in_words(*, dry_run: bool, sent: bool) -> str:
     """Whether files went, or would go."""
     return "was there" if not sent else "would be sent" if dry_run else "sent"
+
+
+def compared(identity: str, what: str, whose: str, *, asked: bool) -> str:
+    """The fingerprint of a store once somebody has said that it is what its owner told; UsageError if none is asked."""
+    if not asked:
+        raise click.UsageError(
+            f"its fingerprint is {identity}: compare it with the {whose}'s, and give it with --fingerprint"
+        )
+    click.echo(f"The fingerprint of {what} is\n  {identity}", err=True)
+    if not click.confirm(f"Is that what the {whose} says?", err=True):
+        raise click.Abort
+    return identity
 
 
 def contact(session: Session, place: str | None) -> Origin:
