@@ -23,6 +23,14 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of the test are asked directly, whatever proxy the host has."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
 def theirs(tmp_path: Path) -> Publisher:
     """A signed store with one image."""
     publisher = Publisher(tmp_path)

@@ -17,12 +17,7 @@ from anklume_images.settings import Settings
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror
 
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture

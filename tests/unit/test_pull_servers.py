@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -33,11 +32,7 @@ SMALL = (ROOT, TIMESTAMP, "/metadata/1.targets.json", MANIFEST)
 QUICK = {"timeout": (1.0, 0.2), "attempts": 1}
 
 
-@pytest.fixture(autouse=True)
-def _own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture

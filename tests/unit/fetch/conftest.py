@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from anklume_images.store.blobs import Blobs
@@ -11,10 +9,8 @@ from tests.support.faulty_mirror import FaultyMirror
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+def _asked_directly(no_proxy):
+    pass
 
 
 @pytest.fixture
