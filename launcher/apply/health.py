@@ -114,15 +114,16 @@ def _ask(instance: str, command: list[str], incus: Incus) -> tuple[bool, str]:
 
 
 def _journal(instance: str, incus: Incus) -> list[str]:
+    """The last lines of its journal; of its console where it has none, as small images of others do."""
     try:
         result = incus.execute(instance, [*_JOURNAL, str(_LINES)], timeout=_COMMAND_SECONDS)
-    except IncusError as error:
-        return [f"(its journal cannot be read: {error.message})"]
+    except IncusError:
+        return _console(instance, incus)
     return [sanitized(line) for line in result.stdout.decode(errors="replace").splitlines()[-_LINES:]]
 
 
 def _console(instance: str, incus: Incus) -> list[str]:
-    """The last lines of what it wrote before it ended; a journal can be read of running machines only."""
+    """The last lines of what it wrote on its console since its start."""
     try:
         lines = incus.console_log(instance).decode(errors="replace").splitlines()
     except IncusError as error:

@@ -129,11 +129,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_machine_that_never_becomes_healthy(tiny: Launcher, tiny_rootfs: Path, tmp_path: Path) -> None:
-    check = {"command": ["sh", "-c", "echo it is not well >&2; false"], "timeout": 1}
+    command = ["sh", "-c", "echo this is why > /dev/console; echo it is not well >&2; false"]
+    check = {"command": command, "timeout": 1}
     put_tiny(Store(tiny.store), tiny_rootfs, tmp_path, 2, healthcheck=check)
     tiny.write(ONE)
     said = tiny("apply", code=1).stderr
     assert "box-0 is not healthy after 1 s: it is not well" in said
+    assert "| this is why" in said  # it has no journal, so that is its console
     assert "anklume-launch" in said
     assert "logs INFRA box-0" in said
     tiny("apply", "--no-wait")  # it runs, and that is all there is to do

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anklume_images.store.store import Store
 from launcher.infra.names import UNFINISHED
-from tests.support.instances import delete_image
+from tests.support.launching import clear, images
 from tests.support.suite import SAMPLE
 from tests.support.tiny_store import put_tiny
 
@@ -71,17 +71,15 @@ def only_ours_is_there(launcher: Launcher) -> None:
 def test_apply_killed_while_it_creates(tiny: Launcher, full: bool) -> None:
     tiny.write(INFRA % "one")
     points = [(number + 1, when) for number in range(CREATE[release_of(tiny)]) for when in ("before", "after")]
+    before = images(tiny.incus)
     for number, when in share(tiny, points, full=full):
         killed(tiny, number, when, "apply")
         tiny("apply")
         only_ours_is_there(tiny)
         assert tiny.json("plan")["steps"] == []
         assert tiny.execute("lab", "box", "cat", "/root/models/link").stdout == b"begun\n"
-        with tiny.client() as client:
-            for image in client.get("images"):
-                fingerprint = image.rpartition("/")[2]
-            tiny("destroy", "--yes", "--force-protected", "--volumes", "box-models")
-            delete_image(client, fingerprint)
+        tiny("destroy", "--yes", "--force-protected", "--volumes", "box-models")
+        clear(tiny.incus, before)
 
 
 def test_machine_that_was_made_and_used_is_kept(tiny: Launcher) -> None:

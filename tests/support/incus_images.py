@@ -50,9 +50,9 @@ sub ask {
     }
 }
 for (1 .. 60) {
-    my %offer = ask(1) or next;
-    my %lease = ask(3, [50, $offer{address}], [54, $offer{54}]) or next;
-    next unless ord($lease{53}) == 5;
+    my %offer = ask(1); %offer or print(STDERR "dhcp: no offer\n"), next;
+    my %lease = ask(3, [50, $offer{address}], [54, $offer{54}]); %lease or print(STDERR "dhcp: no answer\n"), next;
+    ord($lease{53}) == 5 or print(STDERR "dhcp: refused\n"), next;
     run("address", "add", inet_ntoa($lease{address}) . "/" . unpack("%32b*", $lease{1}), "dev", "eth0");
     run("route", "add", "default", "via", inet_ntoa($lease{3}));
     last;
