@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from launcher.engines.probe import GuestLike
     from launcher.engines.settings import Settings
 
-__all__ = ["Engine", "Journal", "Loaded", "StoreModels", "any_of"]
+__all__ = ["Engine", "Journal", "Loaded", "Pulls", "StoreModels", "any_of"]
 
 _NEVER = re.compile(r"(?!)")
 
@@ -79,11 +79,22 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Pulls:
+    """How an engine gets models by itself: `unit` pulls what is missing, and tries again until it has it.
+
+    `failed` is searched for in what that says, with a model and why it could not be had as its groups.
+    """
+
+    unit: str
+    failed: re.Pattern[str]
+
+
+@dataclass(frozen=True)
 class StoreModels:
     """How an engine is given models of the store, which its `variables` name: one each, or words of a list.
 
     `files` are what its volume holds of a model under the name that was asked for, and `value` is what a variable says
-    then. What ends like one of `own_files` is no name of the store but a file in the volume. An engine that `pulls`
+    then. What ends like one of `own_files` is no name of the store but a file in the volume. With `pulls`, the engine
     gets by itself what the store lacks.
     """
 
@@ -91,7 +102,7 @@ class StoreModels:
     files: Callable[[Model, str, Blobs], tuple[ModelFile, ...]]
     value: Callable[[str], str] = str
     own_files: tuple[str, ...] = ()
-    pulls: bool = False
+    pulls: Pulls | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

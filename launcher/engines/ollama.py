@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anklume_images.models.layout import as_manifest
 from launcher.engines import ggml
 from launcher.engines.chat import ChatInterface, Piece, Question
-from launcher.engines.engine import Engine, Journal, Loaded, StoreModels, any_of
+from launcher.engines.engine import Engine, Journal, Loaded, Pulls, StoreModels, any_of
 from launcher.engines.open_webui import OLLAMA_API
 from launcher.engines.probe import TOKENS, Outcome, failed, names_in, shown
 
@@ -58,6 +58,9 @@ _JOURNAL = Journal(
     damaged=any_of(*ggml.DAMAGED),
 )
 
+# What image_specs/ollama/files/ollama-models says, which pulls the wanted models.
+_PULLS = Pulls("ollama-models", re.compile(r"(\S+) cannot be pulled: (.+)"))
+
 
 def _list_models(probe: Probe) -> Outcome:
     """GET /api/tags lists the models."""
@@ -74,7 +77,7 @@ def _answer(probe: Probe) -> Outcome:
     model = _choose(default, probe.models)
     if model is None:
         if default:
-            return failed(f"the model {default} is not there: anklume-launch logs … --unit ollama-models says why")
+            return failed(f"the model {default} is not there: anklume-launch logs … --unit {_PULLS.unit} says why")
         return Outcome("skipped", "there is no model: set ollama_default_model, or bring one into the volume")
     body = {"model": model, "prompt": probe.prompt, "stream": False, "options": {"num_predict": TOKENS}}
     reply = probe.inside.request(f"{probe.url}/api/generate", body, seconds=probe.seconds)
@@ -185,7 +188,7 @@ ENGINE = Engine(
     journal=_JOURNAL,
     smaller_model="llama3.2:3b needs about 2 GiB",
     model_store="/root/.ollama",
-    from_store=StoreModels(("ollama_default_model", "ollama_extra_models"), as_manifest, pulls=True),
+    from_store=StoreModels(("ollama_default_model", "ollama_extra_models"), as_manifest, pulls=_PULLS),
     loaded_path="/api/ps",
     loaded=_loaded,
     file_of=_file_of,

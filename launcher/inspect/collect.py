@@ -181,12 +181,19 @@ def _from_inside(entry: MachineFacts, incus: Incus, inside: Guest) -> MachineFac
     return replace(
         entry,
         journal=inside.journal(engine.unit, *engine.journal.patterns) if engine else (),
+        pulling=_pulling(inside, engine) if engine else (),
         loaded=loaded_models(inside, engine, settings) if engine else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if page else (),
         no_administrator=PAGE.missing_administrator(inside, settings) if page else None,
         leases=() if seen.has_address else _leases(incus, seen),
     )
+
+
+def _pulling(inside: Guest, engine: Engine) -> tuple[str, ...]:
+    """What it says of models that it wants and cannot get."""
+    pulls = engine.from_store.pulls if engine.from_store else None
+    return inside.journal(pulls.unit, pulls.failed) if pulls else ()
 
 
 def _boot_step(inside: Guest) -> CommandResult:

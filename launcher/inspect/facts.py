@@ -132,9 +132,9 @@ class MachineFacts:
     other cards of it. `cards` are the figures of the cards that tell theirs.
 
     `boot_step` is what linked the host's driver at its start: 127 where its image has no such thing, else 0 and its
-    last words. `journal` are the lines of its engine since that was last started. `listening` are the addresses and
-    ports of TCP sockets, as `ss` writes them. `leases` are those for the machine's address and for its network device,
-    where it has not its address.
+    last words. `journal` are the lines of its engine since that was last started, `pulling` those about models that it
+    wants and cannot get. `listening` are the addresses and ports of TCP sockets, as `ss` writes them. `leases` are
+    those for the machine's address and for its network device, where it has not its address.
     """
 
     seen: InstanceState
@@ -151,6 +151,7 @@ class MachineFacts:
     boot_step: CommandResult | None = None
     cards: tuple[Figures, ...] = ()
     journal: tuple[str, ...] = ()
+    pulling: tuple[str, ...] = ()
     loaded: tuple[Loaded, ...] = ()
     vulkan: tuple[VulkanDriver, ...] = ()
     listening: tuple[str, ...] = ()

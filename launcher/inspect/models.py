@@ -1,4 +1,4 @@
-"""Models that an engine cannot load, by what its journal says of them."""
+"""Models that an engine cannot load or get, by what its journal says of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launcher.inspect.facts import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.engines.engine import Engine
+    from launcher.engines.engine import Engine, Pulls
     from launcher.inspect.facts import MachineFacts
 
 __all__ = ["model_findings"]
@@ -18,7 +18,29 @@ _SHOWN = 3  # lines of a journal in a finding
 
 
 def model_findings(machine: MachineFacts, engine: Engine) -> Iterator[Finding]:
-    """Why models were not loaded. One that is too large for a memory is another trouble, and not told of here."""
+    """Why models were not loaded or are not there. One too large for a memory is another trouble, not told of here."""
+    yield from _not_loaded(machine, engine)
+    if engine.from_store and engine.from_store.pulls:
+        yield from _not_pulled(machine, engine.from_store.pulls)
+
+
+def _not_pulled(machine: MachineFacts, pulls: Pulls) -> Iterator[Finding]:
+    last = {match[1]: match for line in machine.pulling if (match := pulls.failed.search(line))}
+    for model, match in last.items():
+        yield Finding(
+            "model-not-pulled",
+            "error",
+            machine.name,
+            f"the engine wants the model {model} and cannot get it",
+            (match.string,),
+            f"nobody brought it, and pulling it from inside fails: {match[2].strip()}",
+            f"anklume-images models pull {model} gets it where there is a network, and "
+            f"anklume-launch {machine.seen.machine.where.partition(':')[0]} brings it; or see that the machine reaches "
+            "the registry",
+        )
+
+
+def _not_loaded(machine: MachineFacts, engine: Engine) -> Iterator[Finding]:
     words = engine.journal
     failed = [line for line in machine.journal if words.not_loaded.search(line)]
     kinds = [match[1] for line in machine.journal if (match := words.unknown.search(line))]

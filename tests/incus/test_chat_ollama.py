@@ -99,6 +99,7 @@ def refused(llm: Launcher, *arguments: str) -> str:
 
 
 def test_it_answers_in_pieces_and_tells_what_failed(llm: Launcher, tmp_path: Path) -> None:
+    says_why_it_has_no_model(llm)
     answers(llm)
     answers_from_the_store(llm, tmp_path)
     fails(llm)
@@ -107,6 +108,17 @@ def test_it_answers_in_pieces_and_tells_what_failed(llm: Launcher, tmp_path: Pat
     said = refused(llm)
     assert "does not answer" in said
     assert "doctor" in said
+
+
+def says_why_it_has_no_model(llm: Launcher) -> None:
+    """It tries to pull its default model, again and again; there is no network."""
+    end = time.monotonic() + SECONDS
+    while llm("doctor", "--json", code=None).returncode == 0:
+        assert time.monotonic() < end
+    (finding,) = [one for one in llm.json("doctor", code=1)["findings"] if one["subject"] == "llm"]
+    assert finding["code"] == "model-not-pulled"
+    assert finding["what"] == "the engine wants the model tiny and cannot get it"
+    assert "from inside fails: pull model manifest: Get " in finding["cause"]
 
 
 def answers(llm: Launcher) -> None:

@@ -92,6 +92,18 @@ def test_a_runner_that_ended_as_it_could_not_load_did_not_die_as_it_computed() -
     assert codes(KIND, ended.format("signal: killed"), role="ollama_server") == ["model-unknown", "runner-died"]
 
 
+def test_a_model_that_cannot_be_pulled_is_told_of_once() -> None:
+    reason = "pull model manifest: file does not exist"
+    pulling = (f"a:1b cannot be pulled: {reason}", "b cannot be pulled: no", f"a:1b cannot be pulled: {reason} yet")
+    first, second = machine_findings(infra(LLM), [evidence(LLM, "ollama_server", pulling=pulling)], HOST)
+    assert (first.code, first.severity, first.subject) == ("model-not-pulled", "error", "llm")
+    assert first.what == "the engine wants the model a:1b and cannot get it"
+    assert first.evidence == (pulling[2],)
+    assert first.cause.endswith(f"{reason} yet")
+    assert first.remedy.startswith("anklume-images models pull a:1b ")
+    assert second.evidence == (pulling[1],)
+
+
 def test_each_of_several_models_is_told_of() -> None:
     assert codes(KIND, file_line("a.gguf"), CUT, file_line("b.gguf"), role="ollama_server") == [
         "model-unknown",
