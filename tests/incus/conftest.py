@@ -49,9 +49,12 @@ def started(incus_tree: Callable[[str], Path], disk: Path) -> Iterator[Callable[
 
 
 @pytest.fixture(params=VERSIONS)
-def incus(request: pytest.FixtureRequest, started: Callable[[str], PrivateIncus]) -> PrivateIncus:
-    """A running private Incus, once of each version."""
-    return started(request.param)
+def incus(request: pytest.FixtureRequest, started: Callable[[str], PrivateIncus]) -> Iterator[PrivateIncus]:
+    """A running private Incus, once of each version; other tests get it with the images that it had."""
+    shared = started(request.param)
+    before = images(shared)
+    yield shared
+    assert images(shared) == before
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from launcher.private_incus import storage
 from launcher.private_incus.daemon import PrivateIncus
 from launcher.private_incus.init import STATE
 from launcher.trial.tiny_gguf import tiny_gguf
-from tests.support.launching import Launcher, clear
+from tests.support.launching import Launcher, clear, images
 from tests.support.tiny_store import put_tiny
 
 if TYPE_CHECKING:
@@ -133,8 +133,9 @@ def make_world(incus: PrivateIncus, rootfs: Path, place: Path, *, beside: Path |
 
 @pytest.fixture
 def world(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> Iterator[World]:
+    before = images(incus)
     yield make_world(incus, tiny_rootfs, tmp_path)
-    clear(incus)
+    clear(incus, before)
 
 
 @pytest.mark.both_versions

@@ -96,7 +96,7 @@ def images(incus: PrivateIncus) -> set[str]:
 
 
 def clear(incus: PrivateIncus, kept: set[str] | None = None) -> None:
-    """Remove everything that any file's launcher made, volumes too, and images but those kept (all, without)."""
+    """Remove everything that any file's launcher made, volumes too, and images but those kept; without, no image."""
     with incus.client() as first:
         client = first.within(None)
         projects = [found["name"] for found in client.get("projects", recursion=1) if OWNER in found["config"]]
