@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anklume_images.inputs.lockfile import Lock
-    from anklume_images.specs.model import Suite
+    from anklume_images.specs.keys import Suite
     from anklume_images.store.blobs import Blobs
 
 __all__ = ["Tree", "TreeSpec", "ensure_tree", "load_tree_spec", "stored_tree", "tree_digest", "tree_names"]

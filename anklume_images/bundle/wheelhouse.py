@@ -14,7 +14,8 @@ from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.mirrors import PYPI, Sources
 from anklume_images.inputs.python import lock_wheels
 from anklume_images.inputs.transport import Transport
-from anklume_images.specs.model import PythonInputs, Spec, VersionRule
+from anklume_images.specs.keys import PythonInputs, VersionRule
+from anklume_images.specs.model import Spec
 from anklume_images.store.blobs import hash_file
 
 if TYPE_CHECKING:

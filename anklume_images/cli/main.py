@@ -43,6 +43,7 @@ _TABLE = {
         "revoke": "revoke:revoke",
         "sbom": "evidence:sbom",
         "scan": "evidence:scan",
+        "schema": "schema:schema",
         "serve": "serve:serve",
         "show": "store:show",
         "sources": "evidence:sources",

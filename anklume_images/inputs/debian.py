@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from anklume_images.inputs.access import Access
     from anklume_images.inputs.apt_reach import AptReach
-    from anklume_images.specs.model import Suite
+    from anklume_images.specs.keys import Suite
 
 __all__ = ["AptRunner", "DebianRequest", "HostApt", "Resolution", "list_name", "parse_stanza", "resolve"]
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from packaging.tags import Tag
 
-    from anklume_images.specs.model import PythonInputs, Spec
+    from anklume_images.specs.keys import PythonInputs
+    from anklume_images.specs.model import Spec
 
 __all__ = ["lock_wheels", "platform_tags"]
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anklume_images.inputs.transport import Transport
-    from anklume_images.specs.model import ReleaseInput, Spec
+    from anklume_images.specs.keys import ReleaseInput
+    from anklume_images.specs.model import Spec
 
 __all__ = ["ArchiveReader", "HttpReader", "UnreachableError", "lock_files", "parse_checksums"]
 

@@ -269,7 +269,8 @@ class Models:
     def _resolve(self, spec: ModelSpec) -> Wheel:
         from anklume_images.architectures import host_architecture
         from anklume_images.inputs.python import lock_wheels
-        from anklume_images.specs.model import PythonInputs, Spec, VersionRule
+        from anklume_images.specs.keys import PythonInputs, VersionRule
+        from anklume_images.specs.model import Spec
 
         python = PythonInputs(version=_PYTHON, without_dependencies=(spec.document.wheel.requires,))
         asked = Spec(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anklume_images.canonical import canonical
 from anklume_images.errors import InvalidFileError
-from anklume_images.specs.model import FolderPath, Line, Url, Word  # noqa: TC001 - pydantic reads them
+from anklume_images.specs.keys import FolderPath, Line, Url, Word  # noqa: TC001 - pydantic reads them
 from anklume_images.specs.problems import problems_of
 from anklume_images.specs.yamlfile import load
 

@@ -13,13 +13,14 @@ from anklume_images.errors import AnklumeError, InvalidFileError
 from anklume_images.nearest import nearest
 from anklume_images.specs.folders import builtin_specs
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import Spec, Variable, request_of
+from anklume_images.specs.model import Spec, request_of
 from anklume_images.specs.yamlfile import KeyPath, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from anklume_images.specs.keys import Variable
     from anklume_images.specs.stored import StoredSpec
 
     Received = Mapping[str, StoredSpec]

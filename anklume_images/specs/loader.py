@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from anklume_images.errors import InvalidFileError, Problem
 from anklume_images.nearest import nearest
-from anklume_images.specs.model import BUILT_IN_ARCHIVES, Spec, SpecDocument, TreeDocument
+from anklume_images.specs.keys import BUILT_IN_ARCHIVES, NOT_IN_VARIANTS, SpecDocument, TreeDocument
+from anklume_images.specs.model import Spec
 from anklume_images.specs.problems import problems_of
 from anklume_images.specs.values import value_problem
 from anklume_images.specs.yamlfile import Document, KeyPath, load, pointer
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["load_specs", "load_tree_document"]
 
 _MAX_TEXT = 1 << 20
-_NOT_IN_VARIANTS = ("name", "variants", "default")
 
 
 def load_specs(folder: Path) -> tuple[Spec, ...]:
@@ -35,7 +35,7 @@ def load_specs(folder: Path) -> tuple[Spec, ...]:
     for variant, changes in variants.items() if isinstance(variants, dict) else ():
         if isinstance(changes, dict) and isinstance(variant, str):
             reader.check_variant_keys(variant, changes)
-            allowed = {key: value for key, value in changes.items() if key not in _NOT_IN_VARIANTS}
+            allowed = {key: value for key, value in changes.items() if key not in NOT_IN_VARIANTS}
             origins: dict[KeyPath, KeyPath] = {}
             data = _merged(document.data, allowed, (), ("variants", variant), origins)
             data.pop("variants", None)
@@ -125,7 +125,7 @@ class _Reader:
 
     def check_variant_keys(self, variant: str, changes: Mapping[str, Any]) -> None:
         """A variant cannot say what belongs to the whole spec."""
-        for key in _NOT_IN_VARIANTS:
+        for key in NOT_IN_VARIANTS:
             if key in changes:
                 path = ("variants", variant, key)
                 message = f"'{key}' belongs to the spec, not to a variant"

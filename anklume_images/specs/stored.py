@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from anklume_images.specs.model import Healthcheck, Spec, Variable, VersionRule, Volume
+from anklume_images.specs.keys import Healthcheck, Variable, VersionRule, Volume
+from anklume_images.specs.model import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from anklume_images.errors import Problem
     from anklume_images.specs.catalog import Catalog
-    from anklume_images.specs.model import Spec, Variable
+    from anklume_images.specs.keys import Variable
+    from anklume_images.specs.model import Spec
     from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.entries import WrittenMachine
     from launcher.infra.report import Code, Report

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, WrapValidator
 
-from anklume_images.specs.model import NAME
+from anklume_images.specs.keys import NAME
 from launcher.infra import readers
 from launcher.infra.incus_keys import config_keys, device_keys
 from launcher.infra.keys import GONE, MappingOf, Read, Written, one_of

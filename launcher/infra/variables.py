@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anklume_images.errors import Problem
-    from anklume_images.specs.model import Variable
+    from anklume_images.specs.keys import Variable
     from anklume_images.specs.yamlfile import KeyPath
     from launcher.infra.entries import WrittenMachine
     from launcher.infra.images import ImageIndex

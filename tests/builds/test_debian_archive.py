@@ -16,7 +16,7 @@ from anklume_images.inputs.access import Access
 from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, resolve
 from anklume_images.inputs.from_host import HostPackage
-from anklume_images.specs.model import Suite
+from anklume_images.specs.keys import Suite
 from tests.support.debian_archive import SigningKey, StandInArchive, StandInPackage
 from tests.support.faulty_mirror import FaultyMirror
 from tests.support.leftovers import nothing_left

@@ -11,7 +11,7 @@ from anklume_images.builder.trees import ensure_tree, stored_tree
 from anklume_images.inputs.debian import DebianRequest, resolve
 from anklume_images.inputs.fetch import fetch
 from anklume_images.inputs.lockfile import Lock
-from anklume_images.specs.model import Suite
+from anklume_images.specs.keys import Suite
 from launcher.trial.browser import find_chromium
 
 if TYPE_CHECKING:

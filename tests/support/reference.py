@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, Any, get_origin
 from anklume_images.cli.exit_codes import EXIT_CODES, OF_EVERY_COMMAND
 from anklume_images.settings import SETTINGS
 from anklume_images.specs.catalog import Catalog, builtin_specs
+from anklume_images.specs.keys import (
+    DebianInputs,
+    Healthcheck,
+    PythonInputs,
+    ReleaseInput,
+    SpecDocument,
+    StaticFile,
+    Suite,
+    Template,
+    Variable,
+    Volume,
+)
 from anklume_images.specs.values import value_text
 from launcher.cli.exit_codes import EXIT_CODES as LAUNCH_CODES
 from launcher.infra.keys import CHANGES, Keys, Read
@@ -22,6 +34,7 @@ from launcher.infra.schema import SECTIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
     from anklume_images.cli.exit_codes import Codes
@@ -31,7 +44,7 @@ if TYPE_CHECKING:
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 EXAMPLES = REFERENCE.parents[1] / "examples/specs"
 PAGES = [
-    *(REFERENCE / f"{name}.md" for name in ("infra", "settings", "variables", "commands", "launch-commands")),
+    *(REFERENCE / f"{name}.md" for name in ("infra", "settings", "spec", "variables", "commands", "launch-commands")),
     REFERENCE.parent / "explanation/apply.md",
 ]
 _TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end of keys -->\n)", re.DOTALL)
@@ -58,6 +71,26 @@ def table_of_settings() -> str:
         variable = f"`ANKLUME_{name.upper()}={setting.written}`"
         lines.append(f"| `{name}` | {variable} | {setting.default} | {setting.meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def keys_of_a_spec(*models: type[BaseModel]) -> str:
+    """The keys of a part of a spec.yml, or of two parts that share some."""
+    fields = {field.alias or name: field for model in models for name, field in model.model_fields.items()}
+    lines = [f"| `{name}` | {_usual(field)} | {field.description} |" for name, field in fields.items()]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *lines]) + "\n"
+
+
+def _usual(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`"
+    if isinstance(value, str) and value.isdigit():
+        return f'`"{value}"`'
+    return f"`{str(value).lower()}`" if isinstance(value, bool | int | str) else "`{}`"
 
 
 def variables_of_images() -> str:
@@ -127,6 +160,15 @@ OTHERS: dict[str, Callable[[], str]] = {
     "changes": what_changes_do,
     "live": live_or_restart,
     "settings": table_of_settings,
+    "spec": partial(keys_of_a_spec, SpecDocument),
+    "spec-debian": partial(keys_of_a_spec, DebianInputs),
+    "spec-suites": partial(keys_of_a_spec, Suite),
+    "spec-python": partial(keys_of_a_spec, PythonInputs),
+    "spec-files": partial(keys_of_a_spec, ReleaseInput),
+    "spec-texts": partial(keys_of_a_spec, StaticFile, Template),
+    "spec-variables": partial(keys_of_a_spec, Variable),
+    "spec-volumes": partial(keys_of_a_spec, Volume),
+    "spec-healthcheck": partial(keys_of_a_spec, Healthcheck),
     "images": variables_of_images,
     "exit-codes-of-images": partial(exit_codes, EXIT_CODES),
     "exit-codes-of-launch": partial(exit_codes, LAUNCH_CODES),

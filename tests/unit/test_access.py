@@ -23,7 +23,8 @@ from anklume_images.inputs.python import lock_wheels
 from anklume_images.inputs.python_index import PythonPlaces, host_python_places, index_access
 from anklume_images.inputs.transport import Transport
 from anklume_images.settings import Settings
-from anklume_images.specs.model import PythonInputs, Spec, VersionRule
+from anklume_images.specs.keys import PythonInputs, VersionRule
+from anklume_images.specs.model import Spec
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror
 from tests.support.loopback_proxy import LoopbackProxy

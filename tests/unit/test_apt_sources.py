@@ -22,7 +22,7 @@ from anklume_images.inputs.mirror_lists import parse_mirror_list
 from anklume_images.inputs.mirrors import Sources
 from anklume_images.locking import Locks
 from anklume_images.settings import Settings
-from anklume_images.specs.model import Suite
+from anklume_images.specs.keys import Suite
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import FaultyMirror
 

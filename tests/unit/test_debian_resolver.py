@@ -15,7 +15,7 @@ import pytest
 from anklume_images.errors import LockError
 from anklume_images.inputs.answers import Why
 from anklume_images.inputs.debian import DebianRequest, HostApt, list_name, parse_stanza, resolve
-from anklume_images.specs.model import Suite
+from anklume_images.specs.keys import Suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from anklume_images.inputs.lockfile import Deb, Index, Lock, ReleaseFile, Wheel
 from anklume_images.models.lock import ModelLock
 from anklume_images.models.spec import ModelDocument
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import (
+from anklume_images.specs.keys import (
     DebianInputs,
     PythonInputs,
     ReleaseInput,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from anklume_images.builder.rootfs import apt_repository
 from anklume_images.inputs.from_host import HostPackage, host_package
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import DebianInputs
+from anklume_images.specs.keys import DebianInputs
 from anklume_images.store.blobs import Blobs
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anklume_images.specs.catalog import Catalog, builtin_specs
-from anklume_images.specs.model import NAME
+from anklume_images.specs.keys import NAME
 from launcher.gpu.cards import Card
 from launcher.gpu.grants import Grant
 from launcher.gpu.images import makers, unusable, ways_on, why_unusable

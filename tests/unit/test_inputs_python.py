@@ -15,7 +15,8 @@ import pytest
 from anklume_images.errors import LockError
 from anklume_images.inputs.python import lock_wheels, platform_tags
 from anklume_images.inputs.python_index import PythonPlaces
-from anklume_images.specs.model import PythonInputs, Spec, VersionRule
+from anklume_images.specs.keys import PythonInputs, VersionRule
+from anklume_images.specs.model import Spec
 
 
 class Index(ThreadingHTTPServer):

@@ -13,7 +13,8 @@ import pytest
 from anklume_images.errors import LockError
 from anklume_images.inputs.release import HttpReader, lock_files, parse_checksums
 from anklume_images.inputs.transport import Transport
-from anklume_images.specs.model import ReleaseInput, Spec, VersionRule
+from anklume_images.specs.keys import ReleaseInput, VersionRule
+from anklume_images.specs.model import Spec
 
 BODY = b"tarball" * 100
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -20,7 +20,8 @@ from anklume_images.inputs.redaction import redact, redact_text
 from anklume_images.inputs.release import HttpReader, lock_files
 from anklume_images.inputs.transport import Transport
 from anklume_images.settings import load_settings
-from anklume_images.specs.model import PythonInputs, ReleaseInput, Spec, VersionRule
+from anklume_images.specs.keys import PythonInputs, ReleaseInput, VersionRule
+from anklume_images.specs.model import Spec
 from anklume_images.store.blobs import Blobs
 from tests.support.faulty_mirror import Fault, FaultyMirror
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from anklume_images.errors import InvalidFileError, Problem
+from anklume_images.specs.keys import SpecDocument, Variable
 from anklume_images.specs.loader import load_specs
-from anklume_images.specs.model import Spec, SpecDocument, Variable, request_of
+from anklume_images.specs.model import Spec, request_of
 from anklume_images.specs.values import value_problem, value_text
 
 PEM = """-----BEGIN CERTIFICATE-----
