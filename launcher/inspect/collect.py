@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anklume_images.errors import IncusError
 from launcher.engines import PAGE
+from launcher.engines.probe import names_in
 from launcher.gpu.grants import asked
 from launcher.gpu.host import read_cards, sysfs_figures
 from launcher.gpu.host_files import host_files_of
@@ -181,7 +182,7 @@ def _from_inside(entry: MachineFacts, incus: Incus, inside: Guest) -> MachineFac
     return replace(
         entry,
         journal=inside.journal(engine.unit, *engine.journal.patterns) if engine else (),
-        pulling=_pulling(inside, engine) if engine else (),
+        pulling=_pulling(inside, engine, settings) if engine else (),
         loaded=loaded_models(inside, engine, settings) if engine else (),
         listening=_listening(inside) if engine else (),
         tests=_tests(inside, settings) if page else (),
@@ -190,10 +191,17 @@ def _from_inside(entry: MachineFacts, incus: Incus, inside: Guest) -> MachineFac
     )
 
 
-def _pulling(inside: Guest, engine: Engine) -> tuple[str, ...]:
-    """What it says of models that it wants and cannot get."""
+def _pulling(inside: Guest, engine: Engine, settings: Settings) -> tuple[str, ...]:
+    """What it says of models that it wants and cannot get; one that was brought meanwhile it has."""
     pulls = engine.from_store.pulls if engine.from_store else None
-    return inside.journal(pulls.unit, pulls.failed) if pulls else ()
+    lines = inside.journal(pulls.unit, pulls.failed) if pulls else ()
+    if not pulls or not lines:
+        return ()
+    chat = engine.chat
+    answer = inside.request(f"{engine.own_url(settings)}{chat.models_path}")
+    there = {chat.short(name) for name in names_in(answer, chat.listed, chat.named) or ()}
+    found = ((line, pulls.failed.search(line)) for line in lines)
+    return tuple(line for line, failed in found if failed and chat.short(failed[1]) not in there)
 
 
 def _boot_step(inside: Guest) -> CommandResult:

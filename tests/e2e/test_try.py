@@ -371,9 +371,13 @@ def processes(tries: Tries) -> str:
     return " ".join(leftovers(tries.home)["processes"])
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str, process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for what `process` is to do, where that is given."""
     end = time.monotonic() + SECONDS
     while not condition():
+        if process is not None and (process.poll() is not None or time.monotonic() > end):
+            process.terminate()
+            raise AssertionError(f"it did not come to that: {what}\n{process.communicate()[0]}")
         assert time.monotonic() < end, f"it did not come to that: {what}"
         time.sleep(0.002)
 
@@ -384,9 +388,9 @@ def started(tries: Tries) -> subprocess.Popen[str]:
     )
 
 
-def command_pid(tries: Tries) -> int:
+def command_pid(tries: Tries, process: subprocess.Popen[str] | None = None) -> int:
     pid = tries.home / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the command runs")
+    wait_until(lambda: pid.exists() and pid.read_text().strip(), "the command runs", process)
     return int(pid.read_text())
 
 
@@ -406,7 +410,7 @@ MOMENTS: dict[str, Callable[[Tries], object]] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ended_at_any_moment_it_leaves_nothing(tiny: Tries, moment: str, number: signal.Signals) -> None:
     with started(tiny) as process:
-        wait_until(lambda: MOMENTS[moment](tiny), moment)
+        wait_until(lambda: MOMENTS[moment](tiny), moment, process)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         process.wait(SECONDS)
         assert process.stdout is not None
@@ -429,7 +433,7 @@ def command_runs(tries: Tries) -> bool:
 @pytest.mark.parametrize("victim", ["supervisor", "pid 1", "incusd", "command"])
 def test_a_part_of_it_killed(tiny: Tries, victim: str) -> None:
     with started(tiny) as process:
-        pid = command_pid(tiny)
+        pid = command_pid(tiny, process)
         os.kill({"command": pid}.get(victim) or find(tiny, victim), signal.SIGKILL)
         if victim != "command":
             wait_until(lambda: "incusd --group" not in processes(tiny), "Incus ends")

@@ -129,6 +129,7 @@ def answers(llm: Launcher) -> None:
     assert "it has no model tiny" in said
     assert "there are: other:latest" in said
     give(llm, "tiny", "slow", "gone", "dies")
+    assert [one for one in llm.json("doctor")["findings"] if one["subject"] == "llm"] == []
     assert llm.json("chat", "What is 2+2?") | {"first_seconds": 0, "seconds": 0} == {
         "machine": "llm",
         "engine": "ollama_server",
