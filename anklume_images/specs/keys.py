@@ -323,7 +323,7 @@ class SpecDocument(_Part):
     provides: Annotated[
         tuple[Role, ...],
         AfterValidator(_each_once),
-        _means("roles, what it can do for others: `base_system`, `ollama_server` (`a-z`, digits, `_`)"),
+        _means("roles, what it can do for others, such as `base_system` (`a-z`, digits, `_`)"),
     ] = ()
     gpus: Annotated[
         dict[Word, Annotated[tuple[Backend, ...], Field(min_length=1), AfterValidator(_each_once)]] | None,

@@ -43,6 +43,7 @@ COMMANDS = [
     "revoke",
     "sbom",
     "scan",
+    "schema",
     "serve",
     "show",
     "sources",

@@ -92,9 +92,10 @@ def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     return Streams(request.param, monkeypatch)
 
 
-def test_the_schema(streams: Streams) -> None:
-    assert streams.run(launch_cli, "schema") == 0
-    assert json.loads(streams.out.getvalue().decode(streams.encoding))["title"] == "infra.yml"
+@pytest.mark.parametrize(("command", "title"), [(launch_cli, "infra.yml"), (images_cli, "spec.yml")])
+def test_the_schemas(command: click.Command, title: str, streams: Streams) -> None:
+    assert streams.run(command, "schema") == 0
+    assert json.loads(streams.out.getvalue().decode(streams.encoding))["title"] == title
 
 
 @pytest.mark.parametrize("command", [name for name in LAUNCH_COMMANDS if name != "schema"])
@@ -109,7 +110,7 @@ def test_launching(command: str, streams: Streams, tmp_path: Path) -> None:
     assert b"maschinen" in streams.out.getvalue() + streams.err.getvalue()
 
 
-@pytest.mark.parametrize("command", IMAGES_COMMANDS)
+@pytest.mark.parametrize("command", [name for name in IMAGES_COMMANDS if name != "schema"])
 def test_images(command: str, streams: Streams, tmp_path: Path) -> None:
     folder = tmp_path / NAME
     (folder / "odd").mkdir(parents=True)
