@@ -29,11 +29,15 @@ _JOURNAL = ["journalctl", "--boot", "--no-pager", "--output", "short", "--priori
 
 
 class UnhealthyError(AnklumeError):
-    """A machine whose healthcheck does not succeed; `tail` are the last lines of its journal, or of its console."""
+    """A machine whose healthcheck does not succeed; `tail` are the last lines of its journal, or of its console.
 
-    def __init__(self, message: str, *, tail: list[str], hint: str) -> None:
+    `has_no_network` says that it lacks nothing but an address, and has none at all.
+    """
+
+    def __init__(self, message: str, *, tail: list[str], hint: str, has_no_network: bool = False) -> None:
         super().__init__("\n".join([message, *(f"  | {line}" for line in tail)]), hint=hint)
         self.tail = tail
+        self.has_no_network = has_no_network
 
 
 def wait_until_healthy(
@@ -61,8 +65,9 @@ def _wait(
     begun = told = ran = time.monotonic()
     while True:
         healthy, why = (True, "") if command is None else _ask(resource.key.name, command, incus)
+        has_no_network = False
         if healthy:
-            healthy, why = _has_address(resource, incus)
+            healthy, why, has_no_network = _has_address(resource, incus)
         now = time.monotonic()
         if healthy:
             return now - begun
@@ -75,6 +80,7 @@ def _wait(
                 f"{name} is not healthy after {allowed:g} s{f': {why}' if why else ''}",
                 tail=_journal(resource.key.name, incus),
                 hint=f"anklume-launch logs INFRA {name} shows more, anklume-launch doctor INFRA looks for causes",
+                has_no_network=has_no_network,
             )
         if now - told > _TELL_SECONDS:
             tell(f"waiting for {name} to be healthy ({now - begun:.0f} of {allowed:g} s){f': {why}' if why else ''}")
@@ -82,19 +88,20 @@ def _wait(
         time.sleep(_PAUSE_SECONDS)
 
 
-def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str]:
-    """Whether a machine has the address that it is to have, and what it has instead."""
+def _has_address(resource: Resource, incus: Incus) -> tuple[bool, str, bool]:
+    """Whether a machine has the address that it is to have, what it has instead, and whether it has none at all."""
     address = (resource.body["devices"].get(NIC) or {}).get("ipv4.address")
     if not address:
-        return True, ""
+        return True, "", False
     try:
         state = incus.instance_state(resource.key.object)
     except IncusError as error:  # the daemon may be starting again
-        return False, error.message
+        return False, error.message, False
     if state["status"] != "Running":
-        return False, _DOWN
+        return False, _DOWN, False
     addresses = addresses_of(state)
-    return address in addresses, f"its address is {', '.join(addresses) or 'none'}, and has to be {address}"
+    why = f"its address is {', '.join(addresses) or 'none'}, and has to be {address}"
+    return address in addresses, why, not addresses
 
 
 def _ended(name: str, tail: list[str]) -> UnhealthyError:

@@ -265,31 +265,32 @@ class _Run:
     def _carry_out(self, step: Step) -> None:
         begun = time.monotonic()
         incus = self._connection()
-        cut_off = self._persistently(step, incus) and step.action in _STARTING
+        cut_off = self._persistently(step, incus)
         text = f"{label(step.resource)}: {_PAST[step.action]} in {time.monotonic() - begun:.1f} s"
         if step.key.kind == "machine":
             self._confirm(step, incus)
             if self.wait:
-                seconds = self._wait_until_healthy(step, incus, again=cut_off)
+                seconds = self._wait_until_healthy(step, incus, cut_off=cut_off)
                 self.report.healthy[step.resource.machines[0]] = round(seconds, 1)
                 text += f", healthy after {time.monotonic() - begun:.1f} s"
         with self._lock:
             self.report.done.append(step)
         self.console.done(text)
 
-    def _wait_until_healthy(self, step: Step, incus: Incus, *, again: bool) -> float:
-        """Wait for a machine; with `again`, one that is not well is started anew once.
+    def _wait_until_healthy(self, step: Step, incus: Incus, *, cut_off: bool) -> float:
+        """Wait for a machine; one that this step itself has started is started once more where it lacks its network.
 
-        That is for what this step itself was starting when the daemon went away: it may lack its network, which
-        nothing shows but that. What ran before is never stopped for it.
+        So it may be where the daemon went away as it started (`cut_off`), which nothing else may show; and now and
+        then, on a busy host, one of many that start at once gets no answer to its DHCP requests for as long as it
+        runs. What ran before is never stopped for it.
         """
         within = incus.within(step.key.project)
         try:
             return wait_until_healthy(step.resource, within, timeout=self.timeout, tell=self._tell)
         except UnhealthyError as error:
-            if not again:
+            if step.action not in _STARTING or not (cut_off or error.has_no_network):
                 raise
-            self.console.note(f"{step.key.name}: {error.message.splitlines()[0]}; Incus ended as it started: once more")
+            self.console.note(f"{error.message.splitlines()[0]}; starting it once more")
             stop(incus, step.key)
             incus.set_instance_state(step.key.object, "start")
             return wait_until_healthy(step.resource, within, timeout=self.timeout, tell=self._tell)

@@ -109,7 +109,9 @@ def test_the_chain_of_the_host_that_drops_dhcp_is_named(tiny: Launcher) -> None:
     write(tiny, "box")
     tiny.incus.run(["nft", "-f", "-"], input=FILTER.encode(), check=True)
     try:
-        assert "has to be 10.120.0.1" in tiny("apply", "--timeout", "1", code=1).stderr
+        said = tiny("apply", "--timeout", "1", code=1).stderr
+        assert said.count("has to be 10.120.0.1; starting it once more") == 1
+        assert "error: machine box (project lab): box is not healthy after 1 s: its address is none" in said
         assert not tiny.json("status", code=1)["ok"]
         findings = {finding["code"]: finding for finding in tiny.json("doctor", code=1)["findings"]}
         assert findings["firewall-input"]["evidence"][0].startswith("nft: chain inet filter input")
@@ -120,3 +122,17 @@ def test_the_chain_of_the_host_that_drops_dhcp_is_named(tiny: Launcher) -> None:
         assert addresses(tiny) == {"box": ["10.120.0.1"]}
     finally:
         tiny.incus.run(["nft", "delete", "table", "inet", "filter"], check=True)
+
+
+def test_a_machine_that_gets_no_address_at_its_start_is_started_once_more(tiny: Launcher) -> None:
+    write(tiny, "box")
+    tiny.incus.run(["nft", "-f", "-"], input=FILTER.encode(), check=True)
+    with tiny.start("apply", "--timeout", "10", "--json") as process:
+        assert process.stdout is not None
+        told = next((line for line in process.stdout if "once more" in line), "")
+        tiny.incus.run(["nft", "delete", "table", "inet", "filter"], check=True)
+        said = process.stdout.read()
+    assert "its address is none" in told
+    assert process.returncode == 0, said
+    assert addresses(tiny) == {"box": ["10.120.0.1"]}
+    tiny.settled()

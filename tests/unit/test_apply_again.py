@@ -1,4 +1,4 @@
-"""A machine whose start was cut off as the daemon ended: started once more; what ran before is never stopped for it."""
+"""A machine that lacks its network after its start is started once more; what ran before is never stopped for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ class Server:
 
 
 def carried_out(
-    monkeypatch: pytest.MonkeyPatch, action: Action, *, daemon_ends: bool, ill: int
+    monkeypatch: pytest.MonkeyPatch,
+    action: Action,
+    *,
+    ill: int,
+    daemon_ends: bool = False,
+    has_no_network: bool = False,
 ) -> tuple[list[str], bool]:
     """What is called of the server, and whether the machine became healthy, when it is ill so many times."""
     server, breaks, illnesses = Server(), [daemon_ends], [ill]
@@ -51,7 +56,7 @@ def carried_out(
     def wait(*_arguments: object, **_keywords: object) -> float:
         illnesses[0] -= 1
         if illnesses[0] >= 0:
-            raise UnhealthyError("box is not healthy", tail=[], hint="")
+            raise UnhealthyError("box is not healthy", tail=[], hint="", has_no_network=has_no_network)
         return 1.0
 
     monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
@@ -72,19 +77,17 @@ def carried_out(
 
 
 @pytest.mark.parametrize("action", ["create", "start", "restart", "replace"])
-def test_what_was_being_started_is_started_once_more(monkeypatch: pytest.MonkeyPatch, action: Action) -> None:
-    assert carried_out(monkeypatch, action, daemon_ends=True, ill=1) == (["stop", "start"], True)
-    assert carried_out(monkeypatch, action, daemon_ends=True, ill=2) == (["stop", "start"], False)
+@pytest.mark.parametrize("why", ["daemon_ends", "has_no_network"])
+def test_what_was_being_started_is_started_once_more(monkeypatch: pytest.MonkeyPatch, action: Action, why: str) -> None:
+    assert carried_out(monkeypatch, action, ill=1, **{why: True}) == (["stop", "start"], True)
+    assert carried_out(monkeypatch, action, ill=2, **{why: True}) == (["stop", "start"], False)
 
 
-@pytest.mark.parametrize(
-    ("action", "daemon_ends", "ill", "healthy"),
-    [("change", True, 1, False), ("create", False, 1, False), ("create", True, 0, True)],
-)
-def test_nothing_else_is_stopped(
-    monkeypatch: pytest.MonkeyPatch, action: Action, daemon_ends: bool, ill: int, healthy: bool
-) -> None:
-    assert carried_out(monkeypatch, action, daemon_ends=daemon_ends, ill=ill) == ([], healthy)
+@pytest.mark.parametrize("why", ["daemon_ends", "has_no_network"])
+def test_nothing_else_is_stopped(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    assert carried_out(monkeypatch, "change", ill=1, **{why: True}) == ([], False)
+    assert carried_out(monkeypatch, "create", ill=0, **{why: True}) == ([], True)
+    assert carried_out(monkeypatch, "create", ill=1) == ([], False)
 
 
 @pytest.mark.parametrize("daemon_ends", [True, False])
