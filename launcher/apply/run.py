@@ -280,9 +280,9 @@ class _Run:
     def _wait_until_healthy(self, step: Step, incus: Incus, *, cut_off: bool) -> float:
         """Wait for a machine; one that this step itself has started is started once more where it lacks its network.
 
-        So it may be where the daemon went away as it started (`cut_off`), which nothing else may show; and now and
-        then, on a busy host, one of many that start at once gets no answer to its DHCP requests for as long as it
-        runs. What ran before is never stopped for it.
+        So it may be where the daemon went away as it started (`cut_off`), which nothing else may show. And once, on a
+        busy host, one of four that started at once had no address after 20 s, for a reason that was not found. What
+        ran before is never stopped for it.
         """
         within = incus.within(step.key.project)
         try:
