@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
-from anklume_images.errors import AnklumeError, PolicyError
+from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
+from launcher.apply.passing import PAUSE_SECONDS, RETRIES, passes
 from launcher.apply.steps import stop
 from launcher.gpu.claims import Claimant, release
 from launcher.infra.names import owner_of
 from launcher.infra.security import PROTECTION, is_protected
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anklume_images.console import Console
     from anklume_images.incus.client import Incus
     from launcher.plan.removal import Removal
@@ -43,9 +48,11 @@ def remove(removal: Removal, incus: Incus, console: Console, *, force_protected:
         for key in removal.keys:
             if key.kind != "machine":
                 try:
-                    incus.delete_object(key.object)
+                    _persistently(partial(incus.delete_object, key.object), key, console)
                 except AnklumeError as error:
                     failures.append(AnklumeError(f"{key.kind} {key.name}: {error.message}", hint=error.hint))
+                    if isinstance(error, IncusUnreachableError):
+                        break
                 else:
                     console.done(f"{key.kind} {key.name}: removed")
     finally:
@@ -62,7 +69,7 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
     def worker(key: Key) -> None:
         connection = incus.another().within(None)
         try:
-            _remove_machine(key, removal.owner, connection)
+            _persistently(partial(_remove_machine, key, removal.owner, connection), key, console)
             console.done(f"machine {key.name}: removed")
         except AnklumeError as error:
             failures.append(AnklumeError(f"machine {key.name}: {error.message}", hint=error.hint))
@@ -72,6 +79,19 @@ def _remove_machines(removal: Removal, incus: Incus, console: Console) -> list[A
     with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
         list(pool.map(worker, removal.machines))
     return failures
+
+
+def _persistently(remove: Callable[[], None], key: Key, console: Console) -> None:
+    """Remove it; when the daemon goes away in the middle, wait for it and do what is then left to do."""
+    for attempt in range(RETRIES + 1):
+        try:
+            return remove()
+        except IncusError as error:
+            if not passes(error) or attempt == RETRIES:
+                raise
+            console.note(f"{key.name}: {error.message}; waiting for Incus, then going on")
+            time.sleep(PAUSE_SECONDS * 2**attempt)
+    return None
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anklume_images.errors import AnklumeError, IncusError, IncusUnreachableError, PolicyError
-from anklume_images.incus.client import is_missing
 from anklume_images.store.images import Images
 from launcher.apply.halt import Halted, halt
 from launcher.apply.health import UnhealthyError, wait_for_address, wait_until_healthy
 from launcher.apply.outcome import FailedError, RefusedError, Report
+from launcher.apply.passing import PAUSE_SECONDS, RETRIES, passes
 from launcher.apply.steps import Context, carry_out, claimant_of, stop
 from launcher.apply.unpacked import is_idle, is_without_root
 from launcher.gpu.claims import confirm
@@ -38,17 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["carry_out_plan", "launch"]
 
 WORKERS = 12
-_RETRIES = 4
-_PAUSE_SECONDS = 0.3
 _BACK_SECONDS = 60.0
-_PASSING = (
-    "is busy running",  # an operation that a killed command began goes on in the daemon
-    # A daemon that starts again starts what ran before, while one looks at it as something that does not run.
-    "Instance is running",
-    "is already running",
-    # Making a bridge, Incus looks at each interface of the host, and fails when one of a starting instance goes.
-    "Failed to delete bridge children interfaces",
-)
 _STARTING = ("create", "start", "restart", "replace")
 _PAST = {
     "create": "created",
@@ -306,24 +296,22 @@ class _Run:
         Returns whether it did.
         """
         went_away = False
-        for attempt in range(_RETRIES + 1):
+        for attempt in range(RETRIES + 1):
             begun = time.monotonic()
             try:
                 if step.action != "none":
                     carry_out(step, incus, self.context)
             except IncusError as error:
-                lost = isinstance(error, IncusUnreachableError) or is_missing(error)
-                lost = lost or any(text in error.message for text in _PASSING)
                 # The daemon that went away had noted the machine after all, later than it was looked for.
-                lost = lost or (went_away and step.action == "create" and "already exists" in error.message)
+                lost = passes(error) or (went_away and step.action == "create" and "already exists" in error.message)
                 rootless = step.key.kind == "machine" and step.action == "create" and is_without_root(error)
-                if not (lost or rootless) or attempt == _RETRIES:
+                if not (lost or rootless) or attempt == RETRIES:
                     raise
                 went_away |= isinstance(error, IncusUnreachableError)
                 if rootless or (isinstance(error, IncusUnreachableError) and step.key.kind == "machine"):
                     self.context.unpacked.doubt(step.resource, since=begun)
                 self.console.note(f"{step.key.name}: {error.message}; waiting for Incus, then going on")
-                time.sleep(_PAUSE_SECONDS * 2**attempt)
+                time.sleep(PAUSE_SECONDS * 2**attempt)
                 step = self._again(step, incus, error)
             else:
                 break

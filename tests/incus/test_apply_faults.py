@@ -121,6 +121,26 @@ def test_daemon_restarted_in_the_middle(incus: PrivateIncus, tiny_rootfs: Path, 
         ]
 
 
+def test_daemon_restarted_while_it_removes(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
+    tree = restarting_tree(incus._tree, tmp_path / "tree")
+    with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
+        store = Store(tmp_path / "store")
+        put_tiny(store, tiny_rootfs, tmp_path, 1)
+        launcher = Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
+        launcher.write(MANY)
+        launcher("apply")
+        with launcher.client() as client, launcher.start("destroy", "--yes") as process:
+            until(lambda: len(client.get("instances", project="lab")) < 6)
+            kill_daemon(own)
+            assert process.stdout is not None
+            said = process.stdout.read()
+        assert process.returncode == 0, said
+        assert "waiting for Incus, then going on" in said
+        with launcher.client() as client:
+            assert client.get("instances", project="lab") == []
+            assert client.get("network-acls") == []
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():

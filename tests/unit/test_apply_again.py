@@ -59,7 +59,7 @@ def carried_out(
             raise UnhealthyError("box is not healthy", tail=[], hint="", has_no_network=has_no_network)
         return 1.0
 
-    monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(run, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(run, "label", lambda resource: resource.key.name)
     monkeypatch.setattr(run, "carry_out", step_once)
     monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "none"))
@@ -103,7 +103,7 @@ def test_a_machine_that_the_old_daemon_had_noted_after_all(monkeypatch: pytest.M
         if error := answers.pop(0):
             raise error
 
-    monkeypatch.setattr(run, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(run, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(run, "carry_out", step_once)
     monkeypatch.setattr(Server, "find_object", lambda *_arguments: seen.pop(0))
     monkeypatch.setattr(run, "step_for", lambda resource, _instance, **_keywords: Step(resource, "create"))
