@@ -146,8 +146,11 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for mark in MARKS.get(folder_of(item.path), ()):
+        marks = MARKS.get(folder_of(item.path), ())
+        for mark in marks:
             item.add_marker(mark)
+        if marks and not config.option.full:
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if not config.option.large:
         _deselect(config, items, {item for item in items if item.get_closest_marker("large")})
     if not config.option.full:
@@ -189,6 +192,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} tests were skipped, which counts as a failure", red=True)
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_sep("!", f"{report.nodeid} failed, and was run once more: find out why", yellow=True)
+        terminalreporter.write_line("\n".join([str(report.longrepr), *(text for _, text in report.sections)]))
     seconds: dict[str, float] = defaultdict(float)
     tests: dict[str, set[str]] = defaultdict(set)
     for reports in terminalreporter.stats.values():
