@@ -123,10 +123,11 @@ sub read_file {
 
 sub write_file {
     my ($path, $text) = @_;
-    open my $file, ">:raw", "$path.new" or fail("open $path: $!");
+    my $new = "$path.new-$$";  # two processes may write the same one at once
+    open my $file, ">:raw", $new or fail("open $path: $!");
     print $file $text;
     close $file or fail("$path: $!");
-    rename "$path.new", $path or fail("$path: $!");
+    rename $new, $path or fail("$path: $!");
 }
 
 sub sha256 {
