@@ -23,7 +23,7 @@ from tests.support.restarted_incus import kill_daemon, restarting_tree
 from tests.support.tiny_store import put_tiny, write_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MANY = "domains:\n  lab:\n    machines:\n" + "".join(
@@ -99,46 +99,47 @@ def test_full_pool(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> No
         launcher.settled()
 
 
+@pytest.fixture
+def restarting(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> Iterator[Launcher]:
+    """The launcher upon an Incus of its own, which starts again when its daemon is killed."""
+    tree = restarting_tree(incus._tree, tmp_path / "tree")
+    with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
+        store = Store(tmp_path / "store")
+        put_tiny(store, tiny_rootfs, tmp_path, 1)
+        yield Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
+
+
 @pytest.mark.both_versions
-def test_daemon_restarted_in_the_middle(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
-    tree = restarting_tree(incus._tree, tmp_path / "tree")
-    with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
-        store = Store(tmp_path / "store")
-        put_tiny(store, tiny_rootfs, tmp_path, 1)
-        launcher = Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
-        launcher.write(MANY)
-        process = launcher.start("apply", "--json")
-        until(lambda: len(own.run(["incus", "list", "--all-projects", "-f", "csv"], capture_output=True).stdout) > 0)
-        kill_daemon(own)
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        assert "waiting for Incus, then going on" in said
-        launcher.settled()
-        with launcher.client() as client:
-            found = client.get("instances", recursion=1, project="lab")
-        assert [(entry["name"], entry["status"]) for entry in found] == [
-            (f"box-{number}", "Running") for number in range(6)
-        ]
+def test_daemon_restarted_in_the_middle(restarting: Launcher) -> None:
+    restarting.write(MANY)
+    process = restarting.start("apply", "--json")
+    own = restarting.incus
+    until(lambda: len(own.run(["incus", "list", "--all-projects", "-f", "csv"], capture_output=True).stdout) > 0)
+    kill_daemon(own)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "waiting for Incus, then going on" in said
+    restarting.settled()
+    with restarting.client() as client:
+        found = client.get("instances", recursion=1, project="lab")
+    assert [(entry["name"], entry["status"]) for entry in found] == [
+        (f"box-{number}", "Running") for number in range(6)
+    ]
 
 
-def test_daemon_restarted_while_it_removes(incus: PrivateIncus, tiny_rootfs: Path, tmp_path: Path) -> None:
-    tree = restarting_tree(incus._tree, tmp_path / "tree")
-    with PrivateIncus(tree=tree, home=tmp_path / "own") as own:
-        store = Store(tmp_path / "store")
-        put_tiny(store, tiny_rootfs, tmp_path, 1)
-        launcher = Launcher(own, store.home, tmp_path, tmp_path / "infra.yml", write_specs(tmp_path / "specs"))
-        launcher.write(MANY)
-        launcher("apply")
-        with launcher.client() as client, launcher.start("destroy", "--yes") as process:
-            until(lambda: len(client.get("instances", project="lab")) < 6)
-            kill_daemon(own)
-            assert process.stdout is not None
-            said = process.stdout.read()
-        assert process.returncode == 0, said
-        assert "waiting for Incus, then going on" in said
-        with launcher.client() as client:
-            assert client.get("instances", project="lab") == []
-            assert client.get("network-acls") == []
+def test_daemon_restarted_while_it_removes(restarting: Launcher) -> None:
+    restarting.write(MANY)
+    restarting("apply")
+    with restarting.client() as client, restarting.start("destroy", "--yes") as process:
+        until(lambda: len(client.get("instances", project="lab")) < 6)
+        kill_daemon(restarting.incus)
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert process.returncode == 0, said
+    assert "waiting for Incus, then going on" in said
+    with restarting.client() as client:
+        assert client.get("instances", project="lab") == []
+        assert client.get("network-acls") == []
 
 
 def until(condition: Callable[[], bool]) -> None:
