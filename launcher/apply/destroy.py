@@ -85,13 +85,14 @@ def _persistently(remove: Callable[[], None], key: Key, console: Console) -> Non
     """Remove it; when the daemon goes away in the middle, wait for it and do what is then left to do."""
     for attempt in range(RETRIES + 1):
         try:
-            return remove()
+            remove()
         except IncusError as error:
             if not passes(error) or attempt == RETRIES:
                 raise
             console.note(f"{key.name}: {error.message}; waiting for Incus, then going on")
             time.sleep(PAUSE_SECONDS * 2**attempt)
-    return None
+        else:
+            return
 
 
 def _remove_machine(key: Key, owner: str, incus: Incus) -> None:
